@@ -1,0 +1,36 @@
+# make run    start the proxy on 127.0.0.1:8890 (on the simulated Ollama if none answers)
+# make test   everything: format, lint, types, import direction, tests on a real Ollama
+# make clean  forget the virtual environment
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test lint clean
+
+run: $(VENV)/.run
+	$(BIN)/swapper-proxy serve --config config/swapper_config.yaml --simulate-if-unreachable
+
+test: $(VENV)/.test lint
+	$(BIN)/python -m tests.real.install
+	$(BIN)/python -m pytest tests/core -q --cov=swapper_proxy.core --cov-branch --cov-fail-under=100
+	$(BIN)/python -m pytest tests -q --ignore=tests/core
+
+lint: $(VENV)/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/.run: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/.test: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@ $(VENV)/.run

@@ -1,0 +1,66 @@
+"""What the scheduler wants done."""
+
+from dataclasses import dataclass
+
+from swapper_proxy.core.errors import Failure, Rejection
+from swapper_proxy.core.types import Cause, Key, State
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The request may be sent to Ollama."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """The request gets an error."""
+
+    id: int
+    reason: Rejection
+    retry_after_s: float | None = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A manual load or unload is done."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartLoad:
+    """Load `key` as the request `for_id` asks for it; report under `generation`."""
+
+    key: Key
+    generation: int
+    for_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartUnload:
+    """Unload `key`; report under `generation`."""
+
+    key: Key
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """The key is now in `state`: for logs, metrics and whoever watches; nothing is to be done."""
+
+    key: Key
+    state: State
+    cause: Cause
+
+
+@dataclass(frozen=True, slots=True)
+class WakeAt:
+    """Send a Tick at this time; None: no need.  Replaces the wake-up asked for before."""
+
+    time: float | None
+
+
+Command = Grant | Reject | Answer | StartLoad | StartUnload | Changed | WakeAt

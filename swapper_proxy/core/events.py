@@ -1,0 +1,130 @@
+"""What the scheduler is told.  Times are seconds on the clock of `now`."""
+
+from dataclasses import dataclass
+
+from swapper_proxy.core.errors import Failure
+from swapper_proxy.core.types import Key, Limits, Profile
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A request wants `key`.
+
+    `ttl_s` is the idle time to live that its client set and the scheduler has to keep: None leaves it as it is,
+    infinity ends it (Ollama's own timer stands).
+    """
+
+    id: int
+    key: Key
+    profile: Profile = Profile()
+    ttl_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """Whoever asked under this id went away: waiting, in flight or waiting for an unload."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A granted request is over."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    key: Key
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFailed:
+    key: Key
+    generation: int
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unloaded:
+    key: Key
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadFailed:
+    key: Key
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What Ollama listed as loaded, and when it was asked."""
+
+    asked_at: float
+    present: tuple[Key, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRequested:
+    """The operator wants `key` resident; answered when it is."""
+
+    id: int
+    key: Key
+    profile: Profile = Profile()
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadRequested:
+    """The operator, or `ollama stop`, wants this runner gone; answered when it is."""
+
+    id: int
+    runner: str
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamDown:
+    """Ollama is not reachable: whatever it held is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamUp:
+    """Ollama is reachable again."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigChanged:
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Shutdown:
+    """No new loads from now on; residents grant until `until`, then everybody is turned away."""
+
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Nothing happened but time."""
+
+
+Event = (
+    Arrived
+    | Cancelled
+    | Finished
+    | Loaded
+    | LoadFailed
+    | Unloaded
+    | UnloadFailed
+    | Observed
+    | LoadRequested
+    | UnloadRequested
+    | UpstreamDown
+    | UpstreamUp
+    | ConfigChanged
+    | Shutdown
+    | Tick
+)

@@ -1,0 +1,20 @@
+"""What every kind of test may use."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.real.install import find
+from tests.real.server import OllamaServer
+
+
+@pytest.fixture(scope="session")
+def ollama_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OllamaServer]:
+    """A real Ollama that holds one model at a time, with all of `tests.real.models`."""
+    server = OllamaServer(find(), tmp_path_factory.mktemp("ollama"), OLLAMA_MAX_LOADED_MODELS="1")
+    server.start()
+    try:
+        server.create()
+        yield server
+    finally:
+        server.stop()

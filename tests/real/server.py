@@ -1,0 +1,111 @@
+"""A real Ollama process on a free loopback port, with its own models and nothing of the user's."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterable
+from pathlib import Path
+
+from tests.real.install import Binary
+from tests.real.models import MODELS, Weights, write_gguf
+
+START_LIMIT_S = 60
+
+
+class OllamaServer:
+    """Start, stop, kill and restart one real Ollama; `url` stays the same over restarts."""
+
+    def __init__(self, binary: Binary, folder: Path, **environment: str) -> None:
+        self._binary = binary
+        self._folder = folder
+        self._environment = environment
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = folder / "serve.log"
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [str(self._binary.path), "serve"],
+                cwd=self._binary.cwd,
+                env=self._env(),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # its runners too get the signals below
+            )
+        self._wait_until_up()
+
+    def stop(self) -> None:
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """As a crash: no goodbye, runners included."""
+        self._signal(signal.SIGKILL)
+
+    def create(self, names: Iterable[str] = tuple(MODELS)) -> None:
+        """Write the weights of these models and register them."""
+        for name in names:
+            model = MODELS[name]
+            modelfile = self._folder / f"{name}.Modelfile"
+            modelfile.write_text(f"FROM {self._weights(model.weights)}\n{model.modelfile}")
+            self.command("create", name, "-f", str(modelfile))
+
+    def command(self, *arguments: str) -> str:
+        """Run Ollama's own command line against this server; what it printed."""
+        done = subprocess.run(
+            [str(self._binary.path), *arguments],
+            cwd=self._binary.cwd,
+            env=self._env(),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            stdin=subprocess.DEVNULL,
+        )
+        if done.returncode:
+            raise RuntimeError(f"ollama {' '.join(arguments)}: {done.stderr}")
+        return done.stdout
+
+    def _weights(self, weights: Weights) -> Path:
+        path = self._folder / f"{weights.seed}.gguf"
+        if not path.exists():
+            write_gguf(path, weights)
+        return path
+
+    def _env(self) -> dict[str, str]:
+        return {
+            "PATH": os.environ.get("PATH", ""),
+            "HOME": str(self._folder),
+            "OLLAMA_HOST": f"127.0.0.1:{self.port}",
+            "OLLAMA_MODELS": str(self._folder / "models"),
+            **self._binary.environment(),
+            **self._environment,
+        }
+
+    def _wait_until_up(self) -> None:
+        deadline = time.monotonic() + START_LIMIT_S
+        while time.monotonic() < deadline:
+            if self._process is not None and self._process.poll() is not None:
+                break
+            try:
+                urllib.request.urlopen(f"{self.url}/api/version", timeout=5).close()
+                return
+            except OSError:
+                time.sleep(0.02)
+        raise RuntimeError(f"Ollama did not start:\n{self.log.read_text()[-2000:]}")
+
+    def _signal(self, number: int) -> None:
+        if self._process is not None:
+            os.killpg(self._process.pid, number)
+            self._process.wait()
+            self._process = None
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
