@@ -77,6 +77,15 @@ class Residency:
         return next(iter(self.waiters.values()))
 
     @property
+    def manual(self) -> bool:
+        """Whether the operator is among those who wait."""
+        return any(waiter.manual for waiter in self.waiters.values())
+
+    def evictable(self, now: float) -> bool:
+        """Whether it may be unloaded, for whatever reason."""
+        return self.idle and now >= self.unload_backoff.until
+
+    @property
     def expires_at(self) -> float | None:
         """When its time to live is over, if it has one and is idle."""
         if self.ttl_s is None or not self.idle:

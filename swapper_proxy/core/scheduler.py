@@ -74,7 +74,8 @@ class Scheduler:
         """Take the events of one instant; the commands are in the order in which they are to be carried out."""
         self._out = []
         for event in events:
-            self._apply(event, now)  # 1
+            self._HANDLERS[type(event)](self, event, now)  # 1
+        self._end_swap()
         self._reject_overdue(now)  # 2
         for record in self._records.values():
             self._grant(record, now)  # 3
@@ -86,15 +87,13 @@ class Scheduler:
 
     # 1. Events
 
-    def _apply(self, event: Event, now: float) -> None:
-        self._HANDLERS[type(event)](self, event, now)
-
     def _on_arrived(self, event: Arrived, now: float) -> None:
         record = self._record(event.key)
         record.profile = event.profile
-        if reason := self._refusal(record, now):
-            retry = record.load_backoff.until - now if reason is Rejection.BACKING_OFF else RETRY_AFTER_S
-            self._out.append(Reject(event.id, reason, retry))
+        if self._waiting >= self.limits.max_queue:
+            self._out.append(Reject(event.id, Rejection.QUEUE_FULL, RETRY_AFTER_S))
+        elif now < record.load_backoff.until and not record.occupies:
+            self._out.append(Reject(event.id, Rejection.BACKING_OFF, record.load_backoff.until - now))
         else:
             self._enqueue(record, Waiter(event.id, now, ttl_s=event.ttl_s))
 
@@ -105,9 +104,12 @@ class Scheduler:
             self._out.append(Reject(event.id, Rejection.SHUTTING_DOWN))
             return
         record.load_backoff.clear()  # the operator may try again at once
-        if record.state is State.DRAINING:  # a load in between wins
+        if record.state is not State.UNLOADING:  # a load in between wins
             self._end_unloaders(record, Rejection.SUPERSEDED)
+        if record.state is State.DRAINING:
+            record.last_used = now
             self._change(record, State.RESIDENT, Cause.MANUAL, now)
+            self._drain_excess(now)
         self._enqueue(record, Waiter(event.id, now, manual=True))
 
     def _on_unload_requested(self, event: UnloadRequested, now: float) -> None:
@@ -160,8 +162,7 @@ class Scheduler:
         self._become_absent(record, Cause.FAILED, now)
 
     def _on_unloaded(self, event: Unloaded, now: float) -> None:
-        record = self._current(event.key, event.generation, State.UNLOADING)
-        if record is not None:
+        if record := self._current(event.key, event.generation, State.UNLOADING):
             self._become_absent(record, record.cause, now)
 
     def _on_unload_failed(self, event: UnloadFailed, now: float) -> None:
@@ -194,7 +195,7 @@ class Scheduler:
     def _on_upstream_down(self, event: UpstreamDown, now: float) -> None:
         if self._down_since is not None:
             return
-        self._down_since = now
+        self._down_since = self._changed_at = now
         self._swap = None
         for record in self._records.values():
             if record.occupies:
@@ -205,10 +206,7 @@ class Scheduler:
 
     def _on_config_changed(self, event: ConfigChanged, now: float) -> None:
         self.limits = event.limits
-        residents = [r for r in self._records.values() if r.state is State.RESIDENT]
-        excess = len([r for r in self._records.values() if r.occupies]) - self.limits.max_resident
-        for record in sorted(residents, key=lambda r: r.last_used)[: max(0, excess)]:
-            self._change(record, State.DRAINING, Cause.MANUAL, now)
+        self._drain_excess(now)
 
     def _on_shutdown(self, event: Shutdown, now: float) -> None:
         self._closing_until = event.until
@@ -236,14 +234,6 @@ class Scheduler:
 
     # 2. Limits on waiting
 
-    def _refusal(self, record: Residency, now: float) -> Rejection | None:
-        """Why an arrival is not even queued."""
-        if self._waiting >= self.limits.max_queue:
-            return Rejection.QUEUE_FULL
-        if now < record.load_backoff.until and not record.occupies:
-            return Rejection.BACKING_OFF
-        return None
-
     def _reject_overdue(self, now: float) -> None:
         for record in self._records.values():
             while record.waiters and (overdue := self._overdue(record, now)):
@@ -251,10 +241,7 @@ class Scheduler:
 
     def _overdue(self, record: Residency, now: float) -> Rejection | None:
         """Why the head of this queue may not wait any longer."""
-        for due, reason in self._due_times(record):
-            if now >= due:
-                return reason
-        return None
+        return next((reason for due, reason in self._due_times(record) if now >= due), None)
 
     def _due_times(self, record: Residency) -> Iterator[tuple[float, Rejection]]:
         """When the head of this queue will be turned away, and why."""
@@ -274,13 +261,14 @@ class Scheduler:
     def _grant(self, record: Residency, now: float) -> None:
         if record.state is not State.RESIDENT:
             return
-        while record.waiters and (record.head.manual or len(record.in_flight) < record.profile.parallel):
+        for waiter in [w for w in record.waiters.values() if w.manual]:
+            self._dequeue(record, waiter)
+            record.last_used = now
+            del self._holder[waiter.id]
+            self._out.append(Answer(waiter.id))
+        while record.waiters and len(record.in_flight) < record.profile.parallel:
             waiter = self._dequeue(record, record.head)
             record.last_used = now
-            if waiter.manual:
-                del self._holder[waiter.id]
-                self._out.append(Answer(waiter.id))
-                continue
             record.in_flight.add(waiter.id)
             if waiter.ttl_s is not None:
                 record.ttl_s = waiter.ttl_s if math.isfinite(waiter.ttl_s) else None
@@ -295,7 +283,7 @@ class Scheduler:
             self._start_unload(drained, drained.cause, now)
         elif self._closing_until is None and (plan := policy.next_load(self._records.values(), self.limits, now)):
             self._work_towards(plan, now)
-        elif expired := self._find(lambda r: r.expires_at is not None and now >= r.expires_at):
+        elif expired := self._find(lambda r: r.evictable(now) and r.expires_at is not None and now >= r.expires_at):
             self._start_unload(expired, Cause.TTL, now)
 
     def _work_towards(self, plan: policy.Plan, now: float) -> None:
@@ -306,10 +294,21 @@ class Scheduler:
         else:
             self._start_load(plan.wanted, now)
 
+    def _end_swap(self) -> None:
+        """A swap is over when its key is there otherwise, or nobody waits for it before its load began."""
+        if self._swap is None or (wanted := self._swap[0]).state is State.LOADING:
+            return
+        if wanted.occupies or not wanted.waiters:
+            self._swap = None
+
+    def _drain_excess(self, now: float) -> None:
+        for record in policy.excess(self._records.values(), self.limits):
+            self._change(record, State.DRAINING, Cause.MANUAL, now)
+
     def _start_load(self, record: Residency, now: float) -> None:
         self._generation += 1
         record.generation = self._generation
-        cause = Cause.MANUAL if record.head.manual else Cause.DEMAND
+        cause = Cause.MANUAL if record.manual else Cause.DEMAND
         self._change(record, State.LOADING, cause, now)
         self._out.append(StartLoad(record.key, record.generation, record.head.id))
 
@@ -351,9 +350,7 @@ class Scheduler:
     def _current(self, key: Key, generation: int, state: State) -> Residency | None:
         """The record a result belongs to; None if the result is of an older generation."""
         record = self._records.get(key)
-        if record is None or record.generation != generation or record.state is not state:
-            return None
-        return record
+        return record if record and record.generation == generation and record.state is state else None
 
     def _find(self, wanted: Callable[[Residency], bool]) -> Residency | None:
         return next((record for record in self._records.values() if wanted(record)), None)
@@ -389,16 +386,11 @@ class Scheduler:
         record.last_used = now
 
     def _reject(
-        self,
-        record: Residency,
-        waiter: Waiter,
-        reason: Rejection,
-        retry_after_s: float | None = None,
-        failure: Failure | None = None,
+        self, record: Residency, waiter: Waiter, reason: Rejection, retry_s: float, failure: Failure | None = None
     ) -> None:
         self._dequeue(record, waiter)
         del self._holder[waiter.id]
-        self._out.append(Reject(waiter.id, reason, retry_after_s, failure))
+        self._out.append(Reject(waiter.id, reason, retry_s, failure))
 
     def _forget(self, now: float) -> None:
         for record in [r for r in self._records.values() if r.forgettable(now)]:

@@ -62,6 +62,7 @@ class OllamaServer:
             env=self._env(),
             capture_output=True,
             text=True,
+            check=False,
             timeout=120,
             stdin=subprocess.DEVNULL,
         )

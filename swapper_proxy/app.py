@@ -1,0 +1,161 @@
+"""The composition root: builds the parts, wires them, runs them, shuts them down."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import msgspec
+from aiohttp import hdrs, web
+
+from swapper_proxy.config import ConfigError, Settings
+from swapper_proxy.observe import logs
+from swapper_proxy.observe.metrics import Metrics
+from swapper_proxy.ollama.client import OllamaClient
+from swapper_proxy.ollama.simulator import SimulatedModel, Simulator, serving
+from swapper_proxy.runtime.board import Board
+from swapper_proxy.runtime.catalog import GB, Catalog
+from swapper_proxy.runtime.engine import Engine
+from swapper_proxy.runtime.ledger import Ledger
+from swapper_proxy.runtime.ports import UpstreamRefused, UpstreamUnreachable
+from swapper_proxy.runtime.watcher import Watcher
+from swapper_proxy.web.management import Management
+from swapper_proxy.web.middleware import cors_headers, management_errors, origins
+from swapper_proxy.web.proxy import Proxy
+from swapper_proxy.web.relay import RelayedResponse
+
+log = logging.getLogger(__name__)
+
+# The simulated Ollama is quick enough to show a swap while one watches.
+SIMULATED_LOAD_S = 1.0
+SIMULATED_TOKENS_PER_S = 40.0
+
+
+@dataclass(frozen=True)
+class Running:
+    """A proxy that serves: its address, the Ollama behind it, and a note if that one is simulated."""
+
+    url: str
+    upstream: str
+    note: str
+    engine: Engine
+
+
+@asynccontextmanager
+async def running(settings: Settings, *, simulate_if_unreachable: bool = False) -> AsyncIterator[Running]:
+    """Everything up, on `settings.server`; everything down when left.  Raises ConfigError if it cannot listen."""
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(_client(settings))
+        note = ""
+        if simulate_if_unreachable and not await _answers(client):
+            note = f"no Ollama answers at {settings.upstream.url}: this is the embedded simulated Ollama"
+            url = await stack.enter_async_context(serving(Simulator(_simulated(settings))))
+            upstream = msgspec.structs.replace(settings.upstream, url=url)
+            settings = msgspec.structs.replace(settings, upstream=upstream)
+            client = await stack.enter_async_context(_client(settings))
+        ledger, metrics = Ledger(), Metrics()
+        catalog = Catalog(client, settings)
+        engine = Engine(client, catalog, ledger, logs.SwapLog(metrics), settings.swapper, settings.limits)
+        await stack.enter_async_context(engine)
+        await stack.enter_async_context(Watcher(client, catalog, engine))
+        board = Board(catalog, engine, ledger)
+        metrics.watch(board)
+        proxy = Proxy(client, engine, catalog, ledger, metrics, settings.server)
+        management = Management(board, engine, catalog, metrics, settings, note)
+        url = await stack.enter_async_context(_listening(settings, _application(settings, proxy, management)))
+        preload = asyncio.ensure_future(_preload(settings, catalog, engine))
+        stack.callback(preload.cancel)
+        yield Running(url, client.url, note, engine)
+        engine.shutdown(settings.server.shutdown_grace)
+
+
+async def serve(settings: Settings, *, simulate_if_unreachable: bool, announce: Callable[[Running], None]) -> None:
+    """Run until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with running(settings, simulate_if_unreachable=simulate_if_unreachable) as proxy:
+        announce(proxy)
+        await stop.wait()
+        log.info("stopping")
+
+
+def _client(settings: Settings) -> OllamaClient:
+    return OllamaClient(settings.upstream.url, settings.upstream.connect_timeout)
+
+
+async def _answers(client: OllamaClient) -> bool:
+    try:
+        await client.version()
+    except (UpstreamUnreachable, UpstreamRefused):
+        return False
+    return True
+
+
+def _simulated(settings: Settings) -> list[SimulatedModel]:
+    """The configured models, or one, so that there is something to talk to."""
+    return [
+        SimulatedModel(
+            name=model.ollama_name,
+            size=int((model.size_gb or 1) * GB),
+            load_s=SIMULATED_LOAD_S,
+            tokens_per_second=SIMULATED_TOKENS_PER_S,
+            embedding_only=model.type == "embedding",
+        )
+        for model in settings.models.values()
+    ] or [SimulatedModel("llama3.2", GB, SIMULATED_LOAD_S, SIMULATED_TOKENS_PER_S)]
+
+
+def _application(settings: Settings, proxy: Proxy, management: Management) -> web.Application:
+    app = web.Application(middlewares=[origins(settings.server), management_errors])
+    app.add_routes(management.routes())
+    app.router.add_route("*", "/{path:.*}", proxy.handle)
+    app.on_response_prepare.append(_as_ollama_would)
+    return app
+
+
+async def _as_ollama_would(request: web.Request, response: web.StreamResponse) -> None:
+    """Take back what aiohttp adds by itself: nothing between client and Ollama sets these."""
+    response.headers.popall(hdrs.SERVER, None)
+    if isinstance(response, RelayedResponse) and response.untyped:
+        response.headers.popall(hdrs.CONTENT_TYPE, None)
+    cors_headers(request, response)
+
+
+@asynccontextmanager
+async def _listening(settings: Settings, app: web.Application) -> AsyncIterator[str]:
+    runner = web.AppRunner(
+        app,
+        handler_cancellation=True,  # a client that leaves ends its request here and at Ollama
+        auto_decompress=False,
+        access_log=None,
+        shutdown_timeout=settings.server.shutdown_grace,
+        keepalive_timeout=75.0,
+    )
+    await runner.setup()
+    server = settings.server
+    site = web.TCPSite(runner, server.host, server.port, backlog=1024)
+    try:
+        await site.start()
+        host, port = runner.addresses[0][:2]
+        yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {server.host}:{server.port}: {error.strerror or error}") from error
+    finally:
+        await runner.cleanup()
+
+
+async def _preload(settings: Settings, catalog: Catalog, engine: Engine) -> None:
+    """The default model, if Ollama has it."""
+    name = settings.swapper.default_model
+    if name is None:
+        return
+    with contextlib.suppress(UpstreamUnreachable):
+        if model := await catalog.resolve(name):
+            await engine.load(model)
+            return
+    log.warning("the default model cannot be loaded", extra={"model": name})

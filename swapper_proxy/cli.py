@@ -1,0 +1,171 @@
+"""The command line.  Exit codes: 0 done, 1 refused or failed, 2 usage or configuration, 3 no proxy answers."""
+
+import asyncio
+import json
+import sys
+import urllib.error
+import urllib.request
+from typing import Any, NoReturn
+from urllib.parse import quote
+
+import click
+
+from swapper_proxy import __version__, app, config
+from swapper_proxy.observe import logs
+
+REFUSED, MISUSED, UNREACHABLE = 1, 2, 3
+
+url_option = click.option(
+    "--url", envvar="SWAPPER_URL", default="http://127.0.0.1:8890", show_default=True, help="The running proxy."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+config_option = click.option(
+    "--config",
+    "path",
+    metavar="FILE",
+    help="Configuration [default: $SWAPPER_CONFIG_PATH, ./config/swapper_config.yaml].",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="swapper-proxy")
+def main() -> None:
+    """A proxy in front of Ollama that swaps models seldom, starves nobody and shows everything.
+
+    Start it with `swapper-proxy serve` and point your clients' OLLAMA_BASE_URL at it.
+    """
+
+
+@main.command()
+@config_option
+@click.option("--host", help="Address to listen on [default: 127.0.0.1].")
+@click.option("--port", type=int, help="Port to listen on [default: 8890].")
+@click.option("--upstream", metavar="URL", help="The Ollama behind the proxy [default: http://localhost:11434].")
+@click.option("--simulate-if-unreachable", is_flag=True, help="Start on a simulated Ollama if none answers.")
+def serve(
+    path: str | None, host: str | None, port: int | None, upstream: str | None, simulate_if_unreachable: bool
+) -> None:
+    """Run the proxy until it is told to stop (SIGTERM, Ctrl-C)."""
+    given = {("server", "host"): host, ("server", "port"): port, ("upstream", "url"): upstream}
+    settings = _settings(path, {key: value for key, value in given.items() if value is not None})
+    logs.configure(settings.logging.level, settings.logging.format)
+
+    def announce(proxy: app.Running) -> None:
+        if proxy.note:
+            click.echo(f"NOTE: {proxy.note}")
+        click.echo(
+            f"swapper-proxy {__version__} on {proxy.url} -> {proxy.upstream} "
+            f"({settings.swapper.mode}, config: {settings.source})"
+        )
+
+    work = app.serve(settings, simulate_if_unreachable=simulate_if_unreachable, announce=announce)
+    try:
+        _run(work)
+    except config.ConfigError as error:
+        _fail(str(error), MISUSED)
+
+
+@main.command("check-config")
+@config_option
+@json_option
+def check_config(path: str | None, as_json: bool) -> None:
+    """Say whether a configuration can be used; exit code 2 if not."""
+    settings = _settings(path, {})
+    summary = {
+        "status": "ok",
+        "source": settings.source,
+        "mode": settings.swapper.mode,
+        "models": list(settings.models),
+    }
+    _show(summary, as_json, f"{settings.source}: ok, {len(settings.models)} models, {settings.swapper.mode}")
+
+
+@main.command()
+@url_option
+@json_option
+def status(url: str, as_json: bool) -> None:
+    """What the running proxy is doing."""
+    answer = _call("GET", url, "/status")
+    loaded = ", ".join(answer["loaded_models"]) or "none"
+    work = f"waiting: {answer['waiting']}, in flight: {answer['in_flight']}"
+    text = f"{answer['status']}, {answer['mode']}; loaded: {loaded}; {work}"
+    _show(answer, as_json, text)
+
+
+@main.command()
+@url_option
+@json_option
+def models(url: str, as_json: bool) -> None:
+    """The models of the running proxy."""
+    answer = _call("GET", url, "/models")
+    rows = [("NAME", "STATUS", "SIZE GB", "TYPE", "OLLAMA NAME")]
+    rows += [
+        (m["name"], m["status"], "?" if m["size_gb"] is None else f"{m['size_gb']:g}", m["type"], m["ollama_name"])
+        for m in answer["models"]
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    _show(answer, as_json, "\n".join(lines))
+
+
+@main.command()
+@click.argument("name")
+@url_option
+@json_option
+def load(name: str, url: str, as_json: bool) -> None:
+    """Load model NAME and wait until it is loaded."""
+    answer = _call("POST", url, f"/models/{quote(name, safe='/:')}/load")
+    _show(answer, as_json, answer["message"])
+
+
+@main.command()
+@click.argument("name")
+@url_option
+@json_option
+def unload(name: str, url: str, as_json: bool) -> None:
+    """Unload model NAME once it has finished what it is answering."""
+    answer = _call("POST", url, f"/models/{quote(name, safe='/:')}/unload")
+    _show(answer, as_json, answer["message"])
+
+
+def _run(work: Any) -> None:
+    try:
+        import uvloop  # noqa: PLC0415 - not on every platform
+    except ImportError:
+        asyncio.run(work)
+    else:
+        uvloop.run(work)
+
+
+def _settings(path: str | None, options: dict[tuple[str, str], Any]) -> config.Settings:
+    try:
+        return config.load(path, options=options)
+    except config.ConfigError as error:
+        _fail(str(error), MISUSED)
+
+
+def _call(method: str, url: str, path: str) -> Any:
+    request = urllib.request.Request(url.rstrip("/") + path, method=method)
+    try:
+        with urllib.request.urlopen(request) as response:
+            return json.load(response)
+    except urllib.error.HTTPError as error:
+        _fail(_message(error), REFUSED)
+    except (OSError, ValueError) as error:
+        _fail(f"no proxy answers at {url}: {error}", UNREACHABLE)
+
+
+def _message(error: urllib.error.HTTPError) -> str:
+    try:
+        return str(json.load(error)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return f"HTTP {error.code}"
+
+
+def _show(answer: object, as_json: bool, text: str) -> None:
+    click.echo(json.dumps(answer) if as_json else text)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    click.echo(f"swapper-proxy: {message}", err=True)
+    sys.exit(code)

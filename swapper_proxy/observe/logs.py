@@ -1,0 +1,83 @@
+"""Log lines: text for people or one JSON object a line.  Values that come from requests are quoted."""
+
+import logging
+import time
+
+import msgspec
+
+from swapper_proxy.runtime.ports import Observer
+
+# The attributes that `extra` may carry.
+FIELDS = ("request_id", "model", "endpoint", "status", "code", "wait_s", "load_s", "unload_s", "replaced", "cause")
+
+
+class JsonFormatter(logging.Formatter):
+    """One object a line: time (UTC), level, logger, message and the fields given."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_fields(record),
+        }
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(line).decode()
+
+
+class TextFormatter(logging.Formatter):
+    """Time, level, message, then the fields as name=value."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
+        fields = " ".join(f"{name}={msgspec.json.encode(value).decode()}" for name, value in _fields(record).items())
+        return f"{super().formatMessage(record)} {fields}".rstrip()
+
+
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    return {name: value for name in FIELDS if (value := getattr(record, name, None)) not in (None, "")}
+
+
+def configure(level: str, style: str) -> None:
+    """Log to standard error from now on."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+
+
+class SwapLog:
+    """One line per swap; passes everything on to the next observer."""
+
+    def __init__(self, following: Observer) -> None:
+        self._next = following
+        self._log = logging.getLogger("swapper_proxy.swaps")
+
+    def waited(self, model: str, seconds: float) -> None:
+        self._next.waited(model, seconds)
+
+    def rejected(self, reason: str) -> None:
+        self._next.rejected(reason)
+
+    def loaded(self, model: str, seconds: float, replaced: str, cause: str) -> None:
+        fields = {"model": model, "load_s": round(seconds, 3), "replaced": replaced, "cause": cause}
+        self._log.info("loaded", extra=fields)
+        self._next.loaded(model, seconds, replaced, cause)
+
+    def load_failed(self, model: str, seconds: float, status: int) -> None:
+        self._log.warning("load failed", extra={"model": model, "load_s": round(seconds, 3), "status": status})
+        self._next.load_failed(model, seconds, status)
+
+    def unloaded(self, model: str, seconds: float, cause: str) -> None:
+        self._log.info("unloaded", extra={"model": model, "unload_s": round(seconds, 3), "cause": cause})
+        self._next.unloaded(model, seconds, cause)
+
+    def upstream(self, reachable: bool) -> None:
+        self._log.log(
+            logging.INFO if reachable else logging.ERROR, "Ollama is %sreachable", "" if reachable else "not "
+        )
+        self._next.upstream(reachable)

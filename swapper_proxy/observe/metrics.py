@@ -1,0 +1,116 @@
+"""The Prometheus endpoint's figures: histograms filled by hooks, the rest read from the engine at scrape time."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from swapper_proxy import __version__
+from swapper_proxy.observe import usage
+from swapper_proxy.runtime.board import Board
+
+# Queues and loads take from milliseconds (small models, warm caches) to minutes (70B from a slow disk).
+LONG_S = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
+
+
+class Metrics:
+    """All metrics, in a registry of their own.  Labels come only from known models and fixed words."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+
+        def histogram(name: str, text: str) -> Histogram:
+            return Histogram(f"swapper_{name}_seconds", text, ["model"], buckets=LONG_S, registry=self.registry)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"swapper_{name}", text, labels, registry=self.registry)
+
+        self._queue_wait = histogram("queue_wait", "Time from arrival to grant.")
+        self._load = histogram("load", "Time to load a model.")
+        self._unload = histogram("unload", "Time to unload a model.")
+        self._first_byte = histogram("time_to_first_byte", "Time from the hand-over to Ollama to its first byte.")
+        self._duration = histogram("request_duration", "Time from arrival to the end of the answer.")
+        self._swaps = counter("swaps", "Loads by what went, what came and why.", "from_model", "to_model", "reason")
+        self._load_failures = counter("load_failures", "Loads that failed.", "model")
+        self._tokens_in = counter("prompt_tokens", "Prompt tokens, as Ollama counts them.", "model")
+        self._tokens_out = counter("generated_tokens", "Generated tokens, as Ollama counts them.", "model")
+        self._rejected = counter("rejected_requests", "Requests the proxy answered with an error.", "reason")
+
+    # Hooks (see runtime.ports.Observer)
+
+    def waited(self, model: str, seconds: float) -> None:
+        self._queue_wait.labels(model).observe(seconds)
+
+    def rejected(self, reason: str) -> None:
+        self._rejected.labels(reason).inc()
+
+    def loaded(self, model: str, seconds: float, replaced: str, cause: str) -> None:
+        self._load.labels(model).observe(seconds)
+        self._swaps.labels(replaced, model, cause).inc()
+
+    def load_failed(self, model: str, seconds: float, status: int) -> None:
+        self._load_failures.labels(model).inc()
+
+    def unloaded(self, model: str, seconds: float, cause: str) -> None:
+        self._unload.labels(model).observe(seconds)
+
+    def upstream(self, reachable: bool) -> None:
+        """Read from the snapshot."""
+
+    # Of single requests
+
+    def first_byte(self, model: str, seconds: float) -> None:
+        self._first_byte.labels(model).observe(seconds)
+
+    def answered(self, model: str, seconds: float, tail: Sequence[bytes]) -> None:
+        prompt, generated = usage.tokens(tail)
+        self._duration.labels(model).observe(seconds)
+        self._tokens_in.labels(model).inc(prompt)
+        self._tokens_out.labels(model).inc(generated)
+
+    # Reading
+
+    def watch(self, board: Board) -> None:
+        """Add what is read at scrape time."""
+        self.registry.register(_Reading(board))
+
+    def exposition(self) -> bytes:
+        """The text format."""
+        return generate_latest(self.registry)
+
+
+class _Reading(Collector):
+    def __init__(self, board: Board) -> None:
+        self._board = board
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        snapshot = self._board.snapshot()
+        yield _gauge("build_info", "The running version.", ["version"], [([__version__], 1)])
+        yield _gauge("upstream_up", "Whether Ollama is reachable.", [], [([], float(snapshot.reachable))])
+        models, now = snapshot.models, time.time()
+        for name, text, value in (
+            ("active_model", "Whether the model is the active one.", lambda m: float(m.name == snapshot.active)),
+            ("model_loaded", "Whether the model is in memory.", lambda m: float(m.loaded)),
+            ("model_uptime_seconds", "Length of the present residency.", lambda m: m.uptime_s(now)),
+            ("queue_depth", "Requests that wait for the model.", lambda m: m.waiting),
+            ("in_flight_requests", "Requests that Ollama is answering.", lambda m: m.in_flight),
+        ):
+            yield _gauge(name, text, ["model"], [([m.name], value(m)) for m in models])
+        requests = CounterMetricFamily(
+            "swapper_model_requests", "Inference requests handed to Ollama.", labels=["model", "endpoint", "status"]
+        )
+        for (model, endpoint, status), count in snapshot.requests.items():
+            requests.add_metric([model, endpoint, str(status)], count)
+        yield requests
+
+
+def _gauge(name: str, text: str, labels: list[str], values: list[tuple[list[str], float]]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"swapper_{name}", text, labels=labels)
+    for label_values, value in values:
+        family.add_metric(label_values, value)
+    return family

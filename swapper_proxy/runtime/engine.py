@@ -1,0 +1,341 @@
+"""The owner of residency: feeds the scheduler and carries out its commands.  Nothing else loads or unloads.
+
+All of it happens in one event loop: events of one turn of the loop are collected and decided upon together.
+"""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from swapper_proxy.config import Swapper
+from swapper_proxy.core.commands import Answer, Changed, Command, Grant, Reject, StartLoad, StartUnload, WakeAt
+from swapper_proxy.core.errors import Failure, Rejected
+from swapper_proxy.core.events import (
+    Arrived,
+    Cancelled,
+    Event,
+    Finished,
+    Loaded,
+    LoadFailed,
+    LoadRequested,
+    Observed,
+    Shutdown,
+    Tick,
+    Unloaded,
+    UnloadFailed,
+    UnloadRequested,
+    UpstreamDown,
+    UpstreamUp,
+)
+from swapper_proxy.core.residency import Residency
+from swapper_proxy.core.scheduler import Scheduler
+from swapper_proxy.core.types import Cause, Key, Limits, RunnerOption, State
+from swapper_proxy.runtime.catalog import Catalog, Model
+from swapper_proxy.runtime.ledger import Ledger
+from swapper_proxy.runtime.ports import Control, LoadSpec, Observer, UpstreamRefused, UpstreamUnreachable
+
+log = logging.getLogger(__name__)
+
+# How often /api/ps is asked whether an unloaded runner is gone: at first often, because it takes milliseconds.
+ABSENCE_POLL_FIRST_S = 0.01
+ABSENCE_POLL_MOST_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a request asks of a model."""
+
+    model: Model
+    options: dict[str, RunnerOption]
+    keep_alive: int | float | str | None = None
+    ttl_s: float | None = None
+
+
+@dataclass(slots=True)
+class Ticket:
+    """One who waits for an answer of the scheduler."""
+
+    future: asyncio.Future[None]
+    model: Model
+    spec: LoadSpec | None = None
+
+
+class Lease:
+    """Leave to use a model: `async with engine.lease(demand)` waits for it and gives it back, whatever happens.
+
+    Raises Rejected on entering.  `waited_s` is the time spent in the queue.
+    """
+
+    def __init__(self, engine: "Engine", demand: Demand) -> None:
+        self._engine = engine
+        self._demand = demand
+        self._id = 0
+        self.waited_s = 0.0
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        self._id = await self._engine.acquire(self._demand)
+        self.waited_s = loop.time() - began
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._engine.submit(Finished(self._id))
+
+
+class Engine:
+    """One Ollama host.  Start it with `async with`; closing ends loads and unloads under way."""
+
+    def __init__(
+        self, control: Control, catalog: Catalog, ledger: Ledger, observer: Observer, swapper: Swapper, limits: Limits
+    ) -> None:
+        self._control = control
+        self._catalog = catalog
+        self._ledger = ledger
+        self._observer = observer
+        self._swapper = swapper
+        self._scheduler = Scheduler(limits)
+        self._tickets: dict[int, Ticket] = {}
+        self._ids = itertools.count(1)
+        self._events: list[Event] = []
+        self._wake: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._names: dict[Key, str] = {}  # under which name each resident is known to people
+        self._cause = Cause.DEMAND  # of the last change: a load or unload is started right after its own
+        self._replaced = ""  # what the last unload took away
+        self.reachable = True
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._wake is not None:
+            self._wake.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # For requests
+
+    def lease(self, demand: Demand) -> Lease:
+        """Leave to send one request to a model."""
+        return Lease(self, demand)
+
+    async def acquire(self, demand: Demand) -> int:
+        """Wait until the model is resident and has room; the id to finish with.  Raises Rejected."""
+        model = demand.model
+        spec = self._catalog.load_spec(model, demand.options, demand.keep_alive)
+        event = Arrived(next(self._ids), model.key(demand.options), self._catalog.profile(model), demand.ttl_s)
+        began = self._loop.time()
+        await self._answered(event, Ticket(self._loop.create_future(), model, spec))
+        self._observer.waited(model.name, self._loop.time() - began)
+        return event.id
+
+    async def load(self, model: Model) -> None:
+        """Make the model resident.  Raises Rejected."""
+        spec = self._catalog.load_spec(model, {}, None)
+        event = LoadRequested(next(self._ids), model.key({}), self._catalog.profile(model))
+        await self._answered(event, Ticket(self._loop.create_future(), model, spec))
+
+    async def unload(self, model: Model) -> None:
+        """Drain and unload what serves the model.  Raises Rejected."""
+        event = UnloadRequested(next(self._ids), model.runner)
+        await self._answered(event, Ticket(self._loop.create_future(), model))
+
+    async def _answered(self, event: Arrived | LoadRequested | UnloadRequested, ticket: Ticket) -> None:
+        self._tickets[event.id] = ticket
+        self.submit(event)
+        try:
+            await ticket.future
+        except BaseException:
+            self.submit(Cancelled(event.id))  # also right when granted in this very moment: the slot is given back
+            raise
+        finally:
+            del self._tickets[event.id]
+
+    # Events in
+
+    def submit(self, event: Event) -> None:
+        """Tell the scheduler, together with all else of this turn of the loop."""
+        if not self._events:
+            self._loop.call_soon(self._decide)
+        self._events.append(event)
+
+    def observed(self, asked_at: float, present: tuple[Key, ...]) -> None:
+        self.submit(Observed(asked_at, present))
+
+    def upstream(self, reachable: bool) -> None:
+        """Ollama went down or came back."""
+        if reachable != self.reachable:
+            self.reachable = reachable
+            self._observer.upstream(reachable)
+            self.submit(UpstreamUp() if reachable else UpstreamDown())
+
+    def shutdown(self, grace_s: float) -> None:
+        self.submit(Shutdown(self._loop.time() + grace_s))
+
+    def _decide(self) -> None:
+        events, self._events = self._events, []
+        for command in self._scheduler.handle(events, self._loop.time()):
+            self._perform(command)
+
+    # Commands out
+
+    def _perform(self, command: Command) -> None:
+        match command:
+            case Grant(id) | Answer(id):
+                self._settle(id, None)
+            case Reject(id, reason, retry_after_s, failure):
+                self._observer.rejected(reason.code)
+                self._settle(id, Rejected(reason, retry_after_s, failure))
+            case StartLoad(key, generation, for_id):
+                self._start_load(key, generation, self._tickets[for_id])
+            case StartUnload(key, generation):
+                self._start(self._unload(key, generation, self._cause))
+            case Changed():
+                self._changed(command)
+            case WakeAt(time):
+                self._set_wake(time)
+
+    def _changed(self, change: Changed) -> None:
+        self._cause = change.cause
+        self._ledger.changed(change)
+        if change.state is State.ABSENT:
+            self._names.pop(change.key, None)
+
+    def _settle(self, id_: int, error: Rejected | None) -> None:
+        ticket = self._tickets.get(id_)
+        if ticket is None or ticket.future.done():
+            return  # its client left in this very turn; its Cancelled is on the way
+        if error is None:
+            ticket.future.set_result(None)
+        else:
+            ticket.future.set_exception(error)
+
+    def _set_wake(self, time: float | None) -> None:
+        if self._wake is not None:
+            self._wake.cancel()
+        self._wake = None if time is None else self._loop.call_at(time, self.submit, Tick())
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _start_load(self, key: Key, generation: int, ticket: Ticket) -> None:
+        assert ticket.spec is not None
+        self._names[key] = ticket.model.name
+        self._start(self._load(key, generation, ticket.spec, self._cause))
+
+    async def _load(self, key: Key, generation: int, spec: LoadSpec, cause: Cause) -> None:
+        began = self._loop.time()
+        replaced, self._replaced = self._replaced, ""
+        name = self.name_of(key)
+        try:
+            async with asyncio.timeout(self._swapper.load_stall_timeout):
+                await self._control.load(spec)
+        except UpstreamRefused as error:
+            self._load_failed(key, generation, name, began, error.failure)
+        except TimeoutError:
+            await self._absent(key)
+            self._load_failed(key, generation, name, began, None)
+        except UpstreamUnreachable as error:
+            await self._lost(error)
+            self.submit(LoadFailed(key, generation))  # ignored if Ollama is down: then the waiters are kept
+        else:
+            seconds = self._loop.time() - began
+            self._observer.loaded(name, seconds, replaced, cause)
+            self.submit(Loaded(key, generation))
+
+    def _load_failed(self, key: Key, generation: int, name: str, began: float, failure: Failure | None) -> None:
+        self._observer.load_failed(name, self._loop.time() - began, failure.status if failure else 504)
+        self.submit(LoadFailed(key, generation, failure))
+
+    async def _unload(self, key: Key, generation: int, cause: Cause) -> None:
+        began = self._loop.time()
+        name = self.name_of(key)
+        try:
+            async with asyncio.timeout(self._swapper.unload_timeout):
+                running = await self._find_running(key.runner)
+                for entry_name, _ in running:
+                    await self._control.unload(entry_name)
+                if running and not await self._absent(key):
+                    raise TimeoutError
+            if any(size_vram for _, size_vram in running):
+                await asyncio.sleep(self._swapper.unload_settle)
+        except (TimeoutError, UpstreamRefused):
+            self.submit(UnloadFailed(key, generation))
+        except UpstreamUnreachable as error:
+            await self._lost(error)
+            self.submit(UnloadFailed(key, generation))
+        else:
+            self._replaced = name
+            self._observer.unloaded(name, self._loop.time() - began, cause)
+            self.submit(Unloaded(key, generation))
+
+    async def _absent(self, key: Key) -> bool:
+        """Wait until /api/ps no longer shows the runner."""
+        pause = ABSENCE_POLL_FIRST_S
+        deadline = self._loop.time() + self._swapper.unload_timeout
+        while self._loop.time() < deadline:
+            if not await self._find_running(key.runner):
+                return True
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, ABSENCE_POLL_MOST_S)
+        return False
+
+    async def _find_running(self, runner: str) -> list[tuple[str, int]]:
+        """Names and GPU bytes under which /api/ps shows this runner."""
+        found = []
+        for entry in await self._control.running():
+            key = await self.key_of(entry.name)
+            if key.runner == runner:
+                found.append((entry.name, entry.size_vram))
+        return found
+
+    async def _lost(self, error: UpstreamUnreachable) -> None:
+        """A control call failed: down if Ollama does not even tell its version."""
+        log.debug("control call failed: %s", error)
+        await self.probe()
+
+    async def probe(self) -> None:
+        """Ask Ollama whether it is there, and tell the scheduler."""
+        try:
+            await self._control.version()
+        except (UpstreamUnreachable, UpstreamRefused):
+            self.upstream(False)
+        else:
+            self.upstream(True)
+
+    # For reading
+
+    async def key_of(self, ollama_name: str) -> Key:
+        """The key of a runner that /api/ps shows, as far as can be known: with its Modelfile's options."""
+        model = await self._catalog.find_running(ollama_name)
+        return model.key({}) if model else Key(ollama_name)
+
+    def name_of(self, key: Key) -> str:
+        """What people call a resident: the name it was loaded for, else any model that it serves."""
+        if key in self._names:
+            return self._names[key]
+        serving = self._catalog.serving(key.runner)
+        return serving[0].name if serving else ""
+
+    def residencies(self) -> tuple[Residency, ...]:
+        return self._scheduler.residencies()
+
+    @property
+    def waiting(self) -> int:
+        return self._scheduler.waiting
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is resident, waited for, or on its way."""
+        return any(r.occupies or r.waiters for r in self.residencies())

@@ -1,0 +1,111 @@
+"""What the runtime needs of the outside, and what the outside may be told: protocols, wired in `app`."""
+
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from swapper_proxy.core.errors import Failure
+from swapper_proxy.core.types import RunnerOption
+
+Headers = Iterable[tuple[str, str]]
+
+
+class UpstreamUnreachable(Exception):
+    """Ollama could not be reached, or went away before an answer began."""
+
+
+class UpstreamBroken(Exception):
+    """Ollama broke an answer off in the middle."""
+
+
+class UpstreamRefused(Exception):
+    """Ollama answered a control call with an error."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(f"Ollama answered {failure.status}")
+        self.failure = failure
+
+
+@dataclass(frozen=True, slots=True)
+class LoadSpec:
+    """How to load: Ollama name, explicit runner options, the client's keep_alive if it is passed on."""
+
+    name: str
+    options: Mapping[str, RunnerOption] = field(default_factory=dict)
+    keep_alive: int | float | str | None = None
+    embedding_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """A model that Ollama has; `size` is bytes on disk."""
+
+    name: str
+    size: int
+    digest: str
+    remote: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a model is made of.  `capabilities` is None where Ollama is too old to tell."""
+
+    runner: str
+    runner_options: Mapping[str, RunnerOption]
+    capabilities: frozenset[str] | None
+    remote: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A runner that Ollama holds, under the name it was first loaded by; sizes are bytes."""
+
+    name: str
+    size: int
+    size_vram: int
+
+
+class Answer(Protocol):
+    """An answer of Ollama under way.  Close it in any case; closing before its end closes the connection."""
+
+    @property
+    def status(self) -> int: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def headers(self) -> Headers: ...
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it comes.  Raises UpstreamBroken when it is cut off."""
+
+    def close(self) -> None: ...
+
+
+class Control(Protocol):
+    """The calls that the proxy makes for itself.  All raise UpstreamUnreachable or UpstreamRefused."""
+
+    async def version(self) -> str: ...
+    async def installed(self) -> list[Installed]: ...
+    async def running(self) -> list[Running]: ...
+    async def show(self, name: str) -> Shown: ...
+    async def load(self, spec: LoadSpec) -> None: ...
+    async def unload(self, name: str) -> None: ...
+
+
+class Relay(Protocol):
+    """Client requests handed on.  Raises UpstreamUnreachable."""
+
+    async def send(
+        self, method: str, target: str, headers: Headers, body: bytes | AsyncIterable[bytes] | None
+    ) -> Answer: ...
+
+
+class Observer(Protocol):
+    """Hooks for metrics and logs; they must not block.  Times are seconds."""
+
+    def waited(self, model: str, seconds: float) -> None: ...
+    def rejected(self, reason: str) -> None: ...
+    def loaded(self, model: str, seconds: float, replaced: str, cause: str) -> None: ...
+    def load_failed(self, model: str, seconds: float, status: int) -> None: ...
+    def unloaded(self, model: str, seconds: float, cause: str) -> None: ...
+    def upstream(self, reachable: bool) -> None: ...

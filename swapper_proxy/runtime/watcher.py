@@ -1,0 +1,58 @@
+"""Follows what happens behind the proxy's back: /api/ps every second while anything is going on, else every five."""
+
+import asyncio
+import logging
+from typing import Self
+
+from swapper_proxy.runtime.catalog import Catalog
+from swapper_proxy.runtime.engine import Engine
+from swapper_proxy.runtime.ports import Control, UpstreamRefused, UpstreamUnreachable
+
+log = logging.getLogger(__name__)
+
+BUSY_S = 1.0
+QUIET_S = 5.0
+CATALOG_S = 5.0
+
+
+class Watcher:
+    """A background task; `async with` it."""
+
+    def __init__(self, control: Control, catalog: Catalog, engine: Engine) -> None:
+        self._control = control
+        self._catalog = catalog
+        self._engine = engine
+        self._catalog_due = 0.0
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        await self.look()
+        self._task = self._loop.create_task(self._run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(BUSY_S if self._engine.busy or not self._engine.reachable else QUIET_S)
+            try:
+                await self.look()
+            except Exception:  # a bug here must not blind the proxy for the rest of its life
+                log.exception("looking at Ollama failed")
+
+    async def look(self) -> None:
+        """One look at Ollama; the engine is told."""
+        asked_at = self._loop.time()
+        try:
+            keys = [await self._engine.key_of(entry.name) for entry in await self._control.running()]
+            if asked_at >= self._catalog_due or not self._engine.reachable:
+                await self._catalog.refresh()
+                self._catalog_due = asked_at + CATALOG_S
+        except (UpstreamUnreachable, UpstreamRefused) as error:
+            log.debug("watching: %s", error)
+            await self._engine.probe()
+            return
+        self._engine.upstream(True)
+        self._engine.observed(asked_at, tuple(keys))

@@ -1,0 +1,182 @@
+"""Which paths make a model resident, and what a request to one of them asks for: read as Ollama reads it."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+import msgspec
+
+from swapper_proxy.core.types import RUNNER_OPTIONS, RunnerOption
+from swapper_proxy.web.body import Fields, Form
+
+# A client's keep_alive below this is kept by the scheduler, so that Ollama does not unload under those who wait.
+KEEP_ALIVE_LEAST_S = 60.0
+
+
+class Intent(Enum):
+    """What a request wants: an answer, only the model in memory, or the model gone."""
+
+    INFERENCE = "inference"
+    LOAD = "load"
+    UNLOAD = "unload"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A swapping route.  `content` is the field whose emptiness makes a native request a load (or an unload)."""
+
+    path: str
+    label: str
+    content: str = ""
+    native: bool = False
+    needs: str = ""  # the capability without which Ollama refuses
+    multipart: bool = False
+    case_sensitive: bool = False
+
+
+_ENDPOINTS = (
+    Endpoint("/api/generate", "generate", "prompt", native=True, needs="completion"),
+    Endpoint("/api/chat", "chat", "messages", native=True, needs="completion"),
+    Endpoint("/api/embed", "embed", "input", native=True),
+    Endpoint("/api/embeddings", "embeddings", "prompt", native=True, case_sensitive=True),
+    Endpoint("/v1/chat/completions", "v1_chat_completions", needs="completion"),
+    Endpoint("/v1/completions", "v1_completions", needs="completion"),
+    Endpoint("/v1/embeddings", "v1_embeddings"),
+    Endpoint("/v1/responses", "v1_responses"),
+    Endpoint("/v1/messages", "v1_messages"),
+    Endpoint("/v1/audio/transcriptions", "v1_audio_transcriptions", multipart=True),
+    Endpoint("/v1/images/generations", "v1_images_generations"),
+    Endpoint("/v1/images/edits", "v1_images_edits", multipart=True),
+)
+ENDPOINTS = {endpoint.path: endpoint for endpoint in _ENDPOINTS}
+
+
+class Unacceptable(Exception):
+    """Ollama will refuse this request whatever is in memory: it is handed on at once, for Ollama to say so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request as it was understood.
+
+    `keep_alive` is what goes to Ollama, `ttl_s` what the scheduler keeps (see core.events.Arrived).
+    """
+
+    model: str
+    intent: Intent = Intent.INFERENCE
+    options: Mapping[str, RunnerOption] = field(default_factory=dict)
+    keep_alive: int | float | str | None = None
+    ttl_s: float | None = None
+    tools: bool = False
+    think: bool = False
+    suffix: bool = False
+
+
+def read(endpoint: Endpoint, fields: Fields | Form) -> Asked:
+    """What a request asks for.  Raises Unacceptable."""
+    model = fields.get("model", str, "")
+    if not model:
+        raise Unacceptable("no model")
+    if not endpoint.native:
+        return Asked(model, tools=bool(fields.get("tools", list[msgspec.Raw], [])))
+    seconds = keep_alive_s(fields.get("keep_alive", int | float | str | None, None))
+    options = _runner_options(fields.get("options", dict[str, object], {}))
+    empty = _is_empty(endpoint, fields)
+    if (
+        empty
+        and seconds is not None
+        and 0 <= seconds < 1
+        and endpoint.content != "input"
+        and not endpoint.case_sensitive
+    ):
+        return Asked(model, Intent.UNLOAD)
+    fields.get("stream", bool | None, None)
+    keep_alive, ttl_s = _divided(fields, seconds)
+    return Asked(
+        model,
+        Intent.LOAD if empty else Intent.INFERENCE,
+        options,
+        keep_alive,
+        ttl_s,
+        tools=bool(fields.get("tools", list[msgspec.Raw], [])),
+        think=fields.get("think", bool | str | None, None) not in (None, False),
+        suffix=bool(fields.get("suffix", str, "")),
+    )
+
+
+def check(endpoint: Endpoint, asked: Asked, capabilities: frozenset[str] | None) -> None:
+    """Whether the model can do this at all; no opinion where Ollama does not tell.  Raises Unacceptable."""
+    if capabilities is None or asked.intent is Intent.UNLOAD:
+        return
+    needed = {endpoint.needs: True, "tools": asked.tools, "thinking": asked.think, "insert": asked.suffix}
+    for capability, wanted in needed.items():
+        if capability and wanted and capability not in capabilities:
+            raise Unacceptable(f"no capability {capability}")
+
+
+def _is_empty(endpoint: Endpoint, fields: Fields | Form) -> bool:
+    if endpoint.content == "messages":
+        return not fields.get("messages", list[dict[str, msgspec.Raw]] | None, None)
+    if endpoint.content == "input":
+        given = fields.get("input", str | list[msgspec.Raw] | None, None)
+        return not given
+    return not fields.get("prompt", str | None, None)
+
+
+def _divided(fields: Fields | Form, seconds: float | None) -> tuple[int | float | str | None, float | None]:
+    """What of a keep_alive goes to Ollama and what the scheduler keeps."""
+    if seconds is None:
+        return None, None
+    if seconds < KEEP_ALIVE_LEAST_S:
+        return int(KEEP_ALIVE_LEAST_S), seconds
+    return fields.get("keep_alive", int | float | str, 0), math.inf
+
+
+# Ollama's options that are no runner options, by the type it insists on; null and unknown names pass.
+_INTEGERS = frozenset(["num_keep", "seed", "num_predict", "top_k", "repeat_last_n", "mirostat"]) | (
+    RUNNER_OPTIONS - {"use_mmap"}
+)
+_FLOATS = frozenset(
+    ["top_p", "min_p", "typical_p", "repeat_penalty", "temperature", "presence_penalty", "frequency_penalty"]
+)
+
+
+def _runner_options(options: Mapping[str, object]) -> dict[str, RunnerOption]:
+    found: dict[str, RunnerOption] = {}
+    for name, value in options.items():
+        if value is None:
+            continue
+        if name in _INTEGERS | _FLOATS and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise Unacceptable(f"option {name} is no number")
+        if name == "use_mmap" and not isinstance(value, bool):
+            raise Unacceptable("option use_mmap is no boolean")
+        if name == "stop" and not (isinstance(value, list) and all(isinstance(word, str) for word in value)):
+            raise Unacceptable("option stop is no list of strings")
+        if name in RUNNER_OPTIONS and isinstance(value, int | float):
+            found[name] = value if isinstance(value, bool) else int(value)
+    return found
+
+
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
+
+
+def keep_alive_s(value: int | float | str | None) -> float | None:
+    """Seconds of a keep_alive as Ollama understands it: negative is for ever (infinity), None is not given.
+
+    Numbers are whole seconds, strings Go durations (`1h30m`, `-1m`, `0`).  Raises Unacceptable.
+    """
+    if value is None:
+        return None
+    if isinstance(value, int | float):
+        return math.inf if value < 0 else float(int(value)) if value < 1e9 else math.inf
+    sign, text = ("-", value[1:]) if value[:1] == "-" else ("", value.removeprefix("+"))
+    if text == "0":
+        return 0.0
+    parts = _PART.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise Unacceptable("keep_alive is no duration")
+    seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    return math.inf if sign and seconds > 0 else seconds

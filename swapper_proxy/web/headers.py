@@ -1,0 +1,49 @@
+"""Which headers go through.  Hop-by-hop ones belong to a connection (RFC 9110 §7.6.1) and never do."""
+
+from collections.abc import Iterable
+
+Header = tuple[str, str]
+
+HOP_BY_HOP = frozenset(
+    (
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    )
+)
+# Host is Ollama's own; cross-origin rules are the proxy's business; Expect was answered here.
+NOT_UPSTREAM = HOP_BY_HOP | {
+    "host",
+    "origin",
+    "expect",
+    "access-control-request-method",
+    "access-control-request-headers",
+}
+
+
+def towards_ollama(raw: Iterable[tuple[bytes, bytes]], length: int | None) -> list[Header]:
+    """A client's headers for Ollama; `length` is that of a body which was read here, else the client's own stands."""
+    headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in raw]
+    dropped = NOT_UPSTREAM | _named_by_connection(headers)
+    if length is not None:
+        dropped |= {"content-length"}
+    kept = [header for header in headers if header[0].lower() not in dropped]
+    return kept if length is None else [*kept, ("Content-Length", str(length))]
+
+
+def towards_client(headers: Iterable[Header]) -> list[Header]:
+    """Ollama's headers for the client."""
+    headers = list(headers)
+    dropped = HOP_BY_HOP | _named_by_connection(headers)
+    return [h for h in headers if (low := h[0].lower()) not in dropped and not low.startswith("access-control-")]
+
+
+def _named_by_connection(headers: Iterable[Header]) -> frozenset[str]:
+    values = (value for name, value in headers if name.lower() == "connection")
+    return frozenset(word.strip().lower() for value in values for word in value.split(","))

@@ -1,0 +1,223 @@
+"""The management API and /metrics.  The shapes are a contract: keys may be added, none removed or renamed."""
+
+import asyncio
+from collections.abc import Awaitable
+from datetime import UTC, datetime
+from typing import Protocol
+
+import msgspec
+from aiohttp import web
+
+from swapper_proxy import config
+from swapper_proxy.core.errors import ProxyError
+from swapper_proxy.runtime.board import Board, ModelState, uptime_total_s
+from swapper_proxy.runtime.catalog import Catalog, Model
+from swapper_proxy.runtime.engine import Engine
+from swapper_proxy.runtime.ports import UpstreamUnreachable
+
+PROMETHEUS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Exposition(Protocol):
+    """What /metrics shows."""
+
+    def exposition(self) -> bytes: ...
+
+
+class Management:
+    """Handlers; `routes` says for which paths."""
+
+    def __init__(
+        self, board: Board, engine: Engine, catalog: Catalog, metrics: Exposition, settings: config.Settings, note: str
+    ) -> None:
+        self._board = board
+        self._engine = engine
+        self._catalog = catalog
+        self._metrics = metrics
+        self._settings = settings
+        self._note = note  # what runs behind the proxy, if it is no real Ollama
+        self._tasks: set[asyncio.Future[None]] = set()
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/health", self.health),
+            web.get("/ready", self.ready),
+            web.get("/status", self.status),
+            web.get("/models", self.models),
+            web.post("/models/{name:.+}/load", self.load),
+            web.post("/models/{name:.+}/unload", self.unload),
+            web.get("/models/{name:.+}", self.model),
+            web.get("/metrics", self.metrics),
+            web.get("/metrics/{name:.+}", self.model_metrics),
+        ]
+
+    # Reading
+
+    async def health(self, _: web.Request) -> web.Response:
+        snapshot = self._board.snapshot()
+        answer = {
+            "status": "healthy" if snapshot.reachable else "degraded",
+            "service": "swapper-service",
+            "active_model": snapshot.active,
+            "mode": self._settings.swapper.mode,
+        }
+        return _json(answer | ({"note": self._note} if self._note else {}))
+
+    async def ready(self, _: web.Request) -> web.Response:
+        reachable = self._engine.reachable
+        return _json({"status": "ready" if reachable else "unavailable"}, status=200 if reachable else 503)
+
+    async def status(self, _: web.Request) -> web.Response:
+        snapshot = self._board.snapshot()
+        return _json(
+            {
+                "status": "healthy" if snapshot.reachable else "degraded",
+                "active_model": snapshot.active,
+                "available_models": [m.name for m in snapshot.models],
+                "loaded_models": [m.name for m in snapshot.models if m.loaded],
+                "mode": self._settings.swapper.mode,
+                "total_models": len(snapshot.models),
+                "waiting": self._engine.waiting,
+                "in_flight": sum(len(r.in_flight) for r in self._engine.residencies()),
+            }
+        )
+
+    async def models(self, _: web.Request) -> web.Response:
+        return _json({"models": [_described(m) for m in self._board.snapshot().models]})
+
+    async def model(self, request: web.Request) -> web.Response:
+        state = self._state(request)
+        residence = state.residence
+        return _json(
+            _described(state)
+            | {
+                "loaded_at": stamp(residence.loaded_at),
+                "unloaded_at": stamp(residence.unloaded_at),
+                "total_uptime_seconds": round(uptime_total_s(residence), 3),
+            }
+        )
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        if wants_json(request, self._settings.metrics.default_format):
+            answer = _json({"metrics": [_measured(m) for m in self._board.snapshot().models]})
+        else:
+            answer = web.Response(body=self._metrics.exposition(), headers={"Content-Type": PROMETHEUS_TYPE})
+        answer.headers["Vary"] = "Accept"
+        return answer
+
+    async def model_metrics(self, request: web.Request) -> web.Response:
+        return _json(_measured(self._state(request)))
+
+    def _state(self, request: web.Request) -> ModelState:
+        state = self._board.model(request.match_info["name"])
+        if state is None:
+            raise _unknown(request.match_info["name"])
+        return state
+
+    # Changing
+
+    async def load(self, request: web.Request) -> web.Response:
+        model = await self._model(request)
+        return await self._done(request, model, self._engine.load(model), "loaded")
+
+    async def unload(self, request: web.Request) -> web.Response:
+        model = await self._model(request)
+        return await self._done(request, model, self._engine.unload(model), "unloaded")
+
+    async def _model(self, request: web.Request) -> Model:
+        name = request.match_info["name"]
+        try:
+            model = await self._catalog.resolve(name)
+        except UpstreamUnreachable as error:
+            raise ProxyError(502, "upstream_unreachable", f"Ollama is not reachable: {error}") from error
+        if model is None and self._catalog.by_name(name) is None:
+            raise _unknown(name)
+        if model is None:
+            raise ProxyError(409, "model_missing", _how_to_pull(self._catalog.by_name(name) or Model(name, name)))
+        return model
+
+    async def _done(self, request: web.Request, model: Model, work: Awaitable[None], what: str) -> web.Response:
+        if request.query.get("wait") == "false":
+            task = asyncio.ensure_future(work)
+            self._tasks.add(task)
+            task.add_done_callback(self._over)
+            return _json(
+                {"status": "accepted", "model": model.name, "message": f"Model {model.name} is being {what}"}, 202
+            )
+        await work
+        return _json({"status": "success", "model": model.name, "message": f"Model {model.name} {what}"})
+
+    def _over(self, task: "asyncio.Future[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # logged where it was decided
+
+
+def wants_json(request: web.Request, default: str) -> bool:
+    """`?format=` decides, else whether Accept names JSON at least as gladly as plain text; ties go by order."""
+    if form := request.query.get("format"):
+        return form == "json"
+    accepted = []
+    for place, part in enumerate(request.headers.get("Accept", "*/*").lower().split(",")):
+        kind, *parameters = (word.strip() for word in part.split(";"))
+        quality = next((q[2:] for q in parameters if q.startswith("q=")), "1")
+        accepted.append((-_quality(quality), place, kind))
+    named = [kind for quality, _, kind in sorted(accepted) if kind in _NAMED and quality < 0]
+    if not named:
+        return default == "json"
+    return named[0] == "application/json"
+
+
+_NAMED = ("application/json", "text/plain", "application/openmetrics-text")
+
+
+def _quality(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
+
+
+def stamp(moment: float | None) -> str | None:
+    """UTC to the second, as the old service wrote it."""
+    return None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")
+
+
+def _described(state: ModelState) -> dict[str, object]:
+    described: dict[str, object] = {
+        "name": state.name,
+        "ollama_name": state.ollama_name,
+        "type": state.type,
+        "size_gb": state.size_gb,
+        "priority": state.priority,
+        "status": state.status,
+        "configured": state.configured,
+    }
+    if state.status == "missing":
+        described["reason"] = _how_to_pull(Model(state.name, state.ollama_name))
+    return described
+
+
+def _measured(state: ModelState) -> dict[str, object]:
+    residence = state.residence
+    total = uptime_total_s(residence)
+    return {
+        "model_name": state.name,
+        "status": state.status,
+        "loaded_at": stamp(residence.loaded_at),
+        "uptime_hours": round(total / 3600, 4),
+        "request_count": state.request_count,
+        "total_uptime_seconds": round(total, 3),
+    }
+
+
+def _how_to_pull(model: Model) -> str:
+    return f"Ollama does not have it; get it with: ollama pull {model.ollama_name}"
+
+
+def _unknown(name: str) -> ProxyError:
+    return ProxyError(404, "model_not_found", f"no model is called {name!r}")
+
+
+def _json(value: object, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), status=status, content_type="application/json")

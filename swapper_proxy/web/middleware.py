@@ -1,0 +1,105 @@
+"""What holds on every route: foreign web pages are kept out, errors of the management API have its shape."""
+
+import ipaddress
+import logging
+from collections.abc import Awaitable, Callable
+from fnmatch import fnmatchcase
+from urllib.parse import urlsplit
+
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from swapper_proxy import config
+from swapper_proxy.core.errors import ProxyError
+from swapper_proxy.web.dialects import Dialect, dialect_of, respond
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+MANAGEMENT = ("/health", "/ready", "/status", "/models", "/metrics")
+LOCAL_SUFFIXES = (".local", ".internal", ".localhost")
+
+
+def is_management(path: str) -> bool:
+    """Whether the path is the proxy's own."""
+    return path in MANAGEMENT or path.startswith(("/models/", "/metrics/"))
+
+
+def origins(server: config.Server) -> Middleware:
+    """403 for pages of foreign origins, on every route; CORS answers for those that may.
+
+    Management calls that change something also insist on a Host that no foreign name server can point here
+    (DNS rebinding).
+    """
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        origin = request.headers.get("Origin")
+        if origin is not None and not _allowed_origin(request, origin, server):
+            return _refused(request, "origin_not_allowed", "requests of this web page's origin are not allowed")
+        changes = is_management(request.path) and request.method not in ("GET", "HEAD", "OPTIONS")
+        if changes and not _allowed_host(request.host, server):
+            return _refused(request, "host_not_allowed", "this Host is not allowed; see allowed_hosts")
+        if origin is not None and request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+            return web.Response(status=204)
+        return await handler(request)
+
+    return check
+
+
+def cors_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """For the browser of an allowed page (the foreign ones got their 403 and are told nothing)."""
+    origin = request.headers.get("Origin")
+    if origin is None or response.status == 403:
+        return
+    response.headers["Access-Control-Allow-Origin"] = origin
+    response.headers.add("Vary", "Origin")
+    if request.method == "OPTIONS":
+        response.headers["Access-Control-Allow-Methods"] = "GET, POST, PUT, PATCH, DELETE, HEAD, OPTIONS"
+        response.headers["Access-Control-Allow-Headers"] = request.headers.get("Access-Control-Request-Headers", "*")
+        response.headers["Access-Control-Max-Age"] = "43200"
+
+
+@web.middleware
+async def management_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The management API's own errors, wrong methods and bugs, in its dialect."""
+    if not is_management(request.path):
+        return await handler(request)
+    try:
+        return await handler(request)
+    except ProxyError as error:
+        return respond(error, Dialect.MANAGEMENT)
+    except web.HTTPMethodNotAllowed as error:
+        answer = respond(ProxyError(405, "method_not_allowed", "method not allowed"), Dialect.MANAGEMENT)
+        answer.headers["Allow"] = ", ".join(sorted(error.allowed_methods))
+        return answer
+    except web.HTTPException:
+        raise
+    except Exception:
+        log.exception("a management call failed")
+        return respond(ProxyError(500, "internal_error", "internal error; see the log"), Dialect.MANAGEMENT)
+
+
+def _refused(request: web.Request, code: str, message: str) -> web.Response:
+    dialect = Dialect.MANAGEMENT if is_management(request.path) else dialect_of(request.path)
+    return respond(ProxyError(403, code, message), dialect)
+
+
+def _allowed_origin(request: web.Request, origin: str, server: config.Server) -> bool:
+    if urlsplit(origin).netloc == request.host and request.host:
+        return True
+    return any(fnmatchcase(origin, pattern) for pattern in server.cors_origins)
+
+
+def _allowed_host(host: str, server: config.Server) -> bool:
+    try:
+        name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    except ValueError:
+        return False
+    if name in server.allowed_hosts or name.endswith(LOCAL_SUFFIXES):
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return bool(name) and "." not in name
+    return True

@@ -1,0 +1,279 @@
+"""Everything that goes to Ollama: swapping routes wait for their model, all others go straight through."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Protocol
+from urllib.parse import unquote
+
+import msgspec
+from aiohttp import web
+
+from swapper_proxy import config
+from swapper_proxy.core.errors import ProxyError
+from swapper_proxy.core.names import is_cloud
+from swapper_proxy.runtime.catalog import Catalog, Model
+from swapper_proxy.runtime.engine import Demand, Engine
+from swapper_proxy.runtime.ledger import Ledger
+from swapper_proxy.runtime.ports import Relay, UpstreamUnreachable
+from swapper_proxy.web import endpoints
+from swapper_proxy.web.body import Ambiguous, Fields, Form, Malformed, WrongType
+from swapper_proxy.web.dialects import dialect_of, respond
+from swapper_proxy.web.endpoints import ENDPOINTS, Asked, Endpoint, Intent, Unacceptable
+from swapper_proxy.web.headers import Header, towards_ollama
+from swapper_proxy.web.relay import Outcome, relay
+
+log = logging.getLogger("swapper_proxy.requests")
+
+# What changes the set of models: the catalog asks again afterwards.
+CHANGES_MODELS = ("/api/pull", "/api/create", "/api/copy", "/api/delete")
+
+
+class RequestMetrics(Protocol):
+    """What single requests tell the metrics; times are seconds."""
+
+    def first_byte(self, model: str, seconds: float) -> None: ...
+    def answered(self, model: str, seconds: float, tail: list[bytes]) -> None: ...
+    def rejected(self, reason: str) -> None: ...
+
+
+@dataclass
+class Counted(Outcome):
+    """Counts a request that was handed to Ollama, once, and what came of it."""
+
+    ledger: Ledger
+    metrics: RequestMetrics
+    model: str
+    endpoint: str
+    handed_over: float = field(default_factory=time.monotonic)
+    status: int = 0
+    sent: bool = False
+    tail: list[bytes] = field(default_factory=lambda: [b"", b""])
+    began: bool = False
+
+    def sending(self) -> None:
+        self.sent = True
+
+    def unreachable(self) -> None:
+        self.sent = False
+
+    def head(self, status: int) -> None:
+        self.status = status
+
+    def chunk(self, data: bytes) -> None:
+        if not self.began:
+            self.began = True
+            self.metrics.first_byte(self.model, time.monotonic() - self.handed_over)
+        self.tail[0] = self.tail[1]
+        self.tail[1] = data
+
+    def count(self, arrived: float) -> None:
+        """Once it is over; 499 is a client that left before Ollama answered."""
+        self.ledger.count(self.model, self.endpoint, self.status or 499)
+        self.metrics.answered(self.model, time.monotonic() - arrived, self.tail)
+
+
+class Proxy:
+    """The handler for all that is not the proxy's own API."""
+
+    def __init__(
+        self,
+        upstream: Relay,
+        engine: Engine,
+        catalog: Catalog,
+        ledger: Ledger,
+        metrics: RequestMetrics,
+        server: config.Server,
+    ) -> None:
+        self._upstream = upstream
+        self._engine = engine
+        self._catalog = catalog
+        self._ledger = ledger
+        self._metrics = metrics
+        self._server = server
+        self._buffered = 0
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Any request for Ollama.  The path decides as Ollama's router does: decoded, but not normalized."""
+        target = request.rel_url.raw_path_qs if "://" in request.path_qs else request.raw_path
+        path = unquote(target.partition("?")[0])
+        endpoint = ENDPOINTS.get(path) if request.method == "POST" else None
+        try:
+            if endpoint is None:
+                return await self._pass(request, target, path)
+            return await self._swap(request, target, endpoint)
+        except ProxyError as error:
+            if request.transport is None or request.transport.is_closing():
+                raise
+            log.warning("refused", extra={"endpoint": path[:64], "status": error.status, "code": error.code})
+            return respond(error, dialect_of(path))
+        except UpstreamUnreachable as error:
+            self._metrics.rejected("upstream_unreachable")
+            down = ProxyError(502, "upstream_unreachable", f"Ollama is not reachable: {error}")
+            return respond(down, dialect_of(path))
+
+    # Straight through
+
+    async def _pass(self, request: web.Request, target: str, path: str) -> web.StreamResponse:
+        body = request.content.iter_any() if request.can_read_body else None
+        headers = towards_ollama(request.raw_headers, None)
+        try:
+            return await self._relay(request, target, headers, body, Outcome())
+        finally:
+            if path in CHANGES_MODELS:
+                self._catalog.forget()
+
+    # Through a swap
+
+    async def _swap(self, request: web.Request, target: str, endpoint: Endpoint) -> web.StreamResponse:
+        arrived = time.monotonic()
+        async with self._reading(request) as body:
+            try:
+                fields, asked = self._understand(request, endpoint, body)
+            except (Malformed, Unacceptable, WrongType):
+                return await self._send(request, target, body, Outcome())
+            model = await self._resolve(asked.model)
+            if model is None:
+                return await self._unknown(request, target, endpoint, asked, fields)
+            if alias := self._catalog.alias(asked.model):
+                fields.set("model", alias)
+            if model.remote:
+                return await self._send(request, target, fields.encode(), Outcome())
+            if asked.intent is Intent.UNLOAD:
+                return await self._unload(endpoint, asked, model)
+            return await self._serve(request, target, endpoint, asked, fields, model, arrived)
+
+    async def _serve(
+        self,
+        request: web.Request,
+        target: str,
+        endpoint: Endpoint,
+        asked: Asked,
+        fields: Fields | Form,
+        model: Model,
+        arrived: float,
+    ) -> web.StreamResponse:
+        counts = asked.intent is Intent.INFERENCE
+        outcome = Counted(self._ledger, self._metrics, model.name, endpoint.label) if counts else Outcome()
+        try:
+            try:
+                endpoints.check(endpoint, asked, model.shown.capabilities if model.shown else None)
+            except Unacceptable:
+                return await self._send(request, target, fields.encode(), outcome)
+            if asked.ttl_s is not None and asked.keep_alive is not None:
+                fields.set("keep_alive", asked.keep_alive)
+            demand = Demand(model, dict(asked.options), asked.keep_alive, asked.ttl_s)
+            async with self._engine.lease(demand):
+                if isinstance(outcome, Counted):
+                    outcome.handed_over = time.monotonic()
+                return await self._send(request, target, fields.encode(), outcome)
+        finally:
+            if isinstance(outcome, Counted) and outcome.sent:
+                outcome.count(arrived)
+
+    async def _unload(self, endpoint: Endpoint, asked: Asked, model: Model) -> web.Response:
+        """`ollama stop`: done by the scheduler, answered as Ollama answers."""
+        await self._engine.unload(model)
+        content = (
+            {"message": {"role": "assistant", "content": ""}} if endpoint.content == "messages" else {"response": ""}
+        )
+        now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        done = {"model": asked.model, "created_at": now, **content, "done": True, "done_reason": "unload"}
+        return web.Response(body=msgspec.json.encode(done), headers={"Content-Type": "application/json; charset=utf-8"})
+
+    async def _unknown(
+        self, request: web.Request, target: str, endpoint: Endpoint, asked: Asked, fields: Fields | Form
+    ) -> web.StreamResponse:
+        """Ollama says so itself, unless it knows the model and the config does not let it be used."""
+        if not self._catalog.denied(asked.model):
+            return await self._send(request, target, fields.encode(), Outcome())
+        quoted, hint = (
+            (f"'{asked.model}'", "") if endpoint.content == "prompt" else (f'"{asked.model}"', ", try pulling it first")
+        )
+        raise ProxyError(404, "model_not_found", f"model {quoted} not found{hint}")
+
+    async def _resolve(self, name: str) -> Model | None:
+        if is_cloud(name):
+            return Model(name, name)
+        return await self._catalog.resolve(name)
+
+    def _understand(self, request: web.Request, endpoint: Endpoint, body: bytes) -> tuple[Fields | Form, Asked]:
+        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise ProxyError(415, "content_encoding", "request bodies must not be compressed")
+        try:
+            fields = Form(body) if endpoint.multipart else Fields.read(body)
+        except Ambiguous as error:
+            raise ProxyError(400, "malformed", f"the request body cannot be read: {error}") from None
+        return fields, endpoints.read(endpoint, fields)
+
+    # To Ollama
+
+    async def _send(self, request: web.Request, target: str, body: bytes, outcome: Outcome) -> web.StreamResponse:
+        return await self._relay(request, target, towards_ollama(request.raw_headers, len(body)), body, outcome)
+
+    async def _relay(
+        self,
+        request: web.Request,
+        target: str,
+        headers: list[Header],
+        body: bytes | AsyncIterator[bytes] | None,
+        outcome: Outcome,
+    ) -> web.StreamResponse:
+        try:
+            return await relay(self._upstream, request, target, headers, body, outcome)
+        except ProxyError:
+            self._metrics.rejected("upstream_unreachable")
+            await self._engine.probe()
+            raise
+
+    # Reading the body
+
+    def _reading(self, request: web.Request) -> "_Body":
+        return _Body(self, request)
+
+
+class _Body:
+    """A request's body in memory, within the limits, as long as it is needed: `async with`."""
+
+    def __init__(self, proxy: Proxy, request: web.Request) -> None:
+        self._proxy = proxy
+        self._request = request
+        self._size = 0
+
+    async def __aenter__(self) -> bytes:
+        try:
+            return await self._read()
+        except BaseException:
+            self._proxy._buffered -= self._size
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._proxy._buffered -= self._size
+
+    async def _read(self) -> bytes:
+        server = self._proxy._server
+        if (self._request.content_length or 0) > server.max_body_bytes:
+            raise self._too_large(server.max_body_bytes)
+        chunks: list[bytes] = []
+        while True:
+            try:
+                async with asyncio.timeout(server.body_idle_timeout):
+                    chunk = await self._request.content.readany()
+            except TimeoutError:
+                raise ProxyError(408, "body_timeout", "the request body did not come") from None
+            if not chunk:
+                return b"".join(chunks)
+            self._size += len(chunk)
+            self._proxy._buffered += len(chunk)
+            chunks.append(chunk)
+            if self._size > server.max_body_bytes:
+                raise self._too_large(server.max_body_bytes)
+            if self._proxy._buffered > server.max_buffered_bytes:
+                raise ProxyError(503, "buffers_full", "too many large requests at once, please try again later", 1.0)
+
+    @staticmethod
+    def _too_large(limit: int) -> ProxyError:
+        return ProxyError(413, "body_too_large", f"the request body is larger than {limit} bytes")

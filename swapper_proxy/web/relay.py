@@ -1,0 +1,84 @@
+"""Hands one request to Ollama and its answer to the client, as it comes."""
+
+from collections.abc import AsyncIterable
+
+import msgspec
+from aiohttp import hdrs, web
+
+from swapper_proxy.core.errors import ProxyError
+from swapper_proxy.runtime.ports import Answer, Relay, UpstreamBroken, UpstreamUnreachable
+from swapper_proxy.web.headers import Header, towards_client
+
+
+class Outcome:
+    """What is known of an answer while and after it is relayed; the hooks do nothing by themselves."""
+
+    def sending(self) -> None:
+        """It is being handed to Ollama."""
+
+    def unreachable(self) -> None:
+        """It could not be."""
+
+    def head(self, status: int) -> None:
+        """Ollama's status line is there."""
+
+    def chunk(self, data: bytes) -> None:
+        """A piece of the body went through."""
+
+
+class RelayedResponse(web.StreamResponse):
+    """An answer of Ollama; `untyped` if it came without a Content-Type, which then must not be made up."""
+
+    untyped = False
+
+
+async def relay(
+    upstream: Relay,
+    request: web.Request,
+    target: str,
+    headers: list[Header],
+    body: bytes | AsyncIterable[bytes] | None,
+    outcome: Outcome,
+) -> web.StreamResponse:
+    """Send, then stream back.  Raises ProxyError while nothing has been sent to the client.
+
+    Ends abruptly where Ollama does.  Closing the answer before its end closes the connection to Ollama, so a client
+    that leaves stops the work done for it.
+    """
+    outcome.sending()
+    try:
+        answer = await upstream.send(request.method, target, headers, body)
+    except UpstreamUnreachable as error:
+        outcome.unreachable()
+        raise ProxyError(502, "upstream_unreachable", f"Ollama is not reachable: {error}") from error
+    try:
+        outcome.head(answer.status)
+        return await _stream(request, answer, outcome)
+    finally:
+        answer.close()
+
+
+async def _stream(request: web.Request, answer: Answer, outcome: Outcome) -> web.StreamResponse:
+    response = RelayedResponse(status=answer.status, reason=answer.reason)
+    for name, value in towards_client(answer.headers):
+        response.headers.add(name, value)
+    response.untyped = hdrs.CONTENT_TYPE not in response.headers
+    await response.prepare(request)
+    try:
+        async for chunk in answer.chunks():
+            await response.write(chunk)
+            outcome.chunk(chunk)
+    except UpstreamBroken as error:
+        await _break_off(request, response, str(error))
+    else:
+        await response.write_eof()
+    return response
+
+
+async def _break_off(request: web.Request, response: web.StreamResponse, why: str) -> None:
+    """Never a clean end: the connection is closed in mid-body, in NDJSON after a last line that says so."""
+    if response.headers.get(hdrs.CONTENT_TYPE, "").startswith("application/x-ndjson"):
+        await response.write(msgspec.json.encode({"error": f"Ollama broke off: {why}"}) + b"\n")
+    if request.transport is not None:
+        request.transport.close()
+    raise ConnectionResetError("Ollama broke off")

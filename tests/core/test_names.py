@@ -1,0 +1,41 @@
+"""Model names: one spelling for all that Ollama treats as equal."""
+
+import pytest
+
+from swapper_proxy.core.names import canonical, is_cloud
+
+
+@pytest.mark.parametrize(
+    ("name", "spelling"),
+    [
+        ("llama3", "llama3:latest"),
+        ("Llama3:8B", "llama3:8b"),
+        ("  llama3 ", "llama3:latest"),
+        ("llama3:", "llama3:latest"),
+        ("library/llama3", "llama3:latest"),
+        ("registry.ollama.ai/library/llama3:latest", "llama3:latest"),
+        ("registry.ollama.ai/me/own", "me/own:latest"),
+        ("me/own:1", "me/own:1"),
+        ("hf.co/me/own:q4_0", "hf.co/me/own:q4_0"),
+        ("hf.co/library/own", "hf.co/library/own:latest"),
+        ("localhost:5000/me/own", "localhost:5000/me/own:latest"),
+    ],
+)
+def test_canonical(name: str, spelling: str) -> None:
+    assert canonical(name) == spelling
+    assert canonical(spelling) == spelling
+
+
+@pytest.mark.parametrize(
+    ("name", "cloud"),
+    [
+        ("gpt-oss:120b-cloud", True),
+        ("x:Cloud", True),
+        ("cloud", False),
+        ("x:cloudy", False),
+        ("host-cloud:80/me/x", False),
+        ("x:1", False),
+    ],
+)
+def test_is_cloud(name: str, cloud: bool) -> None:
+    assert is_cloud(name) is cloud
