@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from swapper_proxy.app import running
+from swapper_proxy.config import Server, Settings, Upstream
 from swapper_proxy.ollama.simulator import SimulatedModel, Simulator, serving
 from tests.real.server import OllamaServer
 
@@ -50,7 +52,17 @@ async def simulated(request: pytest.FixtureRequest) -> AsyncIterator[str]:
         yield url
 
 
+@asynccontextmanager
+async def proxied(request: pytest.FixtureRequest) -> AsyncIterator[str]:
+    """The proxy in front of the real one, as it ships."""
+    server: OllamaServer = request.getfixturevalue("ollama_server")
+    settings = Settings(server=Server(port=0), upstream=Upstream(url=server.url))
+    async with running(settings) as proxy:
+        yield proxy.url
+
+
 TARGETS: dict[str, Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[str]]] = {
     "real": real,
     "simulated": simulated,
+    "proxied": proxied,
 }
