@@ -9,24 +9,25 @@ def canonical(name: str) -> str:
     """The one spelling of all names that Ollama treats as equal: lower case, defaults dropped, tag always there.
 
     `Llama3`, `library/llama3` and `registry.ollama.ai/library/llama3:latest` are all `llama3:latest`.
+    What Ollama accepts under no spelling (spaces, an empty tag) stays unlike every name it has.
     """
-    path, tag = _split_tag(name.strip().lower())
+    path, tag = _split_tag(name.lower())
     parts = path.split("/")
     if len(parts) == 3 and parts[0] == DEFAULT_HOST:
         del parts[0]
     if len(parts) == 2 and parts[0] == DEFAULT_NAMESPACE:
         del parts[0]
-    return f"{'/'.join(parts)}:{tag or DEFAULT_TAG}"
+    return f"{'/'.join(parts)}:{DEFAULT_TAG if tag is None else tag}"
 
 
 def is_cloud(name: str) -> bool:
     """Whether the name says that the model runs elsewhere (`gpt-oss:120b-cloud`, `x:cloud`): nothing to load here."""
-    tag = _split_tag(name.strip().lower())[1]
+    tag = _split_tag(name.lower())[1] or ""
     return tag == "cloud" or tag.endswith("-cloud")
 
 
-def _split_tag(name: str) -> tuple[str, str]:
+def _split_tag(name: str) -> tuple[str, str | None]:
     """A colon before the last slash belongs to the host's port, not to a tag."""
     head, slash, last = name.rpartition("/")
-    model, _, tag = last.partition(":")
-    return head + slash + model, tag
+    model, colon, tag = last.partition(":")
+    return head + slash + model, tag if colon else None

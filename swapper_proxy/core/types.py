@@ -12,6 +12,11 @@ RUNNER_OPTIONS = frozenset(
 )
 
 
+# What Ollama takes for those left out (api.DefaultOptions): said or not, it is the same to it.  `num_ctx` has none that
+# can be known from outside.
+OLLAMA_DEFAULTS: Mapping[str, RunnerOption] = {"num_gpu": -1, "num_batch": 512, "main_gpu": 0, "num_thread": 0}
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
     """What is resident or not: a runner together with the effective options it runs with.
@@ -26,7 +31,8 @@ class Key:
     @classmethod
     def of(cls, runner: str, modelfile: Mapping[str, RunnerOption], request: Mapping[str, RunnerOption]) -> "Key":
         """The key of a request: the Modelfile's options overlaid by the request's own."""
-        return cls(runner, tuple(sorted({**modelfile, **request}.items())))
+        effective = {**modelfile, **request}.items()
+        return cls(runner, tuple(sorted(option for option in effective if option not in OLLAMA_DEFAULTS.items())))
 
     def served_by(self, resident: "Key") -> bool:
         """Whether Ollama would serve this key on that runner without a reload.

@@ -1,5 +1,6 @@
 """The way to Ollama: the proxy's own calls, and client requests handed on.  aiohttp's exceptions end here."""
 
+import io
 from collections.abc import AsyncIterable, AsyncIterator
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -133,7 +134,12 @@ class OllamaClient:
         for session in (self._kept, self._fresh):
             try:
                 response = await session.request(
-                    method, url, headers=list(headers), data=body, allow_redirects=False, trace_request_ctx=connection
+                    method,
+                    url,
+                    headers=list(headers),
+                    data=_payload(body),
+                    allow_redirects=False,
+                    trace_request_ctx=connection,
                 )
                 return RelayedAnswer(response)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -174,6 +180,11 @@ class RelayedAnswer:
     def close(self) -> None:
         """At its end the connection is already back in the pool; before, this closes it, and Ollama stops."""
         self._response.close()
+
+
+def _payload(body: bytes | AsyncIterable[bytes] | None) -> io.BytesIO | AsyncIterable[bytes] | None:
+    """A large body is written piece by piece, so that it does not hold up the event loop."""
+    return io.BytesIO(body) if isinstance(body, bytes) else body
 
 
 def _why(error: BaseException) -> str:

@@ -79,6 +79,7 @@ def read(endpoint: Endpoint, fields: Fields | Form) -> Asked:
     model = fields.get("model", str, "")
     if not model:
         raise Unacceptable("no model")
+    _check_types(endpoint, fields)
     if not endpoint.native:
         return Asked(model, tools=bool(fields.get("tools", list[msgspec.Raw], [])))
     seconds = keep_alive_s(fields.get("keep_alive", int | float | str | None, None))
@@ -92,7 +93,6 @@ def read(endpoint: Endpoint, fields: Fields | Form) -> Asked:
         and not endpoint.case_sensitive
     ):
         return Asked(model, Intent.UNLOAD)
-    fields.get("stream", bool | None, None)
     keep_alive, ttl_s = _divided(fields, seconds)
     return Asked(
         model,
@@ -114,6 +114,30 @@ def check(endpoint: Endpoint, asked: Asked, capabilities: frozenset[str] | None)
     for capability, wanted in needed.items():
         if capability and wanted and capability not in capabilities:
             raise Unacceptable(f"no capability {capability}")
+
+
+class _Message(msgspec.Struct):
+    role: str | None = None
+    content: str | list[msgspec.Raw] | None = None
+
+
+def _check_types(endpoint: Endpoint, fields: Fields | Form) -> None:
+    """The fields whose types Ollama insists on before it looks at the model.  Raises WrongType, Unacceptable."""
+    fields.get("stream", bool, False)
+    if endpoint.label == "generate":
+        fields.get("context", list[int], [])
+        if fields.get("raw", bool, False) and any(
+            fields.get(n, str | list, "") for n in ("template", "system", "context")
+        ):
+            raise Unacceptable("raw mode takes no template, system or context")
+    elif endpoint.label == "chat":
+        fields.get("messages", list[_Message], [])
+    elif endpoint.label == "v1_chat_completions":
+        fields.get("max_tokens", int, 0)
+        if not fields.get("messages", list[_Message], []):
+            raise Unacceptable("no messages")
+    elif endpoint.label == "v1_embeddings" and not fields.get("input", str | list[str], ""):
+        raise Unacceptable("no input")
 
 
 def _is_empty(endpoint: Endpoint, fields: Fields | Form) -> bool:

@@ -49,7 +49,13 @@ class Management:
             web.get("/models/{name:.+}", self.model),
             web.get("/metrics", self.metrics),
             web.get("/metrics/{name:.+}", self.model_metrics),
+            web.route("*", "/{_:health|ready|status|models|metrics}", self.wrong_method),
+            web.route("*", "/{_:models|metrics}/{name:.+}", self.wrong_method),
         ]
+
+    async def wrong_method(self, _: web.Request) -> web.Response:
+        """The proxy's own paths are never handed on to Ollama."""
+        raise ProxyError(405, "method_not_allowed", "method not allowed")
 
     # Reading
 

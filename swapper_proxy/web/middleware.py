@@ -69,10 +69,6 @@ async def management_errors(request: web.Request, handler: Handler) -> web.Strea
         return await handler(request)
     except ProxyError as error:
         return respond(error, Dialect.MANAGEMENT)
-    except web.HTTPMethodNotAllowed as error:
-        answer = respond(ProxyError(405, "method_not_allowed", "method not allowed"), Dialect.MANAGEMENT)
-        answer.headers["Allow"] = ", ".join(sorted(error.allowed_methods))
-        return answer
     except web.HTTPException:
         raise
     except Exception:

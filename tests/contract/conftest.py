@@ -7,6 +7,11 @@ from tests.contract.asking import Ask
 from tests.contract.targets import TARGETS, Target
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is marked `direct` is how Ollama behaves when nobody is in front of it, and how the proxy must not."""
+    items[:] = [i for i in items if not (i.get_closest_marker("direct") and "[proxied" in i.name)]
+
+
 @pytest.fixture(params=TARGETS)
 async def target(request: pytest.FixtureRequest) -> AsyncIterator[Target]:
     async with TARGETS[request.param](request) as url:

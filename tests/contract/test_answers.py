@@ -55,6 +55,7 @@ class TestNative:
         answer = await ask.generate("alpha", prompt="x", stream=False)
         assert (answer.json["done_reason"], answer.json["eval_count"]) == ("length", 16)
 
+    @pytest.mark.direct
     async def test_the_costs_are_nanoseconds_that_include_the_load(self, ask: Ask) -> None:
         costs = (await ask.generate("alpha", prompt="x", stream=False)).json
         assert costs["total_duration"] >= costs["load_duration"] + costs["eval_duration"]

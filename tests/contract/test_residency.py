@@ -116,6 +116,7 @@ class TestUnloading:
 
 
 class TestLeaving:
+    @pytest.mark.direct
     async def test_the_client_that_leaves_aborts_its_load(self, ask: Ask) -> None:
         load = asyncio.create_task(ask.generate("slow"))
         await ask.until_listed("slow:latest")

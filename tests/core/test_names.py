@@ -10,8 +10,8 @@ from swapper_proxy.core.names import canonical, is_cloud
     [
         ("llama3", "llama3:latest"),
         ("Llama3:8B", "llama3:8b"),
-        ("  llama3 ", "llama3:latest"),
-        ("llama3:", "llama3:latest"),
+        ("  llama3 ", "  llama3 :latest"),
+        ("llama3:", "llama3:"),
         ("library/llama3", "llama3:latest"),
         ("registry.ollama.ai/library/llama3:latest", "llama3:latest"),
         ("registry.ollama.ai/me/own", "me/own:latest"),

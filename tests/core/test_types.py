@@ -7,8 +7,12 @@ from swapper_proxy.core.types import Key, State
 
 
 def test_a_request_overrides_the_modelfile() -> None:
-    key = Key.of("r", {"num_ctx": 4096, "num_batch": 512}, {"num_ctx": 8192})
-    assert key == Key("r", (("num_batch", 512), ("num_ctx", 8192)))
+    key = Key.of("r", {"num_ctx": 4096, "num_batch": 256}, {"num_ctx": 8192})
+    assert key == Key("r", (("num_batch", 256), ("num_ctx", 8192)))
+
+
+def test_a_default_said_aloud_is_no_other_key() -> None:
+    assert Key.of("r", {"num_batch": 512}, {"num_gpu": -1, "num_thread": 0}) == Key("r")
 
 
 def test_the_order_of_options_does_not_matter() -> None:

@@ -1,0 +1,104 @@
+"""The proxy as it ships, through `app.running`, in front of the real Ollama or the simulator."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import pytest
+
+from swapper_proxy.app import Running, running
+from swapper_proxy.config import Model, Server, Settings, Swapper, Upstream
+from swapper_proxy.ollama.simulator import SimulatedModel, Simulator, serving
+from tests.real.server import OllamaServer
+
+LIMIT_S = 60
+
+MODELS = {
+    "first": Model(path="ollama:alpha", type="llm", size_gb=1, priority="high"),
+    "team/second:v1": Model(path="ollama:beta", type="llm", size_gb=1),
+    "gone": Model(path="ollama:never-pulled", type="llm", size_gb=1),
+}
+
+
+@dataclass
+class Client:
+    """Talks to one base URL."""
+
+    session: aiohttp.ClientSession
+    url: str
+
+    async def post(self, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+        async with self.session.post(self.url + path, json=body, headers=headers) as answer:
+            return answer.status, await _content(answer)
+
+    async def get(self, path: str, **headers: str) -> tuple[int, Any]:
+        async with self.session.get(self.url + path, headers=headers) as answer:
+            return answer.status, await _content(answer)
+
+    async def generate(self, model: str, tokens: int = 4, **more: Any) -> tuple[int, Any]:
+        body = {"model": model, "prompt": "x", "stream": False, "options": {"num_predict": tokens}, **more}
+        return await self.post("/api/generate", body)
+
+    def stream(self, model: str, tokens: int) -> Any:
+        body = {"model": model, "prompt": "x", "options": {"num_predict": tokens}}
+        return self.session.post(f"{self.url}/api/generate", json=body)
+
+    async def resident(self) -> list[str]:
+        return [entry["name"] for entry in (await self.get("/api/ps"))[1]["models"]]
+
+    async def status(self) -> Any:
+        return (await self.get("/status"))[1]
+
+
+async def _content(answer: aiohttp.ClientResponse) -> Any:
+    return await answer.json() if answer.content_type == "application/json" else await answer.text()
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Poll until it holds; a test that would wait for ever fails."""
+    async with asyncio.timeout(LIMIT_S):
+        while not await condition():
+            await asyncio.sleep(0.01)
+
+
+def settings(url: str, **swapper: Any) -> Settings:
+    return Settings(server=Server(port=0), upstream=Upstream(url=url), models=MODELS, swapper=Swapper(**swapper))
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=LIMIT_S)) as session:
+        yield session
+
+
+@pytest.fixture
+async def ollama(session: aiohttp.ClientSession, ollama_server: OllamaServer) -> Client:
+    """The real Ollama, directly, with nothing resident."""
+    direct = Client(session, ollama_server.url)
+
+    async def empty() -> bool:
+        for name in await direct.resident():
+            await direct.post("/api/generate", {"model": name, "keep_alive": 0})
+        return not await direct.resident()
+
+    await until(empty)
+    return direct
+
+
+@pytest.fixture
+async def proxy(session: aiohttp.ClientSession, ollama: Client) -> AsyncIterator[Client]:
+    """The proxy in front of the real Ollama."""
+    async with running(settings(ollama.url)) as running_proxy:
+        yield Client(session, running_proxy.url)
+
+
+@asynccontextmanager
+async def simulated(session: aiohttp.ClientSession, *models: SimulatedModel, **swapper: Any) -> AsyncIterator[Client]:
+    """The proxy in front of a simulated Ollama."""
+    async with serving(Simulator(models)) as url, running(settings(url, **swapper)) as proxy:
+        assert isinstance(proxy, Running)
+        yield Client(session, proxy.url)
