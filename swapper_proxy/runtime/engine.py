@@ -150,6 +150,8 @@ class Engine:
         await self._answered(event, Ticket(self._loop.create_future(), model))
 
     async def _answered(self, event: Arrived | LoadRequested | UnloadRequested, ticket: Ticket) -> None:
+        if not self.reachable:
+            await self.probe()  # it may be back since the watcher last looked
         self._tickets[event.id] = ticket
         self.submit(event)
         try:

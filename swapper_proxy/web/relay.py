@@ -80,5 +80,4 @@ async def _break_off(request: web.Request, response: web.StreamResponse, why: st
     if response.headers.get(hdrs.CONTENT_TYPE, "").startswith("application/x-ndjson"):
         await response.write(msgspec.json.encode({"error": f"Ollama broke off: {why}"}) + b"\n")
     if request.transport is not None:
-        request.transport.close()
-    raise ConnectionResetError("Ollama broke off")
+        request.transport.close()  # what is written is sent; what would end the body properly no longer can be

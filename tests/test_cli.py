@@ -1,0 +1,102 @@
+"""The command line as a person uses it: real processes, a proxy on its simulated Ollama."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.real.server import free_port
+
+CONFIG = """
+models:
+  chat: {path: "ollama:llama3", size_gb: 2}
+  embed: {path: "ollama:nomic", type: embedding}
+"""
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "swapper_proxy", *arguments], capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder: Path = tmp_path_factory.mktemp("cli")
+    (folder / "c.yaml").write_text(CONFIG)
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "swapper_proxy",
+            "serve",
+            "--port",
+            "0",
+            "--config",
+            str(folder / "c.yaml"),
+            "--upstream",
+            f"http://127.0.0.1:{free_port()}",
+            "--simulate-if-unreachable",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    assert process.stdout is not None
+    note, line = process.stdout.readline(), process.stdout.readline()
+    assert "simulated Ollama" in note
+    assert "single-active" in line
+    assert str(folder / "c.yaml") in line
+    yield line.split(" on ")[1].split()[0]
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    process.stdout.close()
+
+
+def test_a_chat_through_a_swap(served: str) -> None:
+    body = {"model": "chat", "messages": [{"role": "user", "content": "hi"}], "stream": False}
+    with urllib.request.urlopen(f"{served}/api/chat", json.dumps(body).encode()) as answer:
+        assert json.load(answer)["message"]["content"]
+    with urllib.request.urlopen(f"{served}/health") as answer:
+        assert "simulated" in json.load(answer)["note"]
+
+
+def test_load_status_models_unload(served: str) -> None:
+    assert command("load", "chat", "--url", served).stdout == "Model chat loaded\n"
+    status = json.loads(command("status", "--url", served, "--json").stdout)
+    assert status["loaded_models"] == ["chat"]
+    assert "loaded: chat" in command("status", "--url", served).stdout
+    assert "llama3" in command("models", "--url", served).stdout
+    assert len(json.loads(command("models", "--url", served, "--json").stdout)["models"]) == 2
+    assert json.loads(command("unload", "chat", "--url", served, "--json").stdout)["status"] == "success"
+
+
+def test_exit_codes(served: str, tmp_path: Path) -> None:
+    refused = command("load", "nope", "--url", served)
+    assert (refused.returncode, refused.stderr) == (1, "swapper-proxy: no model is called 'nope'\n")
+    assert command("status", "--url", f"http://127.0.0.1:{free_port()}").returncode == 3
+    (tmp_path / "bad.yaml").write_text("swapper: {mode: x}")
+    for name in ("check-config", "serve"):
+        broken = command(name, "--config", str(tmp_path / "bad.yaml"))
+        assert broken.returncode == 2
+        assert broken.stderr.startswith(f"swapper-proxy: {tmp_path}/bad.yaml: swapper.mode:")
+        assert broken.stderr.count("\n") == 1
+    taken = command("serve", "--port", served.rpartition(":")[2])
+    assert taken.returncode == 2
+    assert "cannot listen on" in taken.stderr
+
+
+def test_check_config_and_help() -> None:
+    assert command("check-config", "--config", "config/swapper_config.yaml").stdout.endswith(
+        "8 models, single-active\n"
+    )
+    text = command("--help").stdout
+    for name in ("serve", "check-config", "status", "models", "load", "unload"):
+        assert name in text

@@ -1,0 +1,60 @@
+"""What the documents and the image say is what is there."""
+
+from pathlib import Path
+from unittest.mock import Mock
+
+import msgspec
+import pytest
+
+from swapper_proxy import cli, config
+from swapper_proxy.observe.metrics import Metrics
+from swapper_proxy.runtime.board import Board, Snapshot
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONFIG = ROOT / "config" / "swapper_config.yaml"
+DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+
+
+def keys() -> list[tuple[str, str]]:
+    sections = [f for f in msgspec.structs.fields(config.Settings) if f.name != "source"]
+    structs = {f.name: config.Model if f.name == "models" else f.type for f in sections}
+    return [(name, field.name) for name, struct in structs.items() for field in msgspec.structs.fields(struct)]
+
+
+def metric_names() -> list[str]:
+    metrics = Metrics()
+    metrics.watch(Mock(Board, snapshot=lambda: Snapshot(None, (), {}, True)))
+    return [f"{m.name}_total" if m.type == "counter" else m.name for m in metrics.registry.collect()]
+
+
+@pytest.mark.parametrize(("section", "key"), keys())
+def test_every_key_is_described(section: str, key: str) -> None:
+    assert f"`{section}.{'NAME.' if section == 'models' else ''}{key}`" in README
+    assert f"{key}:" in CONFIG.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("variable", [*config.ENVIRONMENT, "SWAPPER_CONFIG_PATH", "SWAPPER_URL"])
+def test_every_variable_is_described(variable: str) -> None:
+    assert f"`{variable}`" in README
+
+
+def test_every_command_is_described() -> None:
+    usage = README.split("## Command line")[1].split("## ")[0]
+    assert [name for name in cli.main.commands if name not in usage.split()] == []
+
+
+def test_every_metric_is_described() -> None:
+    assert [name for name in metric_names() if f"`{name}`" not in README] == []
+
+
+def test_the_shipped_configuration_loads() -> None:
+    assert config.load(str(CONFIG), {}).models
+
+
+def test_the_image_runs_the_real_thing_as_nobody_special() -> None:
+    assert "simulate" not in DOCKERFILE
+    user = next(line for line in DOCKERFILE.splitlines() if line.startswith("USER ")).split()[1]
+    assert int(user.split(":")[0]) > 0
+    for line in ("SWAPPER_HOST=0.0.0.0", "SWAPPER_PORT=8890", "EXPOSE 8890", 'CMD ["swapper-proxy", "serve"]'):
+        assert line in DOCKERFILE

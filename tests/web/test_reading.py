@@ -1,0 +1,121 @@
+"""Bodies read as Go reads them, and what is understood of them."""
+
+import json
+import math
+
+import pytest
+
+from swapper_proxy.web.body import Ambiguous, Fields, Form, Malformed, WrongType
+from swapper_proxy.web.endpoints import ENDPOINTS, Intent, Unacceptable, keep_alive_s, read
+
+
+def model_of(body: bytes) -> str:
+    return Fields.read(body).get("model", str, "")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"a"}',
+        b'{"MODEL":"a"}',
+        b'{"model":"b","model":"a"}',
+        b'{"model":"b","Model":"a"}',
+        b'{"model":"c","Model":"b","model":"a"}',
+        b'{"model":"a"} trailing',
+        b' \n{"model":"a"}{"model":"b"}',
+    ],
+)
+def test_the_model_is_the_one_that_go_sees(body: bytes) -> None:
+    fields = Fields.read(body)
+    assert fields.get("model", str, "") == "a"
+    assert json.loads(fields.encode())["model"] == "a"
+    assert fields.encode().lower().count(b'"model"') == 1
+
+
+def test_all_other_values_keep_their_bytes() -> None:
+    fields = Fields.read(b'{"model":"x", "n": 1.50, "s": "\\u00e9", "o": {"b" : 1, "b":2}}')
+    fields.set("model", "y")
+    assert fields.encode() == b'{"model":"y","n":1.50,"s":"\\u00e9","o":{"b" : 1, "b":2}}'
+
+
+def test_invalid_utf8_is_replaced_as_go_does() -> None:
+    assert model_of(b'{"model":"a\xff","trailing":1} x') == "a\ufffd"
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b'{"a":NaN}', b"nonsense"])
+def test_no_json_object(body: bytes) -> None:
+    with pytest.raises(Malformed):
+        Fields.read(body)
+
+
+def test_what_go_may_read_and_python_cannot_is_refused() -> None:
+    with pytest.raises(Ambiguous):
+        Fields.read(b'{"model":"a","x":' + b"[" * 5000 + b"]" * 5000 + b"} x")
+
+
+def test_null_is_absent_and_wrong_types_are_told() -> None:
+    assert Fields.read(b'{"model":null}').get("model", str, "none") == "none"
+    with pytest.raises(WrongType):
+        model_of(b'{"model":5}')
+
+
+def test_a_form() -> None:
+    body = b'--B\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper\r\n--B\r\n\r\nxyz\r\n--B--\r\n'
+    form = Form(body)
+    assert form.get("model", str, "") == "whisper"
+    form.set("model", "other:v1")
+    assert form.encode() == body.replace(b"whisper", b"other:v1")
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (None, None),
+        (5, 5),
+        (1.9, 1),
+        (-1, math.inf),
+        ("5m", 300),
+        ("1h30m", 5400),
+        ("0", 0),
+        ("0s", 0),
+        ("-1m", math.inf),
+        (".5s", 0.5),
+        ("300ms", 0.3),
+    ],
+)
+def test_keep_alive(value: float | str | None, seconds: float | None) -> None:
+    assert keep_alive_s(value) == (pytest.approx(seconds) if seconds is not None else None)
+
+
+@pytest.mark.parametrize("value", ["", "300", "-1", "1d", "x", "5m x"])
+def test_keep_alive_that_ollama_refuses(value: str) -> None:
+    with pytest.raises(Unacceptable):
+        keep_alive_s(value)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "intent"),
+    [
+        ("/api/generate", {}, Intent.LOAD),
+        ("/api/generate", {"prompt": "x", "keep_alive": 0}, Intent.INFERENCE),
+        ("/api/generate", {"keep_alive": "0s"}, Intent.UNLOAD),
+        ("/api/generate", {"keep_alive": 0.9}, Intent.UNLOAD),
+        ("/api/generate", {"keep_alive": -1}, Intent.LOAD),
+        ("/api/chat", {"messages": [], "keep_alive": 0}, Intent.UNLOAD),
+        ("/api/chat", {"messages": [{"role": "user"}]}, Intent.INFERENCE),
+        ("/api/embed", {"input": [], "keep_alive": 0}, Intent.LOAD),
+        ("/v1/chat/completions", {"messages": [{"role": "user"}], "keep_alive": 0}, Intent.INFERENCE),
+    ],
+)
+def test_what_a_request_wants(path: str, body: dict, intent: Intent) -> None:
+    fields = Fields.read(json.dumps({"model": "a", **body}).encode())
+    assert read(ENDPOINTS[path], fields).intent is intent
+
+
+@pytest.mark.parametrize(
+    ("keep_alive", "sent", "ttl"), [(0, 60, 0), ("30s", 60, 30), ("5m", "5m", math.inf), (-1, -1, math.inf)]
+)
+def test_a_short_keep_alive_is_for_the_scheduler(keep_alive: object, sent: object, ttl: float) -> None:
+    fields = Fields.read(json.dumps({"model": "a", "prompt": "x", "keep_alive": keep_alive}).encode())
+    asked = read(ENDPOINTS["/api/generate"], fields)
+    assert (asked.keep_alive, asked.ttl_s) == (sent, ttl)
