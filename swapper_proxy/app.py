@@ -12,6 +12,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from swapper_proxy.config import ConfigError, Settings
+from swapper_proxy.core.errors import Rejected
 from swapper_proxy.observe import logs
 from swapper_proxy.observe.metrics import Metrics
 from swapper_proxy.ollama.client import OllamaClient
@@ -154,7 +155,7 @@ async def _preload(settings: Settings, catalog: Catalog, engine: Engine) -> None
     name = settings.swapper.default_model
     if name is None:
         return
-    with contextlib.suppress(UpstreamUnreachable):
+    with contextlib.suppress(UpstreamUnreachable, Rejected):
         if model := await catalog.resolve(name):
             await engine.load(model)
             return

@@ -30,7 +30,7 @@ config_option = click.option(
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="swapper-proxy")
 def main() -> None:
-    """A proxy in front of Ollama that swaps models seldom, starves nobody and shows everything.
+    """A proxy in front of Ollama that swaps models seldom and shows everything.
 
     Start it with `swapper-proxy serve` and point your clients' OLLAMA_BASE_URL at it.
     """

@@ -30,20 +30,10 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder: Path = tmp_path_factory.mktemp("cli")
     (folder / "c.yaml").write_text(CONFIG)
+    served = ["serve", "--port", "0", "--config", str(folder / "c.yaml"), "--simulate-if-unreachable"]
+    nobody = f"http://127.0.0.1:{free_port()}"
     process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "swapper_proxy",
-            "serve",
-            "--port",
-            "0",
-            "--config",
-            str(folder / "c.yaml"),
-            "--upstream",
-            f"http://127.0.0.1:{free_port()}",
-            "--simulate-if-unreachable",
-        ],
+        [sys.executable, "-m", "swapper_proxy", *served, "--upstream", nobody],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,

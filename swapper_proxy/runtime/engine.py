@@ -61,7 +61,7 @@ class Ticket:
 
     future: asyncio.Future[None]
     model: Model
-    spec: LoadSpec | None = None
+    keep_alive: int | float | str | None = None
 
 
 class Lease:
@@ -131,18 +131,16 @@ class Engine:
     async def acquire(self, demand: Demand) -> int:
         """Wait until the model is resident and has room; the id to finish with.  Raises Rejected."""
         model = demand.model
-        spec = self._catalog.load_spec(model, demand.options, demand.keep_alive)
         event = Arrived(next(self._ids), model.key(demand.options), self._catalog.profile(model), demand.ttl_s)
         began = self._loop.time()
-        await self._answered(event, Ticket(self._loop.create_future(), model, spec))
+        await self._answered(event, Ticket(self._loop.create_future(), model, demand.keep_alive))
         self._observer.waited(model.name, self._loop.time() - began)
         return event.id
 
     async def load(self, model: Model) -> None:
         """Make the model resident.  Raises Rejected."""
-        spec = self._catalog.load_spec(model, {}, None)
         event = LoadRequested(next(self._ids), model.key({}), self._catalog.profile(model))
-        await self._answered(event, Ticket(self._loop.create_future(), model, spec))
+        await self._answered(event, Ticket(self._loop.create_future(), model))
 
     async def unload(self, model: Model) -> None:
         """Drain and unload what serves the model.  Raises Rejected."""
@@ -232,9 +230,9 @@ class Engine:
         task.add_done_callback(self._tasks.discard)
 
     def _start_load(self, key: Key, generation: int, ticket: Ticket) -> None:
-        assert ticket.spec is not None
         self._names[key] = ticket.model.name
-        self._start(self._load(key, generation, ticket.spec, self._cause))
+        spec = self._catalog.load_spec(ticket.model, dict(key.options), ticket.keep_alive)
+        self._start(self._load(key, generation, spec, self._cause))
 
     async def _load(self, key: Key, generation: int, spec: LoadSpec, cause: Cause) -> None:
         began = self._loop.time()

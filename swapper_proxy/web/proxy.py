@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import re
+import secrets
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -30,6 +32,10 @@ log = logging.getLogger("swapper_proxy.requests")
 
 # What changes the set of models: the catalog asks again afterwards.
 CHANGES_MODELS = ("/api/pull", "/api/create", "/api/copy", "/api/delete")
+
+
+MODEL = web.RequestKey("model", str)  # as the client named it, for the log
+_REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
 
 class RequestMetrics(Protocol):
@@ -76,6 +82,12 @@ class Counted(Outcome):
         self.metrics.answered(self.model, time.monotonic() - arrived, self.tail)
 
 
+def request_id_of(request: web.Request) -> str:
+    """The client's own X-Request-Id if it is a plain one, else a new one."""
+    given = request.headers.get("X-Request-Id", "")
+    return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+
+
 class Proxy:
     """The handler for all that is not the proxy's own API."""
 
@@ -101,19 +113,26 @@ class Proxy:
         target = request.rel_url.raw_path_qs if "://" in request.path_qs else request.raw_path
         path = unquote(target.partition("?")[0])
         endpoint = ENDPOINTS.get(path) if request.method == "POST" else None
+        arrived = time.monotonic()
         try:
             if endpoint is None:
                 return await self._pass(request, target, path)
-            return await self._swap(request, target, endpoint)
-        except ProxyError as error:
-            if request.transport is None or request.transport.is_closing():
-                raise
-            log.warning("refused", extra={"endpoint": path[:64], "status": error.status, "code": error.code})
-            return respond(error, dialect_of(path))
-        except UpstreamUnreachable as error:
+            return await self._swap(request, target, endpoint, arrived)
+        except UpstreamUnreachable as unreachable:
             self._metrics.rejected("upstream_unreachable")
-            down = ProxyError(502, "upstream_unreachable", f"Ollama is not reachable: {error}")
-            return respond(down, dialect_of(path))
+            error = ProxyError(502, "upstream_unreachable", f"Ollama is not reachable: {unreachable}")
+        except ProxyError as refused:
+            error = refused
+        return self._refuse(request, path, error, time.monotonic() - arrived)
+
+    def _refuse(self, request: web.Request, path: str, error: ProxyError, after_s: float) -> web.Response:
+        """The proxy's own answer, with a line in the log under the same request id."""
+        request_id = request_id_of(request)
+        fields = {"request_id": request_id, "endpoint": path[:64], "model": request.get(MODEL, "")[:200]}
+        log.warning("refused", extra=fields | {"status": error.status, "code": error.code, "wait_s": round(after_s, 3)})
+        response = respond(error, dialect_of(path))
+        response.headers["X-Request-Id"] = request_id
+        return response
 
     # Straight through
 
@@ -128,13 +147,17 @@ class Proxy:
 
     # Through a swap
 
-    async def _swap(self, request: web.Request, target: str, endpoint: Endpoint) -> web.StreamResponse:
-        arrived = time.monotonic()
+    async def _swap(self, request: web.Request, target: str, endpoint: Endpoint, arrived: float) -> web.StreamResponse:
         async with self._reading(request) as body:
             try:
-                fields, asked = self._understand(request, endpoint, body)
-            except (Malformed, Unacceptable, WrongType):
+                fields = self._fields(request, endpoint, body)
+            except Malformed:
                 return await self._send(request, target, body, Outcome())
+            try:
+                asked = endpoints.read(endpoint, fields)
+            except (Unacceptable, WrongType):
+                return await self._send(request, target, fields.encode(), Outcome())
+            request[MODEL] = asked.model
             model = await self._resolve(asked.model)
             if model is None:
                 return await self._unknown(request, target, endpoint, asked, fields)
@@ -200,14 +223,14 @@ class Proxy:
             return Model(name, name)
         return await self._catalog.resolve(name)
 
-    def _understand(self, request: web.Request, endpoint: Endpoint, body: bytes) -> tuple[Fields | Form, Asked]:
+    @staticmethod
+    def _fields(request: web.Request, endpoint: Endpoint, body: bytes) -> Fields | Form:
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise ProxyError(415, "content_encoding", "request bodies must not be compressed")
         try:
-            fields = Form(body) if endpoint.multipart else Fields.read(body)
+            return Form(body) if endpoint.multipart else Fields.read(body)
         except Ambiguous as error:
             raise ProxyError(400, "malformed", f"the request body cannot be read: {error}") from None
-        return fields, endpoints.read(endpoint, fields)
 
     # To Ollama
 
@@ -223,11 +246,15 @@ class Proxy:
         outcome: Outcome,
     ) -> web.StreamResponse:
         try:
-            return await relay(self._upstream, request, target, headers, body, outcome)
+            response = await relay(self._upstream, request, target, headers, body, outcome)
         except ProxyError:
             self._metrics.rejected("upstream_unreachable")
             await self._engine.probe()
             raise
+        if response.broken_off:
+            fields = {"request_id": request_id_of(request), "model": request.get(MODEL, "")[:200]}
+            log.warning("Ollama broke off in mid-answer", extra=fields | {"status": response.status})
+        return response
 
     # Reading the body
 

@@ -27,9 +27,10 @@ class Outcome:
 
 
 class RelayedResponse(web.StreamResponse):
-    """An answer of Ollama; `untyped` if it came without a Content-Type, which then must not be made up."""
+    """An answer of Ollama; `untyped`: without a Content-Type, and none must be made up."""
 
     untyped = False
+    broken_off = False
 
 
 async def relay(
@@ -39,7 +40,7 @@ async def relay(
     headers: list[Header],
     body: bytes | AsyncIterable[bytes] | None,
     outcome: Outcome,
-) -> web.StreamResponse:
+) -> RelayedResponse:
     """Send, then stream back.  Raises ProxyError while nothing has been sent to the client.
 
     Ends abruptly where Ollama does.  Closing the answer before its end closes the connection to Ollama, so a client
@@ -58,7 +59,7 @@ async def relay(
         answer.close()
 
 
-async def _stream(request: web.Request, answer: Answer, outcome: Outcome) -> web.StreamResponse:
+async def _stream(request: web.Request, answer: Answer, outcome: Outcome) -> RelayedResponse:
     response = RelayedResponse(status=answer.status, reason=answer.reason)
     for name, value in towards_client(answer.headers):
         response.headers.add(name, value)
@@ -69,6 +70,7 @@ async def _stream(request: web.Request, answer: Answer, outcome: Outcome) -> web
             await response.write(chunk)
             outcome.chunk(chunk)
     except UpstreamBroken as error:
+        response.broken_off = True
         await _break_off(request, response, str(error))
     else:
         await response.write_eof()
