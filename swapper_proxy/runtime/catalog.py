@@ -106,8 +106,13 @@ class Catalog:
         asking = self._asking.get(spelling)
         if asking is None:
             asking = self._asking[spelling] = asyncio.ensure_future(self._ask(spelling))
-            asking.add_done_callback(lambda _: self._asking.pop(spelling, None))
+            asking.add_done_callback(lambda done: self._asked(spelling, done))
         return await asyncio.shield(asking)
+
+    def _asked(self, spelling: str, done: asyncio.Future[Model | None]) -> None:
+        del self._asking[spelling]
+        if not done.cancelled():
+            done.exception()  # those who asked may all have left: then nobody else looks at it
 
     async def find_running(self, ollama_name: str) -> Model | None:
         """The model that /api/ps means; also when it was deleted or made anew while it is loaded."""
@@ -117,14 +122,14 @@ class Catalog:
     def models(self) -> list[Model]:
         """The configured ones in their order, then the others that Ollama has."""
         names = [*self._configured, *(n for n in self._installed if n not in self._configured)]
-        return [self._models.get(name) or self._unasked(name) for name in names]
+        return [self._known(name) for name in names]
 
     def by_name(self, name: str) -> Model | None:
         """A configured or installed model, by any of its spellings, without asking Ollama."""
         spelling = self._aliases.get(canonical(name), canonical(name))
         if spelling not in self._configured and spelling not in self._installed:
             return None
-        return self._models.get(spelling) or self._unasked(spelling)
+        return self._known(spelling)
 
     def is_installed(self, model: Model) -> bool:
         return canonical(model.ollama_name) in self._installed
@@ -194,6 +199,9 @@ class Catalog:
         entry = self._installed.get(spelling)
         ollama_name = entry.name if entry else spelling
         return ollama_name, ollama_name, None
+
+    def _known(self, spelling: str) -> Model:
+        return self._models.get(spelling) or self._last.get(spelling) or self._unasked(spelling)
 
     def _unasked(self, spelling: str) -> Model:
         name, ollama_name, configured = self._named(spelling)

@@ -4,6 +4,7 @@ All of it happens in one event loop: events of one turn of the loop are collecte
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
 from collections.abc import Coroutine
@@ -198,7 +199,7 @@ class Engine:
             case StartLoad(key, generation, for_id):
                 self._start_load(key, generation, self._tickets[for_id])
             case StartUnload(key, generation):
-                self._start(self._unload(key, generation, self._cause))
+                self._start(self._unload(key, generation, self._cause), UnloadFailed(key, generation))
             case Changed():
                 self._changed(command)
             case WakeAt(time):
@@ -224,15 +225,23 @@ class Engine:
             self._wake.cancel()
         self._wake = None if time is None else self._loop.call_at(time, self.submit, Tick())
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(work)
+    def _start(self, work: Coroutine[Any, Any, None], otherwise: Event) -> None:
+        task = self._loop.create_task(self._reported(work, otherwise))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _reported(self, work: Coroutine[Any, Any, None], otherwise: Event) -> None:
+        """Whatever happens to a load or unload, the scheduler hears of its end."""
+        try:
+            await work
+        except Exception:
+            log.exception("a load or unload ended in an error of the proxy's own")
+            self.submit(otherwise)
 
     def _start_load(self, key: Key, generation: int, ticket: Ticket) -> None:
         self._names[key] = ticket.model.name
         spec = self._catalog.load_spec(ticket.model, dict(key.options), ticket.keep_alive)
-        self._start(self._load(key, generation, spec, self._cause))
+        self._start(self._load(key, generation, spec, self._cause), LoadFailed(key, generation))
 
     async def _load(self, key: Key, generation: int, spec: LoadSpec, cause: Cause) -> None:
         began = self._loop.time()
@@ -243,8 +252,9 @@ class Engine:
                 await self._control.load(spec)
         except UpstreamRefused as error:
             self._load_failed(key, generation, name, began, error.failure)
-        except TimeoutError:
-            await self._absent(key)
+        except TimeoutError:  # the connection is closed by now, which makes Ollama give the load up
+            with contextlib.suppress(UpstreamUnreachable, UpstreamRefused):
+                await self._absent(key)
             self._load_failed(key, generation, name, began, None)
         except UpstreamUnreachable as error:
             await self._lost(error)

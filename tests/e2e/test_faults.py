@@ -1,5 +1,6 @@
 """Ollama goes away and comes back; bodies that are too large or no bodies at all."""
 
+import contextlib
 import io
 import json
 
@@ -11,6 +12,7 @@ from swapper_proxy.app import running
 from swapper_proxy.config import Server, Swapper, Upstream
 from tests.e2e.conftest import Client, settings, until
 from tests.real.install import find
+from tests.real.models import Model, Weights
 from tests.real.server import OllamaServer
 
 
@@ -89,3 +91,34 @@ async def test_routes_that_do_not_swap_are_passed_on(proxy: Client, ollama: Clie
     digest = "sha256:" + "0" * 64
     async with proxy.session.post(f"{proxy.url}/api/blobs/{digest}", data=io.BytesIO(b"x" * 3_000_000)) as answer:
         assert answer.status == 400  # Ollama's own check of the digest: the upload reached it
+
+
+async def test_a_broken_stream_says_so_and_never_ends_cleanly(session, mortal: OllamaServer) -> None:
+    async with running(settings(mortal.url)) as up:
+        proxy = Client(session, up.url)
+        lines: list[bytes] = []
+        async with proxy.stream("alpha", 20000) as stream:
+            lines.append(await stream.content.readline())
+            mortal.kill()
+            with contextlib.suppress(aiohttp.ClientPayloadError):
+                async for line in stream.content:
+                    lines.append(line)  # noqa: PERF401 - what came before the end counts
+        assert "error" in json.loads(lines[-1])
+
+
+async def test_a_load_that_fails_is_answered_as_ollama_answers_and_others_go_on(session, mortal) -> None:
+    mortal.create_model("broken", Model(Weights(seed=6, broken=True)))
+    ollama = Client(session, mortal.url)
+    async with running(settings(mortal.url)) as up:
+        proxy = Client(session, up.url)
+        direct, through = await ollama.generate("broken"), await proxy.generate("broken")
+        assert direct[0] == through[0] == 500
+        assert through[1].keys() == {"error"}
+        status, answer = await proxy.generate("broken")
+        assert (status, answer) == (
+            503,
+            {"error": "the model could not be loaded a moment ago, please try again later"},
+        )
+        assert (await proxy.get("/models/broken"))[1]["status"] == "error"
+        assert (await proxy.generate("beta"))[0] == 200
+        assert 'swapper_load_failures_total{model="broken:latest"} 1.0' in (await proxy.get("/metrics"))[1]

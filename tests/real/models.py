@@ -22,6 +22,7 @@ class Weights:
     layers: int = 2
     feed_forward: int = 128
     embedding_only: bool = False
+    broken: bool = False  # speaks of a layer it does not have: Ollama takes it and cannot load it
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def write_gguf(path: Path, weights: Weights) -> None:
 def _metadata(writer: GGUFWriter, weights: Weights) -> None:
     writer.add_context_length(CONTEXT)
     writer.add_embedding_length(WIDTH)
-    writer.add_block_count(weights.layers)
+    writer.add_block_count(weights.layers + weights.broken)
     writer.add_feed_forward_length(weights.feed_forward)
     writer.add_head_count(HEADS)
     writer.add_head_count_kv(HEADS)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tests.real.install import Binary
-from tests.real.models import MODELS, Weights, write_gguf
+from tests.real.models import MODELS, Model, Weights, write_gguf
 
 START_LIMIT_S = 60
 
@@ -49,10 +49,13 @@ class OllamaServer:
     def create(self, names: Iterable[str] = tuple(MODELS)) -> None:
         """Write the weights of these models and register them."""
         for name in names:
-            model = MODELS[name]
-            modelfile = self._folder / f"{name}.Modelfile"
-            modelfile.write_text(f"FROM {self._weights(model.weights)}\n{model.modelfile}")
-            self.command("create", name, "-f", str(modelfile))
+            self.create_model(name, MODELS[name])
+
+    def create_model(self, name: str, model: Model) -> None:
+        """Write its weights and register it."""
+        modelfile = self._folder / f"{name}.Modelfile"
+        modelfile.write_text(f"FROM {self._weights(model.weights)}\n{model.modelfile}")
+        self.command("create", name, "-f", str(modelfile))
 
     def command(self, *arguments: str) -> str:
         """Run Ollama's own command line against this server; what it printed."""
