@@ -72,6 +72,9 @@ class SwapLog:
         self._log.warning("load failed", extra={"model": model, "load_s": round(seconds, 3), "status": status})
         self._next.load_failed(model, seconds, status)
 
+    def drained(self, model: str, seconds: float) -> None:
+        self._next.drained(model, seconds)
+
     def unloaded(self, model: str, seconds: float, cause: str) -> None:
         self._log.info("unloaded", extra={"model": model, "unload_s": round(seconds, 3), "cause": cause})
         self._next.unloaded(model, seconds, cause)

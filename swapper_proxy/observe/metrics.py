@@ -29,6 +29,7 @@ class Metrics:
 
         self._queue_wait = histogram("queue_wait", "Time from arrival to grant.")
         self._load = histogram("load", "Time to load a model.")
+        self._drain = histogram("drain", "Time from the last grant before an unload until nothing was in flight.")
         self._unload = histogram("unload", "Time to unload a model.")
         self._first_byte = histogram("time_to_first_byte", "Time from the hand-over to Ollama to its first byte.")
         self._duration = histogram("request_duration", "Time from arrival to the end of the answer.")
@@ -52,6 +53,9 @@ class Metrics:
 
     def load_failed(self, model: str, seconds: float, status: int) -> None:
         self._load_failures.labels(model).inc()
+
+    def drained(self, model: str, seconds: float) -> None:
+        self._drain.labels(model).observe(seconds)
 
     def unloaded(self, model: str, seconds: float, cause: str) -> None:
         self._unload.labels(model).observe(seconds)

@@ -108,6 +108,7 @@ class Engine:
         self._wake: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._names: dict[Key, str] = {}  # under which name each resident is known to people
+        self._draining: dict[Key, float] = {}  # since when
         self._cause = Cause.DEMAND  # of the last change: a load or unload is started right after its own
         self._replaced = ""  # what the last unload took away
         self.reachable = True
@@ -208,7 +209,12 @@ class Engine:
     def _changed(self, change: Changed) -> None:
         self._cause = change.cause
         self._ledger.changed(change)
-        if change.state is State.ABSENT:
+        began = self._draining.pop(change.key, None)
+        if change.state is State.DRAINING:
+            self._draining[change.key] = self._loop.time()
+        elif change.state is State.UNLOADING and began is not None:
+            self._observer.drained(self.name_of(change.key), self._loop.time() - began)
+        elif change.state is State.ABSENT:
             self._names.pop(change.key, None)
 
     def _settle(self, id_: int, error: Rejected | None) -> None:
