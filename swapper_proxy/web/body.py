@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 
+_NULL = msgspec.Raw(b"null")
+
 
 class Malformed(Exception):
     """No JSON object; Go thinks so too, so Ollama may say it."""
@@ -35,7 +37,7 @@ class Fields:
             raw = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
             raw = _read_leniently(body)
-        if all(key == _fold(key) for key in raw):
+        if all(key == _fold(key) for key in raw) and raw.get("model") != _NULL:
             return cls(raw)
         return cls(_folded(body))
 
@@ -114,9 +116,9 @@ def _read_leniently(body: bytes) -> dict[str, msgspec.Raw]:
 
 
 def _folded(body: bytes) -> dict[str, msgspec.Raw]:
-    """Keys as Go folds them; the last of those that are equal then wins."""
-    pairs = _pairs(body)
-    return {_fold(key): msgspec.Raw(json.dumps(value).encode()) for key, value in pairs}
+    """Keys as Go folds them; the last of those that are equal then wins, but null leaves a string as it was."""
+    pairs = [(_fold(key), value) for key, value in _pairs(body)]
+    return {k: msgspec.Raw(json.dumps(v).encode()) for k, v in pairs if (k, v) != ("model", None)}
 
 
 def _fold(key: str) -> str:

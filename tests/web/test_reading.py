@@ -22,6 +22,7 @@ def model_of(body: bytes) -> str:
         b'{"model":"b","Model":"a"}',
         b'{"model":"c","Model":"b","model":"a"}',
         b'{"model":"a"} trailing',
+        b'{"model":"a","model":null}',
         b' \n{"model":"a"}{"model":"b"}',
     ],
 )
@@ -55,6 +56,7 @@ def test_what_go_may_read_and_python_cannot_is_refused() -> None:
 
 def test_null_is_absent_and_wrong_types_are_told() -> None:
     assert Fields.read(b'{"model":null}').get("model", str, "none") == "none"
+    assert Fields.read(b'{"model":"a","tools":null}').get("tools", list, "none") == "none"
     with pytest.raises(WrongType):
         model_of(b'{"model":5}')
 
