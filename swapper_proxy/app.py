@@ -155,7 +155,7 @@ async def _preload(settings: Settings, catalog: Catalog, engine: Engine) -> None
     name = settings.swapper.default_model
     if name is None:
         return
-    with contextlib.suppress(UpstreamUnreachable, Rejected):
+    with contextlib.suppress(UpstreamUnreachable, UpstreamRefused, Rejected):
         if model := await catalog.resolve(name):
             await engine.load(model)
             return

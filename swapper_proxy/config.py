@@ -60,7 +60,7 @@ class Server(Section, frozen=True):
     port: Annotated[int, Meta(ge=0, le=65535)] = 8890
     max_body_bytes: Annotated[int, Meta(ge=1)] = 128 * 1024 * 1024
     max_buffered_bytes: Annotated[int, Meta(ge=1)] = 1024 * 1024 * 1024
-    body_idle_timeout: Seconds = 60.0
+    body_idle_timeout: Annotated[float, Meta(gt=0, le=86_400)] = 60.0
     shutdown_grace: Seconds = 30.0
     cors_origins: tuple[str, ...] = LOCAL_ORIGINS
     allowed_hosts: tuple[str, ...] = ()
@@ -264,7 +264,11 @@ def _explain(error: msgspec.ValidationError, source: str, key_path: str) -> str:
 
 def _cross_check(settings: Settings, source: str) -> None:
     """What one key alone does not show."""
-    url = urlsplit(settings.upstream.url)
+    try:
+        url = urlsplit(settings.upstream.url)
+        url.port  # noqa: B018 - raises if it is none
+    except ValueError as error:
+        raise ConfigError(f"{source}: upstream.url: {error}") from None
     if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment:
         raise ConfigError(f"{source}: upstream.url: expected a URL like http://localhost:11434, got {url.geturl()!r}")
     swapper = settings.swapper

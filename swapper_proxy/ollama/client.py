@@ -145,7 +145,8 @@ class OllamaClient:
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 stale = connection.reused and isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
                 if session is self._fresh or not stale or not isinstance(body, bytes | None):
-                    raise UpstreamUnreachable(_why(error)) from error
+                    connected = not isinstance(error, aiohttp.ClientConnectorError | aiohttp.ServerTimeoutError)
+                    raise UpstreamUnreachable(_why(error), sent=connected) from error
         raise AssertionError("unreachable")
 
 

@@ -1,6 +1,7 @@
 """The models there are: those that Ollama has, those that the config names, and what is known of each."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -185,7 +186,8 @@ class Catalog:
             self._unknown[spelling] = now + UNKNOWN_FOR_S
             return None
         if spelling not in self._installed:
-            await self.refresh()
+            with contextlib.suppress(UpstreamRefused):
+                await self.refresh()
         entry = self._installed.get(spelling)
         model = Model(name, ollama_name, configured, shown, entry.size if entry else 0)
         if entry is not None:

@@ -11,7 +11,11 @@ Headers = Iterable[tuple[str, str]]
 
 
 class UpstreamUnreachable(Exception):
-    """Ollama could not be reached, or went away before an answer began."""
+    """Ollama could not be reached, or went away before an answer began: then it had the request (`sent`)."""
+
+    def __init__(self, why: str, *, sent: bool = False) -> None:
+        super().__init__(why)
+        self.sent = sent
 
 
 class UpstreamBroken(Exception):

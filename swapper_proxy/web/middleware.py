@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 MANAGEMENT = ("/health", "/ready", "/status", "/models", "/metrics")
+ALLOWED = web.RequestKey("allowed", bool)  # the origin, if there is one, may use the proxy
 LOCAL_SUFFIXES = (".local", ".internal", ".localhost")
 
 
@@ -37,6 +38,7 @@ def origins(server: config.Server) -> Middleware:
         origin = request.headers.get("Origin")
         if origin is not None and not _allowed_origin(request, origin, server):
             return _refused(request, "origin_not_allowed", "requests of this web page's origin are not allowed")
+        request[ALLOWED] = True
         changes = is_management(request.path) and request.method not in ("GET", "HEAD", "OPTIONS")
         if changes and not _allowed_host(request.host, server):
             return _refused(request, "host_not_allowed", "this Host is not allowed; see allowed_hosts")
@@ -50,7 +52,7 @@ def origins(server: config.Server) -> Middleware:
 def cors_headers(request: web.Request, response: web.StreamResponse) -> None:
     """For the browser of an allowed page (the foreign ones got their 403 and are told nothing)."""
     origin = request.headers.get("Origin")
-    if origin is None or response.status == 403:
+    if origin is None or ALLOWED not in request:
         return
     response.headers["Access-Control-Allow-Origin"] = origin
     response.headers.add("Vary", "Origin")
@@ -82,7 +84,12 @@ def _refused(request: web.Request, code: str, message: str) -> web.Response:
 
 
 def _allowed_origin(request: web.Request, origin: str, server: config.Server) -> bool:
-    if urlsplit(origin).netloc == request.host and request.host:
+    """The proxy's own pages, under a name that no foreign name server can point here, and the listed ones."""
+    try:
+        own = urlsplit(origin).netloc == request.host
+    except ValueError:
+        return False
+    if own and _allowed_host(request.host, server):
         return True
     return any(fnmatchcase(origin, pattern) for pattern in server.cors_origins)
 

@@ -219,8 +219,9 @@ class Proxy:
         raise ProxyError(404, "model_not_found", f"model {quoted} not found{hint}")
 
     async def _resolve(self, name: str) -> Model | None:
-        if is_cloud(name):
-            return Model(name, name)
+        ollama_name = self._catalog.alias(name) or name
+        if is_cloud(ollama_name) and not self._catalog.denied(name):
+            return Model(name, ollama_name)
         return await self._catalog.resolve(name)
 
     @staticmethod

@@ -50,7 +50,10 @@ async def relay(
     try:
         answer = await upstream.send(request.method, target, headers, body)
     except UpstreamUnreachable as error:
-        outcome.unreachable()
+        if error.sent:
+            outcome.head(502)
+        else:
+            outcome.unreachable()
         raise ProxyError(502, "upstream_unreachable", f"Ollama is not reachable: {error}") from error
     try:
         outcome.head(answer.status)

@@ -134,3 +134,9 @@ async def test_foreign_pages_and_hosts_are_kept_out(proxy: Client) -> None:
 async def test_wrong_methods_in_the_management_dialect(proxy: Client) -> None:
     status, answer = await proxy.post("/status")
     assert (status, answer["error"]["code"]) == (405, "method_not_allowed")
+
+
+async def test_a_name_that_a_foreign_name_server_points_here_is_no_own_page(proxy: Client) -> None:
+    rebound = {"Host": "evil.example:8890", "Origin": "http://evil.example:8890"}
+    assert (await proxy.post("/api/generate", {"model": "alpha", "keep_alive": 0}, **rebound))[0] == 403
+    assert (await proxy.post("/api/generate", {"model": "alpha"}, Origin="http://["))[0] == 403
