@@ -29,7 +29,7 @@ NOT_UPSTREAM = HOP_BY_HOP | {
 
 def towards_ollama(raw: Iterable[tuple[bytes, bytes]], length: int | None) -> list[Header]:
     """A client's headers for Ollama; `length` is that of a body which was read here, else the client's own stands."""
-    headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in raw]
+    headers = [(name.decode("latin-1"), text(value)) for name, value in raw]
     dropped = NOT_UPSTREAM | _named_by_connection(headers)
     if length is not None:
         dropped |= {"content-length"}
@@ -42,6 +42,14 @@ def towards_client(headers: Iterable[Header]) -> list[Header]:
     headers = list(headers)
     dropped = HOP_BY_HOP | _named_by_connection(headers)
     return [h for h in headers if (low := h[0].lower()) not in dropped and not low.startswith("access-control-")]
+
+
+def text(value: bytes) -> str:
+    """A header's value so that it is sent with the bytes it came with, where those are UTF-8."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 def _named_by_connection(headers: Iterable[Header]) -> frozenset[str]:
