@@ -301,8 +301,9 @@ class Engine:
         pause = ABSENCE_POLL_FIRST_S
         deadline = self._loop.time() + self._swapper.unload_timeout
         while self._loop.time() < deadline:
-            if not await self._find_running(key.runner):
-                return True
+            with contextlib.suppress(UpstreamRefused):  # in the middle of an unload Ollama sometimes answers 500
+                if not await self._find_running(key.runner):
+                    return True
             await asyncio.sleep(pause)
             pause = min(2 * pause, ABSENCE_POLL_MOST_S)
         return False

@@ -74,7 +74,10 @@ class Ask:
             yield response
 
     async def residents(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = (await self.get("/api/ps")).json["models"]
+        async with asyncio.timeout(LIMIT_S):
+            while (answer := await self.get("/api/ps")).status != 200:
+                pass  # the real one sometimes answers 500 without a body while a model is being unloaded
+        found: list[dict[str, Any]] = answer.json["models"]
         return found
 
     async def names(self) -> list[str]:

@@ -47,7 +47,10 @@ class Client:
         return self.session.post(f"{self.url}/api/generate", json=body)
 
     async def resident(self) -> list[str]:
-        return [entry["name"] for entry in (await self.get("/api/ps"))[1]["models"]]
+        status, answer = await self.get("/api/ps")
+        while status != 200:  # the real one sometimes answers 500 without a body while a model is being unloaded
+            status, answer = await self.get("/api/ps")
+        return [entry["name"] for entry in answer["models"]]
 
     async def status(self) -> Any:
         return (await self.get("/status"))[1]
