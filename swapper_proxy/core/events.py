@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from swapper_proxy.core.errors import Failure
-from swapper_proxy.core.types import Key, Limits, Profile
+from swapper_proxy.core.types import Cause, Key, Limits, Priority, Profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,7 @@ class Arrived:
     key: Key
     profile: Profile = Profile()
     ttl_s: float | None = None
+    priority: Priority = Priority.MEDIUM
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +70,13 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class LoadRequested:
-    """The operator wants `key` resident; answered when it is."""
+    """The operator (or the config: `cause`) wants `key` resident; answered when it is."""
 
     id: int
     key: Key
     profile: Profile = Profile()
+    priority: Priority = Priority.HIGH
+    cause: Cause = Cause.MANUAL
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """What the scheduler speaks of: keys, profiles, limits, states."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 RunnerOption = int | bool
@@ -49,25 +50,75 @@ class Key:
         )
 
 
+class Priority(StrEnum):
+    """How long a request is patient: see `Rules.max_wait_s`."""
+
+    HIGH = "high"
+    MEDIUM = "medium"
+    LOW = "low"
+
+
 @dataclass(frozen=True, slots=True)
 class Profile:
     """How a key's model is to be treated.
 
     `parallel`: requests in flight at once.  `swap_timeout_s`: how long one who waits bears unload and load together.
+    `size_gb`: room it takes in memory, None if unknown.  `slot`: the type of model; a slot of `Limits.slots` gives it
+    room beside the others.  `pinned`: once resident it is never evicted.  `max_queue`: who may wait for it, None is
+    "no limit of its own".
     """
 
     parallel: int = 1
     swap_timeout_s: float = 30.0
+    size_gb: float | None = None
+    slot: str = ""
+    pinned: bool = False
+    max_queue: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The constants of the policy (ARCHITECTURE.md explains them).
+
+    `max_wait_s`: how long a request of each priority is patient before a swap is forced, in seconds.
+    `patience_swaps`: but not longer than so many times the unload and load of its own key.
+    `kappa`: nor is a swap forced before so many times the unloads and loads of all contending keys, so that forced
+    loads take at most half of the time.
+    `theta`: the longest hold of an idle resident, in unloads and loads of its key.
+    `gate_s`, `gate_swaps`: how long those present at the end of a load may keep it from being forced out: the longer
+    of seconds and unloads and loads.
+    """
+
+    max_wait_s: Mapping[Priority, float] = field(default_factory=lambda: MAX_WAIT_S)
+    patience_swaps: float = 10.0
+    kappa: float = 2.0
+    theta: float = 1.0
+    gate_s: float = 60.0
+    gate_swaps: float = 4.0
+
+
+MAX_WAIT_S: Mapping[Priority, float] = {Priority.HIGH: 15.0, Priority.MEDIUM: 60.0, Priority.LOW: 240.0}
+
+# For comparison: serve what is resident while it has anything to do, then the oldest waiter.
+EXHAUSTIVE = Rules(max_wait_s=dict.fromkeys(Priority, math.inf), patience_swaps=math.inf, theta=0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The host's limits.  `max_queue` counts all who wait; times are seconds, None is "no limit"."""
+    """The host's limits.  `max_queue` counts all who wait; times are seconds, None is "no limit".
+
+    `max_resident` counts the runners that have no slot, `slots` the runners of a type that has one; `memory_gb` is for
+    all of them together.
+    """
 
     max_resident: int = 1
     max_queue: int = 1000
     queue_timeout_s: float | None = None
     upstream_grace_s: float = 10.0
+    memory_gb: float | None = None
+    slots: Mapping[str, int] = field(default_factory=dict)
+    drain_timeout_s: float | None = None
+    rules: Rules = Rules()
 
 
 class State(StrEnum):
