@@ -1,6 +1,6 @@
 """What the scheduler wants done."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from swapper_proxy.core.errors import Failure, Rejection
 from swapper_proxy.core.types import Cause, Key, State
@@ -32,11 +32,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class StartLoad:
-    """Load `key` as the request `for_id` asks for it; report under `generation`."""
+    """Load `key` as the request `for_id` asks for it; report under `generation`.  It should take `expected_s`."""
 
     key: Key
     generation: int
     for_id: int
+    expected_s: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +58,19 @@ class Changed:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """The idle resident `key` was kept for `seconds` while others waited; `paid`: its client came back in time."""
+
+    key: Key
+    seconds: float
+    paid: bool
+
+
+@dataclass(frozen=True, slots=True)
 class WakeAt:
-    """Send a Tick at this time; None: no need.  Replaces the wake-up asked for before."""
+    """Send a Tick at this time, at the latest.  Replaces the wake-up asked for before."""
 
-    time: float | None
+    time: float
 
 
-Command = Grant | Reject | Answer | StartLoad | StartUnload | Changed | WakeAt
+Command = Grant | Reject | Answer | StartLoad | StartUnload | Changed | Held | WakeAt

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from swapper_proxy.core.errors import Failure
-from swapper_proxy.core.types import Cause, Key, Limits, Priority, Profile
+from swapper_proxy.core.types import Cause, Key, Limits, Priority, Profile, Sighting
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Observed:
     """What Ollama listed as loaded, and when it was asked."""
 
     asked_at: float
-    present: tuple[Key, ...]
+    present: tuple[Sighting, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,10 @@ class UpstreamUp:
 
 @dataclass(frozen=True, slots=True)
 class ConfigChanged:
+    """New limits; `profiles` are those of keys that have changed."""
+
     limits: Limits
+    profiles: tuple[Sighting, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

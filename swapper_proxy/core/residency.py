@@ -1,22 +1,80 @@
-"""The scheduler's record of one key: its state, who waits for it, what it is answering."""
+"""The scheduler's record of one key: its state, who waits for it, what it is answering, what is known of it."""
 
+import math
+from collections import OrderedDict, deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from swapper_proxy.core.types import Cause, Key, Profile, State
+from swapper_proxy.core.estimates import Speed
+from swapper_proxy.core.types import Cause, Key, Priority, Profile, Rules, State
 
 # After a failure Ollama is left alone for 1 s, then 2 s, 4 s ... up to a minute.
 BACKOFF_FIRST_S = 1.0
 BACKOFF_MOST_S = 60.0
+# Gaps remembered per key: enough for a client's habit, few enough to follow when it changes.
+GAPS = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Waiter:
-    """One who waits for a key.  A manual load is a waiter without service: answered, never in flight."""
+    """One who waits for a key, `number` counting all who ever waited.
+
+    With a `cause` it is a load that somebody asked for: a waiter without service, answered and never in flight.
+    """
 
     id: int
+    number: int
     arrived_at: float
-    manual: bool = False
+    priority: Priority = Priority.MEDIUM
     ttl_s: float | None = None
+    cause: Cause | None = None
+
+
+class Queue:
+    """Who waits for one key.
+
+    Each priority has the same patience for all, so the first that is due is the oldest of one of them.  Adding,
+    removing and looking at the first take the same time however many wait.
+    """
+
+    __slots__ = ("_lanes", "_length", "loaders")
+
+    def __init__(self) -> None:
+        self._lanes: dict[Priority, OrderedDict[int, Waiter]] = {priority: OrderedDict() for priority in Priority}
+        self._length = 0
+        self.loaders: dict[int, Waiter] = {}
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Waiter]:
+        """By priority, in order of arrival."""
+        for lane in (self.loaders, *self._lanes.values()):
+            yield from lane.values()
+
+    def add(self, waiter: Waiter) -> None:
+        self._lane(waiter)[waiter.id] = waiter
+        self._length += 1
+
+    def remove(self, waiter: Waiter) -> None:
+        del self._lane(waiter)[waiter.id]
+        self._length -= 1
+
+    def find(self, id_: int) -> Waiter | None:
+        for lane in (*self._lanes.values(), self.loaders):
+            if waiter := lane.get(id_):
+                return waiter
+        return None
+
+    def firsts(self) -> Iterator[Waiter]:
+        """The oldest of each priority, and those who want no service."""
+        for lane in self._lanes.values():
+            if lane:
+                yield next(iter(lane.values()))
+        yield from self.loaders.values()
+
+    def _lane(self, waiter: Waiter) -> dict[int, Waiter]:
+        return self._lanes[waiter.priority] if waiter.cause is None else self.loaders
 
 
 @dataclass(slots=True)
@@ -40,21 +98,35 @@ class Backoff:
         return now >= self.until + BACKOFF_MOST_S or not self.failures
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Residency:
-    """One key.  Times are the scheduler's `now`; `generation` tells the current load or unload from older ones."""
+    """One key.  Times are the scheduler's `now`; `generation` tells the current load or unload from older ones.
+
+    `head` is the first of the queue and `due` when its patience ends; `gate` says up to which number those waited who
+    were there when the load finished, `gate_left` how many of them still do.  `idle_since` is when the last request
+    ended after which nobody waited, `hold_until` how long that idle resident is kept while others wait.
+    """
 
     key: Key
+    speed: Speed = field(default_factory=Speed)
     profile: Profile = Profile()
     state: State = State.ABSENT
     generation: int = 0
     changed_at: float = 0.0
-    cause: Cause = Cause.DEMAND
+    cause: Cause = Cause.IDLE
     last_used: float = 0.0
     ttl_s: float | None = None
-    waiters: dict[int, Waiter] = field(default_factory=dict)  # in order of arrival
+    waiters: Queue = field(default_factory=Queue)
+    head: Waiter | None = None
+    due: float = math.inf
     in_flight: set[int] = field(default_factory=set)
     unloaders: list[int] = field(default_factory=list)  # manual unloads to answer
+    gate: int = 0
+    gate_left: int = 0
+    gate_until: float = 0.0
+    gaps: deque[float] = field(default_factory=lambda: deque(maxlen=GAPS))
+    idle_since: float | None = None
+    hold_until: float | None = None
     load_backoff: Backoff = field(default_factory=Backoff)
     unload_backoff: Backoff = field(default_factory=Backoff)
 
@@ -64,35 +136,71 @@ class Residency:
         return self.state is not State.ABSENT
 
     @property
-    def in_transition(self) -> bool:
-        return self.state in (State.LOADING, State.UNLOADING)
-
-    @property
     def idle(self) -> bool:
         return self.state is State.RESIDENT and not self.in_flight and not self.waiters
 
     @property
-    def head(self) -> Waiter:
-        """The first in its queue, which must not be empty."""
-        return next(iter(self.waiters.values()))
-
-    @property
-    def manual(self) -> bool:
-        """Whether the operator is among those who wait."""
-        return any(waiter.manual for waiter in self.waiters.values())
-
-    def evictable(self, now: float) -> bool:
-        """Whether it may be unloaded, for whatever reason."""
-        return self.idle and now >= self.unload_backoff.until
+    def size_gb(self) -> float:
+        """Room in memory; what is unknown is taken for nothing."""
+        return self.profile.size_gb or 0.0
 
     @property
     def expires_at(self) -> float | None:
         """When its time to live is over, if it has one and is idle."""
-        if self.ttl_s is None or not self.idle:
+        if self.ttl_s is None or self.profile.pinned or not self.idle:
             return None
         return self.last_used + self.ttl_s
 
+    def evictable(self, now: float) -> bool:
+        """Whether it is idle and may be unloaded, for whatever reason."""
+        return self.idle and not self.profile.pinned and now >= self.unload_backoff.until
+
+    def past_hold(self, now: float) -> bool:
+        return self.hold_until is None or now >= self.hold_until
+
+    def begin_idleness(self, now: float) -> None:
+        """If it has nothing to do any more."""
+        if self.occupies and not self.in_flight and not self.waiters and self.idle_since is None:
+            self.idle_since = now
+
+    def end_idleness(self, now: float) -> None:
+        """A request arrived: how long that took is worth knowing."""
+        if self.idle_since is not None:
+            self.gaps.append(now - self.idle_since)
+        self.idle_since = self.hold_until = None
+
+    @property
+    def held_s(self) -> float:
+        """How long this idle resident is kept at most, from the start of its idleness, because others wait."""
+        return 0.0 if self.hold_until is None or self.idle_since is None else self.hold_until - self.idle_since
+
+    def open_gate(self, number: int, now: float, rules: Rules) -> None:
+        """Those who wait now, up to this number, are served before it may be forced out."""
+        self.gate, self.gate_left = number, len(self.waiters) - len(self.waiters.loaders)
+        self.gate_until = now + max(rules.gate_s, rules.gate_swaps * self.speed.swap_s)
+
+    def gate_open(self, now: float) -> bool:
+        """Whether those who were there when it was loaded are still to be served before it may be forced out."""
+        return self.gate_left > 0 and now < self.gate_until
+
+    def patience_s(self, waiter: Waiter, rules: Rules) -> float:
+        """Seconds; a minute for a load of a third of a second would be absurd: some swaps are the most."""
+        return min(rules.max_wait_s[waiter.priority], rules.patience_swaps * self.speed.swap_s)
+
+    def look_at_head(self, rules: Rules) -> None:
+        """After any change of the queue or of the speed."""
+        self.head, self.due = None, math.inf
+        for waiter in self.waiters.firsts():
+            due = waiter.arrived_at + self.patience_s(waiter, rules)
+            if self.head is None or (due, waiter.number) < (self.due, self.head.number):
+                self.head, self.due = waiter, due
+
+    @property
+    def oldest(self) -> Waiter:
+        """Who has waited longest; the queue must not be empty."""
+        return min(self.waiters.firsts(), key=lambda waiter: waiter.number)
+
     def forgettable(self, now: float) -> bool:
-        """Whether nothing is lost when this record is."""
+        """Whether nothing but experience is lost when this record is."""
         busy = self.occupies or self.waiters or self.in_flight
         return not busy and self.load_backoff.forgotten(now)

@@ -134,9 +134,21 @@ class State(StrEnum):
 class Cause(StrEnum):
     """Why a key changed its state."""
 
-    DEMAND = "demand"  # somebody waits for a model
+    IDLE = "idle"  # somebody waits for a model, and what is in memory had nothing to do
+    DEADLINE = "deadline"  # somebody waited for a model longer than is fair
     MANUAL = "manual"  # the operator, or `ollama stop`
-    TTL = "ttl"  # the time to live that a client gave ran out
+    PRELOAD = "preload"  # the config wants it in memory from the start
+    DEFAULT = "default"  # the default model, after nobody wanted anything for a while
+    TTL = "ttl"  # the time to live that a client or the config gave ran out
+    LIMITS = "limits"  # more is in memory than the limits allow
     OBSERVED = "observed"  # it happened behind the proxy's back
     FAILED = "failed"
     UPSTREAM = "upstream"  # Ollama went down
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """A runner that Ollama lists as loaded: its key as far as can be known, and how to treat it."""
+
+    key: Key
+    profile: Profile = Profile()

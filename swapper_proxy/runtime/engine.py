@@ -34,7 +34,7 @@ from swapper_proxy.core.events import (
 )
 from swapper_proxy.core.residency import Residency
 from swapper_proxy.core.scheduler import Scheduler
-from swapper_proxy.core.types import Cause, Key, Limits, RunnerOption, State
+from swapper_proxy.core.types import Cause, Key, Limits, RunnerOption, Sighting, State
 from swapper_proxy.runtime.catalog import Catalog, Model
 from swapper_proxy.runtime.ledger import Ledger
 from swapper_proxy.runtime.ports import Control, LoadSpec, Observer, UpstreamRefused, UpstreamUnreachable
@@ -109,7 +109,7 @@ class Engine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._names: dict[Key, str] = {}  # under which name each resident is known to people
         self._draining: dict[Key, float] = {}  # since when
-        self._cause = Cause.DEMAND  # of the last change: a load or unload is started right after its own
+        self._cause = Cause.IDLE  # of the last change: a load or unload is started right after its own
         self._replaced = ""  # what the last unload took away
         self.reachable = True
 
@@ -170,7 +170,7 @@ class Engine:
             self._loop.call_soon(self._decide)
         self._events.append(event)
 
-    def observed(self, asked_at: float, present: tuple[Key, ...]) -> None:
+    def observed(self, asked_at: float, present: tuple[Sighting, ...]) -> None:
         self.submit(Observed(asked_at, present))
 
     def upstream(self, reachable: bool) -> None:
@@ -332,6 +332,11 @@ class Engine:
             self.upstream(True)
 
     # For reading
+
+    async def sighting(self, ollama_name: str) -> Sighting:
+        """What the scheduler is told of a runner that /api/ps shows."""
+        model = await self._catalog.find_running(ollama_name)
+        return Sighting(model.key({}), self._catalog.profile(model)) if model else Sighting(Key(ollama_name))
 
     async def key_of(self, ollama_name: str) -> Key:
         """The key of a runner that /api/ps shows, as far as can be known: with its Modelfile's options."""

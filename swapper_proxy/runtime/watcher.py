@@ -46,7 +46,7 @@ class Watcher:
         """One look at Ollama; the engine is told."""
         asked_at = self._loop.time()
         try:
-            keys = [await self._engine.key_of(entry.name) for entry in await self._control.running()]
+            seen = [await self._engine.sighting(entry.name) for entry in await self._control.running()]
             if asked_at >= self._catalog_due or not self._engine.reachable:
                 await self._catalog.refresh()
                 self._catalog_due = asked_at + CATALOG_S
@@ -55,4 +55,4 @@ class Watcher:
             await self._engine.probe()
             return
         self._engine.upstream(True)
-        self._engine.observed(asked_at, tuple(keys))
+        self._engine.observed(asked_at, tuple(seen))

@@ -25,7 +25,7 @@ from swapper_proxy.core.events import (
     UpstreamUp,
 )
 from swapper_proxy.core.scheduler import Scheduler
-from swapper_proxy.core.types import Cause, Key, Limits, Profile, State
+from swapper_proxy.core.types import Cause, Key, Limits, Profile, Sighting, State
 
 KEYS = (
     Key("a"),
@@ -37,6 +37,7 @@ KEYS = (
     Key("c"),
 )
 PARALLEL = {"a": 1, "b": 2, "c": 3}
+PROFILES = {runner: Profile(parallel, swap_timeout_s=10.0) for runner, parallel in PARALLEL.items()}
 RESULTS = {State.LOADING: (Loaded, LoadFailed), State.UNLOADING: (Unloaded, UnloadFailed)}
 
 keys = st.sampled_from(KEYS)
@@ -78,12 +79,11 @@ class Machine(RuleBasedStateMachine):
 
     @rule(key=keys, ttl=st.sampled_from((None, None, None, 0.0, 3.0, float("inf"))), more=more)
     def arrive(self, key: Key, ttl: float | None, more: bool) -> None:
-        profile = Profile(PARALLEL[key.runner], swap_timeout_s=10.0)
-        self.happen(Arrived(self.ask(key), key, profile, ttl), more)
+        self.happen(Arrived(self.ask(key), key, PROFILES[key.runner], ttl), more)
 
     @rule(key=keys, more=more)
     def request_load(self, key: Key, more: bool) -> None:
-        self.happen(LoadRequested(self.ask(key), key, Profile(PARALLEL[key.runner], 10.0)), more)
+        self.happen(LoadRequested(self.ask(key), key, PROFILES[key.runner]), more)
 
     @rule(runner=st.sampled_from(sorted(PARALLEL)), more=more)
     def request_unload(self, runner: str, more: bool) -> None:
@@ -114,7 +114,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(present=st.lists(keys, max_size=3), ago=later, more=more)
     def observe(self, present: list[Key], ago: float, more: bool) -> None:
-        self.happen(Observed(self.now - ago, tuple(present)), more)
+        self.happen(Observed(self.now - ago, tuple(Sighting(key, PROFILES[key.runner]) for key in present)), more)
 
     @rule(more=more)
     def go_down(self, more: bool) -> None:
@@ -201,7 +201,7 @@ class Machine(RuleBasedStateMachine):
             case Changed(key, state, cause):
                 self.change(key, state, cause)
             case WakeAt(time):
-                assert time is None or time > self.now
+                assert time > self.now
                 self.wake = time
 
     def end(self, id_: int) -> None:
@@ -241,7 +241,7 @@ class Machine(RuleBasedStateMachine):
     @property
     def manual_loads(self) -> int:
         """They are queued beyond the limit."""
-        return sum(record_waiter.manual for r in self.scheduler.residencies() for record_waiter in r.waiters.values())
+        return sum(len(record.waiters.loaders) for record in self.scheduler.residencies())
 
     def teardown(self) -> None:
         """Everything ends well: nobody is left."""
@@ -262,7 +262,7 @@ class Machine(RuleBasedStateMachine):
                 assert self.wake is not None, "somebody waits for nothing"
                 self.ring()
         for record in self.scheduler.residencies():
-            assert (record.waiters, record.in_flight, record.unloaders) == ({}, set(), [])
+            assert (len(record.waiters), record.in_flight, record.unloaders) == (0, set(), [])
         assert self.scheduler.waiting == 0
         for id_ in self.asked.keys() - self.cancelled:
             assert self.outcomes[id_] == 1, id_

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from swapper_proxy.core.commands import Answer, Changed, Command, Grant, Reject, StartLoad, StartUnload, WakeAt
+from swapper_proxy.core.commands import Answer, Changed, Command, Grant, Held, Reject, StartLoad, StartUnload, WakeAt
 from swapper_proxy.core.errors import Failure, Rejection
 from swapper_proxy.core.events import (
     Arrived,
@@ -27,8 +27,9 @@ from swapper_proxy.core.events import (
     UpstreamDown,
     UpstreamUp,
 )
-from swapper_proxy.core.scheduler import RETRY_AFTER_S, Scheduler
-from swapper_proxy.core.types import Cause, Key, Limits, Profile, State
+from swapper_proxy.core.scheduler import Scheduler
+RETRY_AFTER_S = 5.0
+from swapper_proxy.core.types import Cause, Key, Limits, Profile, Sighting, State
 
 A, B, C = Key("a"), Key("b"), Key("c")
 A_LONG = Key("a", (("num_ctx", 8192),))
@@ -45,7 +46,7 @@ class Talk:
 
     def __call__(self, now: float, *events: Event) -> list[Command]:
         self.everything = self.scheduler.handle(events, now)
-        return [command for command in self.everything if not isinstance(command, Changed | WakeAt)]
+        return [command for command in self.everything if not isinstance(command, Changed | Held | WakeAt)]
 
     @property
     def wake(self) -> list[float | None]:
@@ -93,10 +94,10 @@ def with_a_and_b() -> Talk:
 
 def test_load_grant_finish(talk: Talk) -> None:
     assert talk(0, Arrived(1, A)) == [StartLoad(A, 1, 1)]
-    assert talk.changes == [(A, State.LOADING, Cause.DEMAND)]
+    assert talk.changes == [(A, State.LOADING, Cause.IDLE)]
     assert talk.scheduler.waiting == 1
     assert talk(1, Loaded(A, 1)) == [Grant(1)]
-    assert talk.changes == [(A, State.RESIDENT, Cause.DEMAND)]
+    assert talk.changes == [(A, State.RESIDENT, Cause.IDLE)]
     assert talk.scheduler.waiting == 0
     assert talk(2, Finished(1)) == []
     assert talk(3, Arrived(2, A)) == [Grant(2)]
@@ -112,9 +113,9 @@ def test_grants_are_in_order_of_arrival_up_to_the_parallel_limit(talk: Talk) -> 
 
 def test_a_swap_is_an_unload_a_decision_and_a_load(with_a: Talk) -> None:
     assert with_a(3, Arrived(2, B)) == [StartUnload(A, 2)]
-    assert with_a.changes == [(A, State.UNLOADING, Cause.DEMAND)]
+    assert with_a.changes == [(A, State.UNLOADING, Cause.IDLE)]
     assert with_a(4, Unloaded(A, 2)) == [StartLoad(B, 3, 2)]
-    assert with_a.changes == [(A, State.ABSENT, Cause.DEMAND), (B, State.LOADING, Cause.DEMAND)]
+    assert with_a.changes == [(A, State.ABSENT, Cause.IDLE), (B, State.LOADING, Cause.DEMAND)]
     assert with_a(5, Loaded(B, 3)) == [Grant(2)]
     assert with_a.states == {B: State.RESIDENT}
 
@@ -344,7 +345,7 @@ def test_a_swap_that_nobody_wants_any_more_is_over(with_a: Talk) -> None:
 def test_a_swap_is_over_when_its_key_turns_up_otherwise(with_a: Talk) -> None:
     brief = Profile(swap_timeout_s=5)
     with_a(3, Arrived(2, B, brief), Arrived(3, B, brief))
-    assert with_a(4, Observed(3.5, (A, B))) == [Grant(2)]
+    assert with_a(4, Observed(3.5, (Sighting(A), Sighting(B)))) == [Grant(2)]
     assert with_a(9, Tick()) == []
     assert with_a(10, Finished(2)) == [Grant(3)]
 
@@ -515,19 +516,19 @@ def test_a_resident_that_answers_is_not_gone(with_a: Talk) -> None:
 
 
 def test_a_snapshot_from_before_the_last_change_is_ignored(with_a: Talk) -> None:
-    assert with_a(3, Observed(1, (B,))) == []
+    assert with_a(3, Observed(1, (Sighting(B),))) == []
     assert with_a.states == {A: State.RESIDENT}
 
 
 def test_presence_does_not_end_a_load_and_absence_does_not_either(talk: Talk) -> None:
     talk(0, Arrived(1, A))
-    assert talk(2, Observed(1, (A,))) == []
+    assert talk(2, Observed(1, (Sighting(A),))) == []
     assert talk(3, Observed(2, ())) == []
     assert talk.states == {A: State.LOADING}
 
 
 def test_a_stranger_is_a_resident_like_any_other(talk: Talk) -> None:
-    assert talk(1, Observed(1, (A, A_LONG))) == []
+    assert talk(1, Observed(1, (Sighting(A), Sighting(A_LONG)))) == []
     assert talk.changes == [(A, State.RESIDENT, Cause.OBSERVED)]
     assert talk(2, Arrived(1, A)) == [Grant(1)]
     assert talk(3, Arrived(2, B)) == []
@@ -567,8 +568,8 @@ def test_a_load_that_ollama_took_with_it_is_no_failure(talk: Talk) -> None:
 
 def test_a_snapshot_from_before_ollama_went_down_is_ignored(talk: Talk) -> None:
     talk(2, UpstreamDown())
-    talk(3, Observed(2.5, (B,)), UpstreamUp())
-    talk(4, Observed(1, (A,)))
+    talk(3, Observed(2.5, (Sighting(B),)), UpstreamUp())
+    talk(4, Observed(1, (Sighting(A),)))
     assert talk.states == {}
 
 

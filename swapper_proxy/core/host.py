@@ -1,0 +1,173 @@
+"""Everything the scheduler knows of one Ollama host, and every way in which it changes.
+
+Each change adds the commands that tell of it to `out`.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+
+from swapper_proxy.core.commands import Answer, Changed, Command, Grant, Reject
+from swapper_proxy.core.errors import Failure, Rejection
+from swapper_proxy.core.estimates import Speed
+from swapper_proxy.core.residency import Residency, Waiter
+from swapper_proxy.core.types import Cause, Key, Limits, Profile, State
+
+# Keys that are absent and wanted by nobody are remembered for their experience, the latest so many: clients can make
+# up keys without end (any num_ctx is another).
+REMEMBERED = 256
+
+
+class Host:
+    """The records, with those that somebody waits for (`queued`) and those that take up memory (`occupants`) apart.
+
+    `swap` is the key being swapped in and since when, `forced` the load that drains its victims and since when;
+    `down_since` is None while Ollama is there, `closing_until` None until the end.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.records: dict[Key, Residency] = {}
+        self.queued: dict[Key, Residency] = {}
+        self.occupants: dict[Key, Residency] = {}
+        self.waiting = 0
+        self.swap: tuple[Residency, float] | None = None
+        self.forced: tuple[Residency, float] | None = None
+        self.down_since: float | None = None
+        self.closing_until: float | None = None
+        self._speeds: dict[str, Speed] = {}
+        self.holder: dict[int, Residency] = {}  # where each id waits or is in flight
+        self.touched: dict[Key, Residency] = {}  # what may have somebody to grant now
+        self.changed_at = -math.inf
+        self.out: list[Command] = []
+        self.numbers = 0  # of all who ever waited
+
+    # Records
+
+    def record(self, key: Key, profile: Profile | None = None, now: float = 0.0) -> Residency:
+        """The record that a request for this key belongs to: its own, or the loaded runner that serves it as it is."""
+        occupant = self.occupant(key.runner)
+        serves = occupant is not None and key.served_by(occupant.key) and occupant.state is not State.UNLOADING
+        record = occupant if occupant is not None and serves else self.records.get(key) or self._new(key, now)
+        if profile is not None:
+            record.profile = profile
+            record.speed.sized(profile.size_gb)
+        return record
+
+    def _new(self, key: Key, now: float) -> Residency:
+        if len(self.records) >= REMEMBERED:
+            self._forget(now)
+        record = self.records[key] = Residency(key, self._speeds.setdefault(key.runner, Speed()))
+        return record
+
+    def _forget(self, now: float) -> None:
+        """The records of longest ago that nothing depends on."""
+        for record in [r for r in self.records.values() if r.forgettable(now)][: REMEMBERED // 4]:
+            del self.records[record.key]
+
+    def occupant(self, runner: str) -> Residency | None:
+        """The key of this runner that is in memory; Ollama holds one at most."""
+        return self.find(lambda record: record.key.runner == runner)
+
+    def find(self, wanted: Callable[[Residency], bool]) -> Residency | None:
+        """The first occupant of this kind."""
+        return next((record for record in self.occupants.values() if wanted(record)), None)
+
+    @property
+    def in_transition(self) -> bool:
+        """Whether a load or an unload is under way."""
+        return any(r.state in (State.LOADING, State.UNLOADING) for r in self.occupants.values())
+
+    def change(self, record: Residency, state: State, cause: Cause, now: float) -> None:
+        record.state, record.cause, record.changed_at = state, cause, now
+        self.changed_at = now
+        self.touched[record.key] = record
+        if record.occupies:
+            self.occupants[record.key] = record
+        else:
+            self.occupants.pop(record.key, None)
+        self.out.append(Changed(record.key, state, cause))
+
+    def become_absent(self, record: Residency, cause: Cause, now: float) -> None:
+        record.generation = 0  # whatever is still under way for it belongs to the past
+        record.gate_left = 0
+        record.hold_until = None
+        record.unload_backoff.clear()
+        self.change(record, State.ABSENT, cause, now)
+        self.end_unloaders(record)
+
+    def end_unloaders(self, record: Residency, reason: Rejection | None = None) -> None:
+        """Those who asked for an unload are answered: it is done, or why it is not."""
+        for unloader in record.unloaders:
+            del self.holder[unloader]
+            self.out.append(Answer(unloader) if reason is None else Reject(unloader, reason))
+        record.unloaders = []
+
+    # Queues
+
+    def enqueue(self, record: Residency, waiter: Waiter) -> None:
+        self.numbers += 1
+        self.waiting += 1
+        self.holder[waiter.id] = self.touched[record.key] = record
+        record.waiters.add(waiter)
+        self.queued[record.key] = record
+        record.look_at_head(self.limits.rules)
+
+    def dequeue(self, record: Residency, waiter: Waiter) -> None:
+        record.waiters.remove(waiter)
+        self.waiting -= 1
+        if waiter.number < record.gate and waiter.cause is None:
+            record.gate_left -= 1
+        if not record.waiters:
+            del self.queued[record.key]
+        if record.head is waiter or not record.waiters:
+            record.look_at_head(self.limits.rules)
+
+    def reject(
+        self,
+        record: Residency,
+        waiter: Waiter,
+        reason: Rejection,
+        retry_s: float | None = None,
+        failure: Failure | None = None,
+    ) -> None:
+        self.dequeue(record, waiter)
+        del self.holder[waiter.id]
+        self.out.append(Reject(waiter.id, reason, retry_s, failure))
+
+    def answer_loaders(self, record: Residency, now: float) -> None:
+        """The key is resident: those who wanted no more than that have it."""
+        for waiter in list(record.waiters.loaders.values()):
+            self.dequeue(record, waiter)
+            record.last_used = now
+            del self.holder[waiter.id]
+            self.out.append(Answer(waiter.id))
+        record.begin_idleness(now)
+
+    def grant(self, record: Residency, now: float) -> None:
+        """Serve the queue of a resident, in order of due, up to its parallel limit."""
+        if record.state is not State.RESIDENT:
+            return
+        self.answer_loaders(record, now)
+        while (head := record.head) and len(record.in_flight) < record.profile.parallel:
+            self.dequeue(record, head)
+            record.last_used = now
+            record.in_flight.add(head.id)
+            if head.ttl_s is not None:
+                record.ttl_s = head.ttl_s if math.isfinite(head.ttl_s) else None
+            self.out.append(Grant(head.id))
+
+    def finish(self, record: Residency, request: int, now: float) -> None:
+        record.in_flight.remove(request)
+        record.last_used = now
+        record.begin_idleness(now)
+        self.touched[record.key] = record
+
+    def absent_queued(self) -> Iterator[Residency]:
+        """The keys that somebody waits for and that are not in memory."""
+        return (record for record in self.queued.values() if record.state is State.ABSENT)
+
+    def learned(self, runner: str) -> None:
+        """A runner's speed has changed, and with it the patience of those who wait for it."""
+        for record in self.queued.values():
+            if record.key.runner == runner:
+                record.look_at_head(self.limits.rules)
