@@ -5,6 +5,7 @@ import json
 import sys
 import urllib.error
 import urllib.request
+from dataclasses import asdict
 from typing import Any, NoReturn
 from urllib.parse import quote
 
@@ -12,8 +13,10 @@ import click
 
 from swapper_proxy import __version__, app, config
 from swapper_proxy.observe import logs
+from swapper_proxy.replay import host, report, simulation, workload
 
 REFUSED, MISUSED, UNREACHABLE = 1, 2, 3
+LONG = 20_000  # requests: a simulation of so many takes seconds
 
 url_option = click.option(
     "--url", envvar="SWAPPER_URL", default="http://127.0.0.1:8890", show_default=True, help="The running proxy."
@@ -126,6 +129,40 @@ def unload(name: str, url: str, as_json: bool) -> None:
     """Unload model NAME once it has finished what it is answering."""
     answer = _call("POST", url, f"/models/{quote(name, safe='/:')}/unload")
     _show(answer, as_json, answer["message"])
+
+
+@main.command()
+@click.argument("file", metavar="WORKLOAD.json")
+@click.option("--config", "path", metavar="FILE", help="Take from it what the workload leaves out [default: nothing].")
+@click.option(
+    "--policy",
+    "policies",
+    type=click.Choice([policy.value for policy in simulation.Policy]),
+    multiple=True,
+    default=[simulation.Policy.BOUNDED_WAIT.value],
+    show_default=True,
+    help="What decides; given more than once, they are compared.",
+)
+@json_option
+def simulate(file: str, path: str | None, policies: tuple[str, ...], as_json: bool) -> None:
+    """Run the scheduler through a workload in virtual time; exit code 1 if it broke a promise."""
+    settings = _settings(path, {}) if path else None
+    try:
+        work = workload.read(file)
+    except workload.WorkloadError as error:
+        _fail(str(error), MISUSED)
+    results = [_simulated(work, host.of(work, settings), policy) for policy in dict.fromkeys(policies)]
+    answers = [asdict(result) for result in results]
+    _show(answers[0] if len(answers) == 1 else answers, as_json, report.table(results))
+    if any(result.violations for result in results):
+        sys.exit(REFUSED)
+
+
+def _simulated(work: workload.Workload, box: host.Host, policy: str) -> report.Result:
+    """With a progress bar if it takes long and somebody looks."""
+    watched = work.requests >= LONG and sys.stderr.isatty()
+    with click.progressbar(length=work.requests, label=policy, file=sys.stderr, hidden=not watched) as bar:
+        return simulation.simulate(work, box, simulation.Policy(policy), bar.update)
 
 
 def _run(work: Any) -> None:

@@ -1,0 +1,1 @@
+"""Measurements of the scheduler; run them from a checkout."""

@@ -1,0 +1,1 @@
+"""The production scheduler driven through a workload in virtual time."""
