@@ -5,6 +5,7 @@ Each change adds the commands that tell of it to `out`.
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from swapper_proxy.core.commands import Answer, Changed, Command, Grant, Reject
 from swapper_proxy.core.errors import Failure, Rejection
@@ -17,10 +18,19 @@ from swapper_proxy.core.types import Cause, Key, Limits, Profile, State
 REMEMBERED = 256
 
 
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """`wanted` is being swapped in, for this cause, since the first unload (or the load) for it began."""
+
+    wanted: Residency
+    since: float
+    cause: Cause
+
+
 class Host:
     """The records, with those that somebody waits for (`queued`) and those that take up memory (`occupants`) apart.
 
-    `swap` is the key being swapped in and since when, `forced` the load that drains its victims and since when;
+    `swap` is the key that room is being made for, `forced` the load that drains its victims and since when;
     `down_since` is None while Ollama is there, `closing_until` None until the end.
     """
 
@@ -30,7 +40,7 @@ class Host:
         self.queued: dict[Key, Residency] = {}
         self.occupants: dict[Key, Residency] = {}
         self.waiting = 0
-        self.swap: tuple[Residency, float] | None = None
+        self.swap: Swap | None = None
         self.forced: tuple[Residency, float] | None = None
         self.down_since: float | None = None
         self.closing_until: float | None = None

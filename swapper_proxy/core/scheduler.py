@@ -40,7 +40,7 @@ from swapper_proxy.core.events import (
     UpstreamDown,
     UpstreamUp,
 )
-from swapper_proxy.core.host import Host
+from swapper_proxy.core.host import Host, Swap
 from swapper_proxy.core.policy import Plan
 from swapper_proxy.core.residency import Residency, Waiter
 from swapper_proxy.core.types import Cause, Key, Limits, Sighting, State
@@ -275,7 +275,7 @@ class Scheduler:
 
     def _end_swap(self) -> None:
         """A swap is over when its key is there otherwise, or nobody waits for it before its load began."""
-        if self.host.swap is None or (wanted := self.host.swap[0]).state is State.LOADING:
+        if self.host.swap is None or (wanted := self.host.swap.wanted).state is State.LOADING:
             return
         if wanted.occupies or not wanted.waiters:
             self.host.swap = None
@@ -338,12 +338,12 @@ class Scheduler:
             self._start_unload(expired, Cause.TTL, now)
 
     def _work_towards(self, plan: Plan, cause: Cause, now: float) -> None:
-        if self.host.swap is None or self.host.swap[0] is not plan.wanted:
-            self.host.swap = (plan.wanted, now)
+        if self.host.swap is None or self.host.swap.wanted is not plan.wanted:
+            self.host.swap = Swap(plan.wanted, now, cause)
         if plan.victims:
             self._start_unload(plan.victims[0], cause, now)
         else:
-            self._start_load(plan.wanted, cause, now)
+            self._start_load(plan.wanted, self.host.swap.cause, now)
 
     def _drain_excess(self, now: float) -> None:
         for record in victims.excess(self.host.occupants.values(), self.host.limits):
