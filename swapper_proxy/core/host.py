@@ -161,13 +161,13 @@ class Host:
         while (head := record.head) and len(record.in_flight) < record.profile.parallel:
             self.dequeue(record, head)
             record.last_used = now
-            record.in_flight.add(head.id)
+            record.in_flight[head.id] = now
             if head.ttl_s is not None:
                 record.ttl_s = head.ttl_s if math.isfinite(head.ttl_s) else None
             self.out.append(Grant(head.id))
 
     def finish(self, record: Residency, request: int, now: float) -> None:
-        record.in_flight.remove(request)
+        record.speed.served(now - record.in_flight.pop(request))
         record.last_used = now
         record.begin_idleness(now)
         self.touched[record.key] = record

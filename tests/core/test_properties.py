@@ -262,7 +262,7 @@ class Machine(RuleBasedStateMachine):
                 assert self.wake is not None, "somebody waits for nothing"
                 self.ring()
         for record in self.scheduler.residencies():
-            assert (len(record.waiters), record.in_flight, record.unloaders) == (0, set(), [])
+            assert (len(record.waiters), record.in_flight, record.unloaders) == (0, {}, [])
         assert self.scheduler.waiting == 0
         for id_ in self.asked.keys() - self.cancelled:
             assert self.outcomes[id_] == 1, id_
