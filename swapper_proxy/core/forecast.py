@@ -1,6 +1,6 @@
 """For people: when those who wait are likely to be served, and what they wait for.  No decision depends on it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from math import ceil
@@ -116,9 +116,9 @@ def _in_the_way(host: Host, now: float) -> tuple[Why, Key | None]:
     return Why.TURN, latest[0].key if latest else None
 
 
-_OBSTACLES = {
-    Why.SWAPPING: lambda r, now: r.state in (State.LOADING, State.UNLOADING),
-    Why.DRAINING: lambda r, now: r.state is State.DRAINING,
+_OBSTACLES: Mapping[Why, Callable[[Residency, float], bool]] = {
+    Why.SWAPPING: lambda r, _: r.state in (State.LOADING, State.UNLOADING),
+    Why.DRAINING: lambda r, _: r.state is State.DRAINING,
     Why.GATE: Residency.gate_open,
     Why.HOLD: lambda r, now: r.idle and not r.past_hold(now),
 }
