@@ -240,8 +240,9 @@ def test_what_is_sound_is_taken_without_a_warning(tmp_path: Path, text: str) -> 
         ),
         (
             "models: {a: {path: 'ollama:x', pinned: true}, b: {path: 'ollama:y'}, c: {path: 'ollama:z'}}",
-            "models.a.pinned: takes the last room of single-active; once it is resident these are refused: b, c",
+            "models.a.pinned: takes the last room of mode single-active; once it is resident these are refused: b, c",
         ),
+        (two("preload: true"), "models.b.preload: 2 models are loaded at start, mode single-active has room for 1"),
         (
             "swapper: {slots: {v: 1}}\n"
             "models: {a: {path: 'ollama:x', type: v, pinned: true}, b: {path: 'ollama:y', type: v}}",

@@ -36,7 +36,10 @@ def problems(settings: Settings) -> Iterator[Problem]:
 
 def warnings(settings: Settings) -> list[str]:
     """What can be used but may surprise, a line each."""
-    return [f"{key_path}: {text}" for key_path, text in (*_unpinned_v1(settings), *_crowded_out(settings))]
+    return [
+        f"{key_path}: {text}"
+        for key_path, text in (*_v1_options(settings), *_crowded_out(settings), *_preloads(settings))
+    ]
 
 
 def _url(settings: Settings) -> Iterator[Problem]:
@@ -125,10 +128,8 @@ def _pinned_number(settings: Settings) -> Iterator[Problem]:
     for kind, room, models in _groups(settings):
         pinned = [name for name, model in models.items() if model.pinned]
         if len(pinned) > room:
-            where = f"slot {kind}" if kind else f"mode {settings.swapper.mode}"
-            yield Problem(
-                f"models.{pinned[room]}.pinned", f"{len(pinned)} models are pinned, {where} has room for {room}"
-            )
+            text = f"{len(pinned)} models are pinned, {_where(settings, kind)} has room for {room}"
+            yield Problem(f"models.{pinned[room]}.pinned", text)
 
 
 def _sizes(settings: Settings) -> Iterator[Problem]:
@@ -145,7 +146,7 @@ def _sizes(settings: Settings) -> Iterator[Problem]:
         yield Problem("swapper.memory_budget_gb", f"{budget:g} is less than the pinned models' size_gb, {pinned:g}")
 
 
-def _unpinned_v1(settings: Settings) -> Iterator[Problem]:
+def _v1_options(settings: Settings) -> Iterator[Problem]:
     for name, model in settings.models.items():
         if model.runner_options.policy == "pin":
             values = model.runner_options.values
@@ -163,9 +164,21 @@ def _crowded_out(settings: Settings) -> Iterator[Problem]:
         pinned = [name for name, model in models.items() if model.pinned]
         others = ", ".join(name for name in models if name not in pinned)
         if len(pinned) == room and others:
-            where = f"slot {kind}" if kind else settings.swapper.mode
-            text = f"takes the last room of {where}; once it is resident these are refused: {others}"
+            text = f"takes the last room of {_where(settings, kind)}; once it is resident these are refused: {others}"
             yield Problem(f"models.{pinned[-1]}.pinned", text)
+
+
+def _preloads(settings: Settings) -> Iterator[Problem]:
+    for kind, room, models in _groups(settings):
+        loaded = [name for name, m in models.items() if m.preload or name == settings.swapper.default_model]
+        preloaded = [name for name in loaded if models[name].preload]
+        if len(loaded) > room and preloaded:
+            text = f"{len(loaded)} models are loaded at start, {_where(settings, kind)} has room for {room}"
+            yield Problem(f"models.{preloaded[-1]}.preload", text)
+
+
+def _where(settings: Settings, kind: str) -> str:
+    return f"slot {kind}" if kind else f"mode {settings.swapper.mode}"
 
 
 def _groups(settings: Settings) -> Iterator[tuple[str, int, dict[str, Model]]]:
