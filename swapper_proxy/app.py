@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import msgspec
 from aiohttp import hdrs, web
 
-from swapper_proxy.config import ConfigError, Settings
+from swapper_proxy.config import ConfigError, Settings, warnings
 from swapper_proxy.core.errors import Rejected
 from swapper_proxy.observe import logs
 from swapper_proxy.observe.metrics import Metrics
@@ -75,6 +75,8 @@ async def running(settings: Settings, *, simulate_if_unreachable: bool = False) 
 
 async def serve(settings: Settings, *, simulate_if_unreachable: bool, announce: Callable[[Running], None]) -> None:
     """Run until SIGTERM or SIGINT."""
+    for warning in warnings(settings):
+        log.warning(warning)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -72,15 +72,19 @@ def serve(
 @config_option
 @json_option
 def check_config(path: str | None, as_json: bool) -> None:
-    """Say whether a configuration can be used; exit code 2 if not."""
+    """Say whether a configuration can be used, and what in it may surprise; exit code 2 if it cannot."""
     settings = _settings(path, {})
+    warnings = config.warnings(settings)
     summary = {
         "status": "ok",
         "source": settings.source,
         "mode": settings.swapper.mode,
         "models": list(settings.models),
+        "warnings": warnings,
     }
-    _show(summary, as_json, f"{settings.source}: ok, {len(settings.models)} models, {settings.swapper.mode}")
+    lines = [f"{settings.source}: ok, {len(settings.models)} models, {settings.swapper.mode}"]
+    lines += [f"{settings.source}: warning: {warning}" for warning in warnings]
+    _show(summary, as_json, "\n".join(lines))
 
 
 @main.command()

@@ -34,7 +34,7 @@ from swapper_proxy.core.events import (
 )
 from swapper_proxy.core.residency import Residency
 from swapper_proxy.core.scheduler import Scheduler
-from swapper_proxy.core.types import Cause, Key, Limits, RunnerOption, Sighting, State
+from swapper_proxy.core.types import Cause, Key, Limits, Priority, RunnerOption, Sighting, State
 from swapper_proxy.runtime.catalog import Catalog, Model
 from swapper_proxy.runtime.ledger import Ledger
 from swapper_proxy.runtime.ports import Control, LoadSpec, Observer, UpstreamRefused, UpstreamUnreachable
@@ -54,6 +54,7 @@ class Demand:
     options: dict[str, RunnerOption]
     keep_alive: int | float | str | None = None
     ttl_s: float | None = None
+    priority: Priority = Priority.MEDIUM
 
 
 @dataclass(slots=True)
@@ -133,7 +134,8 @@ class Engine:
     async def acquire(self, demand: Demand) -> int:
         """Wait until the model is resident and has room; the id to finish with.  Raises Rejected."""
         model = demand.model
-        event = Arrived(next(self._ids), model.key(demand.options), self._catalog.profile(model), demand.ttl_s)
+        key, profile = model.key(demand.options), self._catalog.profile(model)
+        event = Arrived(next(self._ids), key, profile, demand.ttl_s, priority=demand.priority)
         began = self._loop.time()
         await self._answered(event, Ticket(self._loop.create_future(), model, demand.keep_alive))
         self._observer.waited(model.name, self._loop.time() - began)
