@@ -16,6 +16,8 @@ UNLOAD_S = 1.0
 BLIND_HOLD = 0.05
 # A hold is a little longer than the gap it aims at, so that jitter does not waste it.
 HOLD_MARGIN, HOLD_MARGIN_S = 1.25, 0.05
+# A reload behind the scheduler's back takes about as long as a load; what is shorter than both is looking things up.
+RELOAD_LEAST_S, RELOAD_PART = 0.1, 0.5
 # What an answer is taken to last until one was measured.
 SERVICE_S = 5.0
 
@@ -33,6 +35,10 @@ class Speed:
     loads: int = 0
     unloads: int = 0
     services: int = 0
+
+    def is_load(self, seconds: float) -> bool:
+        """Whether Ollama loaded if it says that loading took so long; for a loaded model it says milliseconds."""
+        return seconds >= max(RELOAD_LEAST_S, RELOAD_PART * self.load_s)
 
     @property
     def swap_s(self) -> float:

@@ -83,6 +83,11 @@ class Host:
         return next((record for record in self.occupants.values() if wanted(record)), None)
 
     @property
+    def at_rest(self) -> bool:
+        """Whether nobody waits and nothing is being answered, loaded or unloaded."""
+        return not self.waiting and not self.in_transition and not any(r.in_flight for r in self.occupants.values())
+
+    @property
     def in_transition(self) -> bool:
         """Whether a load or an unload is under way."""
         return any(r.state in (State.LOADING, State.UNLOADING) for r in self.occupants.values())

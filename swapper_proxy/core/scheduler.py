@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from swapper_proxy.core import forecast, policy, timeouts, victims
-from swapper_proxy.core.commands import Answer, Command, Held, Reject, StartLoad, StartUnload, WakeAt
+from swapper_proxy.core.commands import Answer, Command, Held, Reject, Reloaded, StartLoad, StartUnload, WakeAt
 from swapper_proxy.core.errors import Rejection
 from swapper_proxy.core.events import (
     Arrived,
@@ -149,8 +149,14 @@ class Scheduler:
             record.unloaders.remove(event.id)
 
     def _on_finished(self, event: Finished, now: float) -> None:
-        if record := self.host.holder.pop(event.id, None):
-            self.host.finish(record, event.id, now)
+        record = self.host.holder.pop(event.id, None)
+        if record is None:
+            return
+        self.host.finish(record, event.id, now)
+        if record.speed.is_load(event.load_s):
+            record.speed.loaded(event.load_s)
+            self.host.learned(record.key.runner)
+            self.host.out.append(Reloaded(record.key, event.load_s, record.cause is Cause.OBSERVED))
 
     def _on_loaded(self, event: Loaded, now: float) -> None:
         record = self._current(event.key, event.generation, State.LOADING)

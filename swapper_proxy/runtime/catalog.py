@@ -174,10 +174,10 @@ class Catalog:
             return model.size_gb
         return round(measured / GB, 3)
 
-    def measured(self, ollama_name: str, size: int) -> None:
+    def measured(self, model: Model, size: int) -> None:
         """/api/ps shows this model with so many bytes: remembered for all that its runner serves."""
         if size > 0:
-            self._in_memory[self._known(canonical(ollama_name)).runner] = size
+            self._in_memory[model.runner] = size
 
     def is_pinned(self, model: Model) -> bool:
         """Whether this or another model of the same runner is pinned."""

@@ -21,8 +21,8 @@ from swapper_proxy.core.names import is_cloud
 from swapper_proxy.runtime.catalog import Catalog, Model
 from swapper_proxy.runtime.engine import Demand, Engine, Lease
 from swapper_proxy.runtime.ledger import Ledger
-from swapper_proxy.runtime.ports import Relay, UpstreamUnreachable
-from swapper_proxy.web import endpoints, terms
+from swapper_proxy.runtime.ports import Relay, UpstreamUnreachable, Usage
+from swapper_proxy.web import endpoints, terms, usage
 from swapper_proxy.web.body import Ambiguous, Fields, Form, Malformed, WrongType
 from swapper_proxy.web.dialects import dialect_of, respond
 from swapper_proxy.web.endpoints import ENDPOINTS, Asked, Endpoint, Intent, Unacceptable
@@ -44,7 +44,7 @@ class RequestMetrics(Protocol):
     """What single requests tell the metrics; times are seconds."""
 
     def first_byte(self, model: str, seconds: float) -> None: ...
-    def answered(self, model: str, seconds: float, tail: list[bytes]) -> None: ...
+    def answered(self, model: str, seconds: float, usage: Usage) -> None: ...
     def rejected(self, reason: str) -> None: ...
 
 
@@ -78,10 +78,15 @@ class Counted(Outcome):
         self.tail[0] = self.tail[1]
         self.tail[1] = data
 
+    @property
+    def usage(self) -> Usage:
+        """What the answer says at its end."""
+        return usage.read(self.tail)
+
     def count(self, arrived: float) -> None:
         """Once it is over; 499 is a client that left before Ollama answered."""
         self.ledger.count(self.model, self.endpoint, self.status or 499)
-        self.metrics.answered(self.model, time.monotonic() - arrived, self.tail)
+        self.metrics.answered(self.model, time.monotonic() - arrived, self.usage)
 
 
 def request_id_of(request: web.Request) -> str:
@@ -193,10 +198,13 @@ class Proxy:
             except Unacceptable:
                 return await self._send(request, target, fields.encode(), outcome)
             terms.rewrite(fields, endpoint, asked, demand)
-            async with self._queued(request, demand):
+            async with self._queued(request, demand) as lease:
                 if isinstance(outcome, Counted):
                     outcome.handed_over = time.monotonic()
-                return await self._send(request, target, fields.encode(), outcome)
+                response = await self._send(request, target, fields.encode(), outcome)
+                if isinstance(outcome, Counted):
+                    lease.load_s = outcome.usage.load_s
+                return response
         finally:
             if isinstance(outcome, Counted) and outcome.sent:
                 outcome.count(arrived)

@@ -28,6 +28,7 @@ from swapper_proxy.core.events import (
     UpstreamUp,
 )
 from swapper_proxy.core.scheduler import Scheduler
+
 RETRY_AFTER_S = 5.0
 from swapper_proxy.core.types import Cause, Key, Limits, Profile, Sighting, State
 
