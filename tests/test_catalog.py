@@ -76,9 +76,9 @@ async def test_type_and_priority() -> None:
 async def test_what_was_measured_goes_before_the_disk_and_behind_the_config() -> None:
     of = catalog_of({"b": {"size_gb": 7}})
     a, a_kind, b = [await found(of, name) for name in ("a", "a-kind", "b")]
-    of.measured("a:latest", 5 * GB)
-    of.measured("b:latest", 5 * GB)
-    of.measured("a", 0)  # an Ollama that does not tell
+    of.measured(a, 5 * GB)
+    of.measured(b, 5 * GB)
+    of.measured(a, 0)  # an Ollama that does not tell
     assert [of.size_gb(model) for model in (a, a_kind, b)] == [5, 5, 7]
     assert of.profile(a_kind).size_gb == 5
 
