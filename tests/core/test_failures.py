@@ -15,7 +15,7 @@ from swapper_proxy.core.events import (
     UnloadFailed,
 )
 from swapper_proxy.core.types import Cause, Rules, Sighting, State
-from tests.core.talk import A, B, C, Talk
+from tests.core.talk import A_LONG, A, B, C, Talk
 
 
 def test_load_failed(talk: Talk) -> None:
@@ -91,3 +91,27 @@ def test_results_of_another_generation_are_ignored(with_a: Talk) -> None:
     assert with_a(6, Loaded(B, 2), LoadFailed(B, 2), Unloaded(B, 3)) == []
     assert with_a(7, Loaded(B, 3)) == [Grant(2)]
     assert with_a(8, Loaded(B, 3), LoadFailed(B, 3)) == []
+
+
+def test_arrivals_during_back_off_are_turned_away_and_other_keys_go_on(talk: Talk) -> None:
+    talk(0, Arrived(1, A))
+    talk(1, LoadFailed(A, 1))
+    assert talk(1.25, Arrived(2, A), Arrived(3, B)) == [Reject(2, Rejection.BACKING_OFF, 0.75), StartLoad(B, 2, 3)]
+
+
+def test_a_failed_load_is_over_even_if_nobody_waits_any_more(talk: Talk) -> None:
+    talk(0, Arrived(1, A))
+    assert talk(1, Cancelled(1), LoadFailed(A, 1)) == []
+    assert talk.states == {}
+
+
+def test_a_failed_load_of_one_key_leaves_the_other_key_of_the_runner_alone(talk: Talk) -> None:
+    talk(0, Arrived(1, A), Arrived(2, A_LONG))
+    assert talk(1, LoadFailed(A, 1)) == [Reject(1, Rejection.LOAD_FAILED, 1.0), StartLoad(A_LONG, 2, 2)]
+
+
+def test_who_waits_for_a_key_that_does_not_go_waits_on(with_a: Talk) -> None:
+    with_a(3, Arrived(2, B))
+    with_a(4, UnloadFailed(A, 2))
+    assert with_a.scheduler.waiting == 1
+    assert with_a(4.5, Arrived(3, A)) == [Grant(3)]

@@ -5,6 +5,7 @@ from swapper_proxy.core.errors import Rejection
 from swapper_proxy.core.events import (
     Arrived,
     Cancelled,
+    ConfigChanged,
     Finished,
     Loaded,
     LoadFailed,
@@ -16,7 +17,7 @@ from swapper_proxy.core.events import (
     UpstreamDown,
     UpstreamUp,
 )
-from swapper_proxy.core.types import Cause, Sighting, State
+from swapper_proxy.core.types import Cause, Limits, Sighting, State
 from tests.core.talk import A_LONG, WIDE, A, B, Talk
 
 
@@ -105,3 +106,34 @@ def test_what_was_in_flight_before_keeps_its_key_until_it_is_over(talk: Talk) ->
     assert talk(5, Finished(2), Arrived(3, B)) == []
     assert talk(6, Finished(1)) == []
     assert talk(7, Tick()) == [StartUnload(A, 3)]
+
+
+def test_an_unload_is_not_ended_by_what_ollama_lists(with_a: Talk) -> None:
+    with_a(3, Arrived(2, B))
+    assert with_a(5, Observed(4, ())) == []
+    assert with_a.states == {A: State.UNLOADING}
+
+
+def test_who_waits_for_a_stranger_is_granted_at_once(talk: Talk) -> None:
+    talk(0, LoadRequested(1, B))
+    talk(0.5, Arrived(2, A))
+    assert talk(1, ConfigChanged(Limits(2)), Loaded(B, 1)) == [Answer(1), StartLoad(A, 2, 2)]
+    assert talk(2, LoadFailed(A, 2), Observed(2, ())) == [Reject(2, Rejection.LOAD_FAILED, 1.0)]
+
+
+def test_those_who_wait_while_ollama_is_down_are_turned_away_one_by_one(talk: Talk) -> None:
+    talk(0, UpstreamDown(), Arrived(1, A))
+    talk(5, Arrived(2, A), LoadRequested(3, B))
+    assert talk(10, Tick()) == [Reject(1, Rejection.UPSTREAM_DOWN)]
+    assert talk(15, Tick()) == [Reject(2, Rejection.UPSTREAM_DOWN), Reject(3, Rejection.UPSTREAM_DOWN)]
+
+
+def test_a_manual_unload_while_ollama_is_down_is_done(with_a: Talk) -> None:
+    with_a(3, UpstreamDown())
+    assert with_a(4, UnloadRequested(2, "a")) == [Answer(2)]
+
+
+def test_there_is_no_back_off_from_ollama_being_down(talk: Talk) -> None:
+    talk(0, Arrived(1, A))
+    talk(1, UpstreamDown(), LoadFailed(A, 1))
+    assert talk(2, UpstreamUp(), Arrived(2, A)) == [StartLoad(A, 2, 1)]

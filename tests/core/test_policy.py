@@ -1,0 +1,188 @@
+"""When force is used, and by whom: the arithmetic behind the conversations."""
+
+import math
+
+import pytest
+
+from swapper_proxy.core.errors import Rejection
+from swapper_proxy.core.host import Host
+from swapper_proxy.core.policy import Plan, candidates, contention_s, deadline, force, hopeless, willing
+from swapper_proxy.core.residency import Residency, Waiter
+from swapper_proxy.core.types import Cause, Key, Limits, Priority, Profile, Rules, State
+
+WELL = pytest.approx
+
+
+class World:
+    """A host and what is in it."""
+
+    def __init__(self, limits: Limits = Limits()) -> None:
+        self.host = Host(limits)
+
+    def wants(self, name: str, *arrivals: float, priority: Priority = Priority.MEDIUM) -> Residency:
+        record = self.host.record(Key(name), Profile())
+        for at in arrivals:
+            self.host.enqueue(record, Waiter(self.host.numbers, self.host.numbers, at, priority))
+        return record
+
+    def holds(self, name: str, *in_flight: int, last_used: float = 0, pinned: bool = False) -> Residency:
+        record = self.host.record(Key(name), Profile(pinned=pinned))
+        self.host.change(record, State.RESIDENT, Cause.IDLE, 0)
+        record.last_used = last_used
+        record.in_flight.update(in_flight)
+        return record
+
+
+def names(plan: Plan | None) -> tuple[str, list[str]] | None:
+    return plan and (plan.wanted.key.runner, [victim.key.runner for victim in plan.victims])
+
+
+def test_only_what_is_wanted_or_answers_contends() -> None:
+    world = World()
+    world.holds("idle")
+    world.holds("busy", 1)
+    world.wants("absent", 1, 2, 3)
+    assert contention_s(world.host) == 22
+
+
+def test_a_busy_resident_with_a_queue_contends_once() -> None:
+    world = World()
+    world.holds("busy", 1)
+    world.wants("busy", 1)
+    assert contention_s(world.host) == 11
+
+
+def test_a_deadline_is_the_end_of_patience_or_later_where_many_contend() -> None:
+    record = World().wants("a", 5)
+    assert deadline(record, 11, 2) == 65
+    assert deadline(record, 100, 2) == 205
+    assert deadline(record, 100, 0) == 65
+
+
+def test_nobody_who_waits_has_no_deadline() -> None:
+    assert deadline(World().wants("a"), 11, 2) == math.inf
+
+
+def test_patience_is_the_shorter_of_the_priority_and_some_swaps() -> None:
+    record, rules = World().wants("a"), Rules()
+    patience = [record.patience_s(Waiter(1, 1, 0, priority), rules) for priority in Priority]
+    assert patience == [15, 60, 110]
+    record.speed.loaded(0.3)
+    record.speed.unloaded(0.1)
+    assert record.patience_s(Waiter(1, 1, 0), rules) == WELL(4)
+
+
+def test_the_due_of_a_queue_is_the_earliest_of_all_priorities() -> None:
+    world = World()
+    record = world.wants("a", 1, priority=Priority.LOW)
+    assert (record.head and record.head.arrived_at, record.due) == (1, 111)
+    world.wants("a", 40, priority=Priority.HIGH)
+    assert (record.head and record.head.arrived_at, record.due) == (40, 55)
+    world.wants("a", 41, priority=Priority.HIGH)
+    assert record.due == 55
+
+
+def test_candidates_are_absent_wanted_and_not_in_back_off() -> None:
+    world = World()
+    world.wants("late", 5)
+    world.wants("early", 1)
+    world.wants("failed", 0).load_backoff.failed(9.5)
+    world.holds("there")
+    world.wants("there", 0)
+    assert [record.key.runner for record in candidates(world.host, 10)] == ["early", "late"]
+    assert [record.key.runner for record in candidates(world.host, 10.5)] == ["failed", "early", "late"]
+
+
+def test_force_waits_for_the_deadline() -> None:
+    world = World()
+    world.holds("a", 1)
+    world.wants("b", 0)
+    assert force(world.host, 59.9) is None
+    assert names(force(world.host, 60)) == ("b", ["a"])
+
+
+def test_force_helps_the_first_that_can_be_helped() -> None:
+    world = World(Limits(max_resident=2))
+    world.holds("a", 1, pinned=True)
+    world.holds("b", 1)
+    other = world.host.record(Key("a", (("num_ctx", 1),)), Profile())
+    world.host.enqueue(other, Waiter(90, 90, 0))
+    world.wants("c", 1)
+    assert names(force(world.host, 100)) == ("c", ["b"])
+
+
+def test_force_prefers_the_idle_to_the_busy_and_those_past_their_hold_to_those_that_are_held() -> None:
+    world = World(Limits(max_resident=3))
+    busy, held, idle = world.holds("busy", 1), world.holds("held"), world.holds("idle", last_used=50)
+    held.hold_until = 101
+    world.wants("w", 0)
+    assert names(force(world.host, 100)) == ("w", ["idle"])
+    idle.in_flight.add(2)
+    assert names(force(world.host, 100)) == ("w", ["held"])
+    held.in_flight.add(3)
+    assert names(force(world.host, 100)) == ("w", ["busy"])
+    busy.gate_left, busy.gate_until = 1, 200
+    assert names(force(world.host, 100)) == ("w", ["held"])
+
+
+def test_what_is_drained_for_another_reason_is_on_its_way_and_taken_first() -> None:
+    world = World(Limits(max_resident=2))
+    world.holds("busy", 1)
+    leaving = world.holds("leaving", 2, last_used=50)
+    world.host.change(leaving, State.DRAINING, Cause.MANUAL, 60)
+    world.wants("w", 0)
+    assert names(force(world.host, 100)) == ("w", ["leaving"])
+
+
+def test_force_leaves_alone_what_did_not_go_a_moment_ago() -> None:
+    world = World()
+    world.holds("a", 1).unload_backoff.failed(99.5)
+    world.wants("b", 0)
+    assert force(world.host, 100) is None
+    assert names(force(world.host, 100.5)) == ("b", ["a"])
+
+
+def test_a_plan_is_ready_when_its_victims_have_nothing_to_finish() -> None:
+    world = World()
+    a, b = world.holds("a", 1), world.wants("b", 0)
+    assert not Plan(b, (a,)).ready
+    a.in_flight.clear()
+    assert Plan(b, (a,)).ready
+    assert Plan(b).ready
+
+
+def test_willing_are_the_idle_that_nobody_wants_past_their_hold() -> None:
+    world = World()
+    record = world.holds("a")
+    world.wants("b", 0)
+    assert names(willing(world.host, 10, None)) == ("b", ["a"])
+    record.hold_until = 11
+    assert willing(world.host, 10, None) is None
+    assert names(willing(world.host, 11, None)) == ("b", ["a"])
+    world.wants("a", 5)
+    assert willing(world.host, 11, None) is None
+
+
+def test_the_pinned_are_not_willing() -> None:
+    world = World()
+    world.holds("a", pinned=True)
+    world.wants("b", 0)
+    assert willing(world.host, 10, None) is None
+
+
+def test_the_least_recently_used_is_willing_first() -> None:
+    world = World(Limits(max_resident=2))
+    world.holds("a", last_used=5)
+    world.holds("b", last_used=4)
+    world.wants("c", 0)
+    assert names(willing(world.host, 10, None)) == ("c", ["b"])
+
+
+def test_what_can_never_be() -> None:
+    world = World(Limits(max_resident=1, memory_gb=10))
+    record = world.host.record(Key("w"), Profile(size_gb=11))
+    assert hopeless(world.host, record) is Rejection.TOO_LARGE
+    record.profile = Profile(size_gb=10)
+    assert hopeless(world.host, record) is None
+    world.holds("a", pinned=True)
+    assert hopeless(world.host, record) is Rejection.PINNED_OUT
