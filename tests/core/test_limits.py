@@ -88,8 +88,8 @@ def test_rules_may_change(with_a: Talk) -> None:
 def test_memory_makes_room_for_one_more_or_not() -> None:
     talk = Talk(max_resident=9, memory_gb=10)
     talk(0, Arrived(1, A, gb(4)), Arrived(2, B, gb(4)))
-    talk(1, Loaded(A, 1), Arrived(3, C, gb(2)), Arrived(4, D, gb(3)))
-    assert talk(2, Loaded(B, 2)) == [Grant(2), StartLoad(C, 3, 3)]
+    talk(1, Loaded(A, 1))
+    assert talk(2, Loaded(B, 2), Arrived(3, C, gb(2)), Arrived(4, D, gb(3))) == [Grant(2), StartLoad(C, 3, 3)]
     talk(3, Loaded(C, 3))
     assert talk(4, Tick()) == []
     talk(5, Finished(3))

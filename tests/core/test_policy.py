@@ -16,8 +16,8 @@ WELL = pytest.approx
 class World:
     """A host and what is in it."""
 
-    def __init__(self, limits: Limits = Limits()) -> None:
-        self.host = Host(limits)
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.host = Host(limits or Limits())
 
     def wants(self, name: str, *arrivals: float, priority: Priority = Priority.MEDIUM) -> Residency:
         record = self.host.record(Key(name), Profile())

@@ -109,6 +109,13 @@ def test_a_waiter_leaves(with_a: Talk) -> None:
     assert with_a(5, Finished(2)) == [Grant(4)]
 
 
+def test_one_in_the_middle_of_the_queue_leaves(with_a: Talk) -> None:
+    with_a(3, Arrived(2, A), Arrived(3, A), Arrived(4, A), Arrived(5, A))
+    with_a(4, Cancelled(4))
+    assert with_a(5, Finished(2)) == [Grant(3)]
+    assert with_a(6, Finished(3)) == [Grant(5)]
+
+
 def test_a_request_in_flight_leaves(with_a: Talk) -> None:
     with_a(3, Arrived(2, A), Arrived(3, A))
     assert with_a(4, Cancelled(2)) == [Grant(3)]
