@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate, chain, count, takewhile
 from random import Random
 
+from msgspec import structs
+
 from swapper_proxy.core.types import Priority
 from swapper_proxy.replay.workload import Model, Step, Workload
 
@@ -55,18 +57,18 @@ def multi_active(random: Random) -> Workload:
     names = "abcdefgh"
     models = {name: Model(load_s=random.uniform(5, 30), unload_s=1.0, size_gb=random.uniform(4, 12)) for name in names}
     clients = poisson(random, 0.15, lambda: random.choices(names, ranks(8))[0])
-    return work(models, clients, mode="multi-active", memory_budget_gb=24.0)
+    return structs.replace(work(models, clients), mode="multi-active", memory_budget_gb=24.0)
 
 
 def rare_and_short(random: Random) -> Workload:
     """Loads of 0.3 s; four clients never leave the hot model idle, the rare one is wanted every 60 s."""
-    models = {name: Model(load_s=0.3, unload_s=0.1) for name in ("hot", "rare")}
+    models = {name: Model(load_s=0.3, unload_s=0.1, size_gb=0.3) for name in ("hot", "rare")}
     return work(models, [*(loop(random, "hot", float) for _ in range(4)), *every(random, "rare", 60.0)])
 
 
 def behind_a_queue(random: Random) -> Workload:
     """Loads of 10 s; 200 requests of medium priority for one model at once, a second later one of high for another."""
-    models = {"queued": Model(load_s=10.0, unload_s=1.0), "urgent": Model(load_s=10.0, unload_s=1.0)}
+    models = dict.fromkeys(("queued", "urgent"), Model(load_s=10.0, unload_s=1.0, size_gb=16.0))
     urgent = [Step(model="urgent", service_s=random.uniform(2, 10), after_s=1.0, priority=Priority.HIGH)]
     return work(models, [*(request(random, "queued", 0.0) for _ in range(200)), urgent])
 
@@ -85,7 +87,7 @@ def pairs(random: Random) -> Workload:
 
 def short_loads(random: Random) -> Workload:
     """Two clients with loads of 0.5 s that ask again after 0.2-1 s: holding saves little."""
-    models = {name: Model(load_s=0.5, unload_s=0.1) for name in "ab"}
+    models = {name: Model(load_s=0.5, unload_s=0.1, size_gb=0.3) for name in "ab"}
     return work(models, [loop(random, name, lambda: random.uniform(0.2, 1)) for name in "ab"])
 
 
@@ -128,12 +130,18 @@ def small(random: Random) -> Workload:
 # Parts
 
 
-def work(models: Mapping[str, Model], clients: Sequence[Client], **said: object) -> Workload:
-    return Workload(**{"models": models, "clients": clients, "mode": "single-active", "until_s": HOUR, **said})
+def work(models: Mapping[str, Model], clients: Sequence[Client]) -> Workload:
+    return Workload(models=models, clients=clients, mode="single-active", until_s=HOUR)
 
 
 def slow(random: Random, names: Sequence[str], parallel: int = 1) -> dict[str, Model]:
-    return {name: Model(load_s=random.uniform(5, 30), unload_s=1.0, parallel=parallel) for name in names}
+    return {name: _slow(random, parallel) for name in names}
+
+
+def _slow(random: Random, parallel: int) -> Model:
+    """Of a size from which its load can be guessed (2 s + 0.5 s a GB), though not well."""
+    load_s = random.uniform(5, 30)
+    return Model(load_s=load_s, unload_s=1.0, size_gb=2 * (load_s - 2) * random.uniform(0.6, 1.6), parallel=parallel)
 
 
 def ranks(number: int) -> list[float]:

@@ -1,7 +1,6 @@
 """The composition root: builds the parts, wires them, runs them, shuts them down."""
 
 import asyncio
-import contextlib
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -11,8 +10,7 @@ from dataclasses import dataclass
 import msgspec
 from aiohttp import hdrs, web
 
-from swapper_proxy.config import ConfigError, Settings
-from swapper_proxy.core.errors import Rejected
+from swapper_proxy.config import ConfigError, Settings, warnings
 from swapper_proxy.observe import logs
 from swapper_proxy.observe.metrics import Metrics
 from swapper_proxy.ollama.client import OllamaClient
@@ -22,6 +20,7 @@ from swapper_proxy.runtime.catalog import GB, Catalog
 from swapper_proxy.runtime.engine import Engine
 from swapper_proxy.runtime.ledger import Ledger
 from swapper_proxy.runtime.ports import UpstreamRefused, UpstreamUnreachable
+from swapper_proxy.runtime.standby import Standby
 from swapper_proxy.runtime.watcher import Watcher
 from swapper_proxy.web.management import Management
 from swapper_proxy.web.middleware import cors_headers, management_errors, origins
@@ -67,14 +66,17 @@ async def running(settings: Settings, *, simulate_if_unreachable: bool = False) 
         proxy = Proxy(client, engine, catalog, ledger, metrics, settings.server)
         management = Management(board, engine, catalog, metrics, settings, note)
         url = await stack.enter_async_context(_listening(settings, _application(settings, proxy, management)))
-        preload = asyncio.ensure_future(_preload(settings, catalog, engine))
-        stack.callback(preload.cancel)
-        yield Running(url, client.url, note, engine)
-        engine.shutdown(settings.server.shutdown_grace)
+        await stack.enter_async_context(Standby(settings, catalog, engine))
+        try:
+            yield Running(url, client.url, note, engine)
+        finally:
+            engine.shutdown(settings.server.shutdown_grace)
 
 
 async def serve(settings: Settings, *, simulate_if_unreachable: bool, announce: Callable[[Running], None]) -> None:
     """Run until SIGTERM or SIGINT."""
+    for warning in warnings(settings):
+        log.warning(warning)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -148,15 +150,3 @@ async def _listening(settings: Settings, app: web.Application) -> AsyncIterator[
         raise ConfigError(f"cannot listen on {server.host}:{server.port}: {error.strerror or error}") from error
     finally:
         await runner.cleanup()
-
-
-async def _preload(settings: Settings, catalog: Catalog, engine: Engine) -> None:
-    """The default model, if Ollama has it."""
-    name = settings.swapper.default_model
-    if name is None:
-        return
-    with contextlib.suppress(UpstreamUnreachable, UpstreamRefused, Rejected):
-        if model := await catalog.resolve(name):
-            await engine.load(model)
-            return
-    log.warning("the default model cannot be loaded", extra={"model": name})

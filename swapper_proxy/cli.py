@@ -5,6 +5,7 @@ import json
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, NoReturn
 from urllib.parse import quote
@@ -72,15 +73,19 @@ def serve(
 @config_option
 @json_option
 def check_config(path: str | None, as_json: bool) -> None:
-    """Say whether a configuration can be used; exit code 2 if not."""
+    """Say whether a configuration can be used, and what in it may surprise; exit code 2 if it cannot."""
     settings = _settings(path, {})
+    warnings = config.warnings(settings)
     summary = {
         "status": "ok",
         "source": settings.source,
         "mode": settings.swapper.mode,
         "models": list(settings.models),
+        "warnings": warnings,
     }
-    _show(summary, as_json, f"{settings.source}: ok, {len(settings.models)} models, {settings.swapper.mode}")
+    lines = [f"{settings.source}: ok, {len(settings.models)} models, {settings.swapper.mode}"]
+    lines += [f"{settings.source}: warning: {warning}" for warning in warnings]
+    _show(summary, as_json, "\n".join(lines))
 
 
 @main.command()
@@ -106,9 +111,22 @@ def models(url: str, as_json: bool) -> None:
         (m["name"], m["status"], "?" if m["size_gb"] is None else f"{m['size_gb']:g}", m["type"], m["ollama_name"])
         for m in answer["models"]
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
-    _show(answer, as_json, "\n".join(lines))
+    _show(answer, as_json, _table(rows))
+
+
+@main.command()
+@url_option
+@json_option
+def queue(url: str, as_json: bool) -> None:
+    """Who waits for which model, and why."""
+    answer = _call("GET", url, "/queue")
+    rows = [("MODEL", "PRIORITY", "WAITED S", "STARTS IN S", "WHY")]
+    rows += [
+        (w["model"], w["priority"], f"{w['waited_seconds']:.1f}", f"{w['estimated_wait_seconds']:.1f}", w["reason"])
+        for w in answer["requests"]
+    ]
+    text = _table(rows) if answer["requests"] else "nobody waits"
+    _show(answer, as_json, "\n".join([text, *(f"WARNING: {warning}" for warning in answer["warnings"])]))
 
 
 @main.command()
@@ -197,6 +215,13 @@ def _message(error: urllib.error.HTTPError) -> str:
         return str(json.load(error)["error"]["message"])
     except (ValueError, KeyError, TypeError):
         return f"HTTP {error.code}"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns side by side, the first row being their heads."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(lines)
 
 
 def _show(answer: object, as_json: bool, text: str) -> None:

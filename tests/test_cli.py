@@ -83,6 +83,25 @@ def test_exit_codes(served: str, tmp_path: Path) -> None:
     assert "cannot listen on" in taken.stderr
 
 
+PINNED_OPTIONS = "models: {a: {path: 'ollama:x', runner_options: {policy: pin, num_ctx: 8192}}}"
+
+
+def test_serve_warns_at_its_start(served: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(PINNED_OPTIONS)
+    taken = command("serve", "--config", str(tmp_path / "c.yaml"), "--port", served.rpartition(":")[2])
+    assert "models.a.runner_options: /v1 clients cannot send options" in taken.stderr
+
+
+def test_check_config_warns_and_is_content(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(PINNED_OPTIONS)
+    lines = command("check-config", "--config", str(file)).stdout.splitlines()
+    assert lines[0] == f"{file}: ok, 1 models, single-active"
+    assert lines[1].startswith(f"{file}: warning: models.a.runner_options: /v1 clients cannot send options")
+    answer = command("check-config", "--config", str(file), "--json")
+    assert (answer.returncode, len(json.loads(answer.stdout)["warnings"])) == (0, 1)
+
+
 def test_check_config_and_help() -> None:
     assert command("check-config", "--config", "config/swapper_config.yaml").stdout.endswith(
         "8 models, single-active\n"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from swapper_proxy import config
-from swapper_proxy.core.types import Limits
+from swapper_proxy.core.types import Limits, Priority, Rules
 
 OLD = """
 swapper: {mode: single-active, max_concurrent_models: 1, model_swap_timeout: 30, gpu_enabled: true,
@@ -19,6 +19,14 @@ def load(tmp_path: Path, text: str, environ: dict[str, str] | None = None, **opt
     file = tmp_path / "c.yaml"
     file.write_text(text)
     return config.load(str(file), environ or {}, options.get("options"))
+
+
+def one(model: str, swapper: str = "") -> str:
+    return f"{{swapper: {{{swapper}}}, models: {{a: {{path: 'ollama:x', {model}}}}}}}"
+
+
+def two(model: str, swapper: str = "") -> str:
+    return f"{{swapper: {{{swapper}}}, models: {{a: {{path: 'ollama:x', {model}}}, b: {{path: 'ollama:y', {model}}}}}}}"
 
 
 def test_the_old_service_s_file_works_unchanged(tmp_path: Path) -> None:
@@ -43,7 +51,7 @@ def test_environment_goes_before_the_file_and_options_before_both(tmp_path: Path
     assert settings.limits.max_resident == 3
     assert settings.swapper.model_swap_timeout == 12.5
     assert (settings.server.host, settings.server.port) == ("0.0.0.0", 7)
-    assert settings.swapper.parallel == 2
+    assert settings.ollama_num_parallel == 2
 
 
 def test_the_file_may_be_named_by_the_environment(tmp_path: Path) -> None:
@@ -77,6 +85,51 @@ def test_without_a_file_at_the_default_place_the_defaults_hold(tmp_path: Path, m
         ("models: {a: {path: 'ollama:x', size: 3}}", "models.a.size: unknown key"),
         ("models: {a: {path: 'ollama:x'}, b: {path: 'ollama:X:latest'}}", "models.b: 'x:latest' already means"),
         ("models: {a: {path: 'ollama:x'}, a: {path: 'ollama:y'}}", "key 'a' is given twice"),
+        ("models: {a: {path: 'ollama: '}}", 'models.a.path: expected "ollama:" and the name'),
+        ("models: {a: {path: 'ollama:'}}", 'models.a.path: expected "ollama:" and the name'),
+        ("ollama_num_parallel: 3", "ollama_num_parallel: unknown key"),
+        ("swapper: {max_wait: {high: 0}}", "swapper.max_wait.high: expected float > 0.0"),
+        ("swapper: {max_wait: {urgent: 1}}", "swapper.max_wait.urgent: unknown key"),
+        ("swapper: {max_wait: {medium: 5}}", "swapper.max_wait: expected high <= medium <= low, got 15, 5, 240"),
+        ("swapper: {max_concurrent_models: 2}", "max_concurrent_models: 2 has no effect in mode single-active"),
+        ("swapper: {memory_budget_gb: 0}", "swapper.memory_budget_gb: expected float > 0.0"),
+        ("swapper: {slots: {embedding: 0}}", "swapper.slots.embedding: expected int >= 1, got 0"),
+        ("swapper: {slots: {vision: 1}}", "swapper.slots.vision: no model is of this type"),
+        ("swapper: {default_after: 5}", "swapper.default_after: has no effect without default_model"),
+        ("swapper: {priority_header: raise}", "swapper.priority_header: invalid enum value 'raise'"),
+        ("swapper: {drain_timeout: 0}", "swapper.drain_timeout: expected float > 0.0"),
+        ("swapper: {keep_alive: '300'}", "swapper.keep_alive: expected seconds or a duration like 5m, got '300'"),
+        ("swapper: {keep_alive: .inf}", "swapper.keep_alive: expected a finite number of seconds"),
+        ("swapper: {keep_alive: true}", "swapper.keep_alive: expected int | float | str, got bool"),
+        (one("keep_alive: 5 minutes"), "models.a.keep_alive: expected seconds or a duration like 5m"),
+        (one("pinned: true, keep_alive: 0"), "models.a.keep_alive: contradicts pinned"),
+        (one("pinned: true, keep_alive: 5m"), "models.a.keep_alive: contradicts pinned"),
+        (one("max_queue: 0"), "models.a.max_queue: expected int >= 1"),
+        (one("runner_options: {policy: fix}"), "models.a.runner_options.policy: invalid enum value 'fix'"),
+        (one("runner_options: {num_keep: 1}"), "models.a.runner_options.num_keep: unknown key"),
+        (one("runner_options: {policy: pin, num_ctx: 0}"), "models.a.runner_options.num_ctx: expected int >= 1"),
+        (one("runner_options: {policy: pin}"), "models.a.runner_options: policy pin needs at least one value"),
+        (one("runner_options: {num_ctx: 1}"), "models.a.runner_options.num_ctx: has no effect with policy pass"),
+        (one("runner_options: {policy: strip, num_gpu: 1}"), "runner_options.num_gpu: has no effect with policy strip"),
+        (
+            one("runner_options: {policy: pin, num_gpu: 9}", "gpu_enabled: false"),
+            "models.a.runner_options.num_gpu: contradicts gpu_enabled or metal_acceleration: false",
+        ),
+        (
+            one("size_gb: 9, pinned: true", "memory_budget_gb: 8"),
+            "models.a.size_gb: 9 is more than memory_budget_gb, 8",
+        ),
+        (one("size_gb: 9, preload: true", "memory_budget_gb: 8"), "models.a.size_gb: 9 is more than"),
+        (one("size_gb: 9", "memory_budget_gb: 8, default_model: a"), "models.a.size_gb: 9 is more than"),
+        (
+            two("pinned: true, size_gb: 5", "mode: multi-active, memory_budget_gb: 8"),
+            "swapper.memory_budget_gb: 8 is less than the pinned models' size_gb, 10",
+        ),
+        (two("pinned: true"), "models.b.pinned: 2 models are pinned, mode single-active has room for 1"),
+        (
+            two("pinned: true, type: embedding", "slots: {embedding: 1}"),
+            "models.b.pinned: 2 models are pinned, slot embedding has room for 1",
+        ),
         ("- a", "expected a mapping of sections, got list"),
         ("a: b: c", "not valid YAML"),
     ],
@@ -95,6 +148,118 @@ def test_a_mistake_in_the_environment_names_the_variable(tmp_path: Path) -> None
         config.ConfigError, match=r"^MAX_CONCURRENT_MODELS: swapper.max_concurrent_models: expected int"
     ):
         load(tmp_path, "", {"MAX_CONCURRENT_MODELS": "many"})
+
+
+@pytest.mark.parametrize(
+    ("environ", "options", "complaint"),
+    [
+        ({"OLLAMA_BASE_URL": "box"}, {}, "OLLAMA_BASE_URL: upstream.url: expected a URL"),
+        ({"OLLAMA_BASE_URL": "http://x:y"}, {}, "OLLAMA_BASE_URL: upstream.url: Port could not be cast"),
+        ({"OLLAMA_BASE_URL": "box"}, {("upstream", "url"): "ftp://x"}, "command line: upstream.url: expected a URL"),
+        ({"MAX_CONCURRENT_MODELS": "3"}, {}, "MAX_CONCURRENT_MODELS: swapper.max_concurrent_models: 3 has no effect"),
+        ({"OLLAMA_NUM_PARALLEL": "-1"}, {}, "OLLAMA_NUM_PARALLEL: expected int from 0 to 1024, got '-1'"),
+        ({"OLLAMA_NUM_PARALLEL": "x"}, {}, "OLLAMA_NUM_PARALLEL: expected int from 0 to 1024, got 'x'"),
+        ({"OLLAMA_NUM_PARALLEL": "1025"}, {}, "OLLAMA_NUM_PARALLEL: expected int from 0 to 1024, got '1025'"),
+    ],
+)
+def test_a_contradiction_is_blamed_on_what_brought_it(tmp_path: Path, environ, options, complaint: str) -> None:
+    with pytest.raises(config.ConfigError) as caught:
+        load(tmp_path, "", environ, options=options)
+    assert str(caught.value).startswith(complaint)
+
+
+def test_ollama_s_automatic_parallel_counts_as_not_given(tmp_path: Path) -> None:
+    assert load(tmp_path, "", {"OLLAMA_NUM_PARALLEL": "0"}).ollama_num_parallel is None
+    assert load(tmp_path, "", {"OLLAMA_NUM_PARALLEL": ""}).ollama_num_parallel is None
+
+
+def test_all_limits_reach_the_scheduler(tmp_path: Path) -> None:
+    text = """
+    swapper:
+      {mode: multi-active, max_concurrent_models: 3, memory_budget_gb: 24, slots: {embedding: 1}, drain_timeout: 9,
+       max_queue: 7, queue_timeout: 8, max_wait: {high: 1, medium: 2, low: 2}}
+    upstream: {grace: 6}
+    """
+    waits = {Priority.HIGH: 1.0, Priority.MEDIUM: 2.0, Priority.LOW: 2.0}
+    assert load(tmp_path, text).limits == Limits(
+        max_resident=3,
+        max_queue=7,
+        queue_timeout_s=8,
+        upstream_grace_s=6,
+        memory_gb=24,
+        slots={"embedding": 1},
+        drain_timeout_s=9,
+        rules=Rules(max_wait_s=waits),
+    )
+
+
+@pytest.mark.parametrize(
+    ("swapper", "number"),
+    [
+        ("mode: single-active, memory_budget_gb: 8", 1),
+        ("mode: single-active, max_concurrent_models: 1", 1),
+        ("mode: multi-active", 1),
+        ("mode: multi-active, max_concurrent_models: 2, memory_budget_gb: 8", 2),
+        ("mode: multi-active, memory_budget_gb: 8", 1_000_000),
+    ],
+)
+def test_how_many_models_may_be_in_memory(tmp_path: Path, swapper: str, number: int) -> None:
+    assert load(tmp_path, f"swapper: {{{swapper}}}").limits.max_resident == number
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        one("size_gb: 9", "memory_budget_gb: 8"),
+        one("pinned: true", "default_model: a"),
+        one("pinned: true, keep_alive: -1, runner_options: {policy: strip}"),
+        one(
+            "type: vision",
+            "slots: {vision: 1, llm: 1, embedding: 2}, keep_alive: 1h30m, ignore_client_keep_alive: true",
+        ),
+        one("preload: true, max_queue: 3, keep_alive: 0", "default_model: a, default_after: 5, priority_header: any"),
+        two("pinned: true", "mode: multi-active, memory_budget_gb: 8"),
+    ],
+)
+def test_what_is_sound_is_taken_without_a_warning(tmp_path: Path, text: str) -> None:
+    assert config.warnings(load(tmp_path, text)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            one("runner_options: {policy: pin, num_ctx: 4096, use_mmap: false}"),
+            "models.a.runner_options: /v1 clients cannot send options; to give them the same num_ctx, use_mmap put "
+            "`PARAMETER num_ctx 4096` and `PARAMETER use_mmap false` into the Modelfile",
+        ),
+        (
+            one("runner_options: {policy: pin, num_gpu: 0}", "gpu_enabled: false"),
+            "models.a.runner_options: /v1 clients cannot send options; to give them the same num_gpu put "
+            "`PARAMETER num_gpu 0` into the Modelfile",
+        ),
+        (
+            "models: {a: {path: 'ollama:x', pinned: true}, b: {path: 'ollama:y'}, c: {path: 'ollama:z'}}",
+            "models.a.pinned: takes the last room of mode single-active; once it is resident these are refused: b, c",
+        ),
+        (two("preload: true"), "models.b.preload: 2 models are loaded at start, mode single-active has room for 1"),
+        (
+            "swapper: {slots: {v: 1}}\n"
+            "models: {a: {path: 'ollama:x', type: v, pinned: true}, b: {path: 'ollama:y', type: v}}",
+            "models.a.pinned: takes the last room of slot v; once it is resident these are refused: b",
+        ),
+    ],
+)
+def test_what_may_surprise_is_a_warning(tmp_path: Path, text: str, expected: str) -> None:
+    assert config.warnings(load(tmp_path, text)) == [expected]
+
+
+def test_a_pinned_model_in_a_slot_of_its_own_leaves_room(tmp_path: Path) -> None:
+    text = """
+    swapper: {slots: {embedding: 1}}
+    models: {a: {path: "ollama:x"}, b: {path: "ollama:y", type: embedding, pinned: true}}
+    """
+    assert config.warnings(load(tmp_path, text)) == []
 
 
 def test_a_named_file_must_exist() -> None:

@@ -7,6 +7,8 @@ import msgspec
 import pytest
 
 from swapper_proxy import cli, config
+from swapper_proxy.config.loading import NUM_PARALLEL
+from swapper_proxy.config.settings import NOT_IN_FILES
 from swapper_proxy.observe.metrics import Metrics
 from swapper_proxy.runtime.board import Board, Snapshot
 
@@ -17,9 +19,20 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 
 
 def keys() -> list[tuple[str, str]]:
-    sections = [f for f in msgspec.structs.fields(config.Settings) if f.name != "source"]
+    sections = [f for f in msgspec.structs.fields(config.Settings) if f.name not in NOT_IN_FILES]
     structs = {f.name: config.Model if f.name == "models" else f.type for f in sections}
-    return [(name, field.name) for name, struct in structs.items() for field in msgspec.structs.fields(struct)]
+    return [
+        key for name, struct in structs.items() for key in keys_of("models.NAME" if name == "models" else name, struct)
+    ]
+
+
+def keys_of(section: str, struct: type) -> list[tuple[str, str]]:
+    found = []
+    for field in msgspec.structs.fields(struct):
+        found.append((section, field.name))
+        if isinstance(field.type, type) and issubclass(field.type, config.Section):
+            found += keys_of(f"{section}.{field.name}", field.type)
+    return found
 
 
 def metric_names() -> list[str]:
@@ -30,11 +43,11 @@ def metric_names() -> list[str]:
 
 @pytest.mark.parametrize(("section", "key"), keys())
 def test_every_key_is_described(section: str, key: str) -> None:
-    assert f"`{section}.{'NAME.' if section == 'models' else ''}{key}`" in README
+    assert f"`{section}.{key}`" in README
     assert f"{key}:" in CONFIG.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("variable", [*config.ENVIRONMENT, "SWAPPER_CONFIG_PATH", "SWAPPER_URL"])
+@pytest.mark.parametrize("variable", [*config.ENVIRONMENT, NUM_PARALLEL, "SWAPPER_CONFIG_PATH", "SWAPPER_URL"])
 def test_every_variable_is_described(variable: str) -> None:
     assert f"`{variable}`" in README
 

@@ -67,10 +67,22 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
+class Reloaded:
+    """Ollama loaded the resident `key` again behind the scheduler's back, in `seconds`.
+
+    `guessed`: somebody else had loaded it, so its options could only be guessed; else Ollama had let it go.
+    """
+
+    key: Key
+    seconds: float
+    guessed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class WakeAt:
     """Send a Tick at this time, at the latest.  Replaces the wake-up asked for before."""
 
     time: float
 
 
-Command = Grant | Reject | Answer | StartLoad | StartUnload | Changed | Held | WakeAt
+Command = Grant | Reject | Answer | StartLoad | StartUnload | Changed | Held | Reloaded | WakeAt

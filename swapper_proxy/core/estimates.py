@@ -11,20 +11,34 @@ LOAD_PER_GB_S = 0.5
 LOAD_UNKNOWN_S = 10.0
 # An unload takes milliseconds, and about 1.5 s where GPU memory has to come back.
 UNLOAD_S = 1.0
-# A hold without any experience costs those who wait at most a tenth of a swap together.
-BLIND_HOLD = 0.1
+# A hold without any experience costs those who wait at most so much of a swap together.  It is for the first calls of
+# an agent: in simulation none at all made agents wait longer, and twice as much everybody else.
+BLIND_HOLD = 0.05
 # A hold is a little longer than the gap it aims at, so that jitter does not waste it.
 HOLD_MARGIN, HOLD_MARGIN_S = 1.25, 0.05
+# A reload behind the scheduler's back takes about as long as a load; what is shorter than both is looking things up.
+RELOAD_LEAST_S, RELOAD_PART = 0.1, 0.5
+# What an answer is taken to last until one was measured.
+SERVICE_S = 5.0
 
 
 @dataclass(slots=True)
 class Speed:
-    """Average seconds to load and unload one runner; guesses by its size until measured."""
+    """Average seconds to load and unload one runner, and of its answers; guesses until measured.
+
+    No decision depends on how long answers last: only forecasts do.
+    """
 
     load_s: float = LOAD_UNKNOWN_S
     unload_s: float = UNLOAD_S
+    service_s: float = SERVICE_S
     loads: int = 0
     unloads: int = 0
+    services: int = 0
+
+    def is_load(self, seconds: float) -> bool:
+        """Whether Ollama loaded if it says that loading took so long; for a loaded model it says milliseconds."""
+        return seconds >= max(RELOAD_LEAST_S, RELOAD_PART * self.load_s)
 
     @property
     def swap_s(self) -> float:
@@ -37,12 +51,21 @@ class Speed:
             self.load_s = LOAD_S + LOAD_PER_GB_S * gb
 
     def loaded(self, seconds: float) -> None:
-        self.load_s = OLD * self.load_s + NEW * seconds if self.loads else seconds
+        self.load_s = _average(self.load_s, seconds, self.loads)
         self.loads += 1
 
     def unloaded(self, seconds: float) -> None:
-        self.unload_s = OLD * self.unload_s + NEW * seconds if self.unloads else seconds
+        self.unload_s = _average(self.unload_s, seconds, self.unloads)
         self.unloads += 1
+
+    def served(self, seconds: float) -> None:
+        self.service_s = _average(self.service_s, seconds, self.services)
+        self.services += 1
+
+
+def _average(average: float, sample: float, samples: int) -> float:
+    """Exponentially weighted; the first sample replaces the guess."""
+    return OLD * average + NEW * sample if samples else sample
 
 
 def hold_s(gaps: Iterable[float], swap_s: float, waiting: int, theta: float) -> float:

@@ -30,9 +30,10 @@ class Cancelled:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A granted request is over."""
+    """A granted request is over; `load_s` is how long Ollama says it loaded the model for it."""
 
     id: int
+    load_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

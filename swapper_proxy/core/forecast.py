@@ -1,9 +1,124 @@
-"""Guesses for people: when those who wait will be served.  The policy never looks at them."""
+"""For people: when those who wait are likely to be served, and what they wait for.  No decision depends on it."""
 
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from math import ceil
+
+from swapper_proxy.core import policy, victims
 from swapper_proxy.core.host import Host
-from swapper_proxy.core.residency import Residency
+from swapper_proxy.core.residency import Residency, Waiter
+from swapper_proxy.core.types import Key, State
+
+
+class Why(StrEnum):
+    """What a waiter waits for."""
+
+    BUSY = "busy"  # its model is in memory and answers as many as it may at once
+    LOADING = "loading"  # its model is being loaded
+    LEAVING = "leaving"  # its model is on its way out; it comes back
+    SWAPPING = "swapping"  # another one is being loaded or unloaded
+    DRAINING = "draining"  # what has to go for it finishes its answers
+    GATE = "gate"  # what is in memory first serves those who were there when it was loaded
+    HOLD = "hold"  # what is in memory is idle, but its client is likely to call again at once
+    TURN = "turn"  # what is in memory has work, and the deadline has not come
+    BACKOFF = "backoff"  # its load failed a moment ago
+    DOWN = "down"  # Ollama is not reachable
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """One who waits.  `deadline` and `start` are on the clock of `now`; `blocker` is the key that is in the way."""
+
+    waiter: Waiter
+    key: Key
+    deadline: float
+    start: float
+    why: Why
+    blocker: Key | None
+
+
+def outlooks(host: Host, now: float) -> Iterator[Outlook]:
+    """All who wait, key by key, in the order in which each key serves them."""
+    starts, contention = _starts(host, now), policy.contention_s(host)
+    rules = host.limits.rules
+    for record in host.queued.values():
+        why, blocker = _why(host, record, now)
+        first = policy.deadline(record, contention, rules.kappa)
+        waiters = sorted(record.waiters, key=lambda w: (w.arrived_at + record.patience_s(w, rules), w.number))
+        for place, waiter in enumerate(waiters):
+            deadline = max(first, waiter.arrived_at + record.patience_s(waiter, rules))
+            yield Outlook(waiter, record.key, deadline, starts[record.key] + _work_s(record, place), why, blocker)
 
 
 def wait_s(host: Host, record: Residency, now: float) -> float:
-    """Seconds until a request that arrives now would be served."""
-    return 5.0
+    """Seconds until a request for this key that arrives now would be served."""
+    starts = _starts(host, now)
+    start = starts[record.key] if record.key in starts else max(starts.values(), default=now) + record.speed.swap_s
+    return start + _work_s(record, len(record.waiters)) - now
+
+
+def _work_s(record: Residency, requests: int) -> float:
+    """How long so many requests take, side by side as far as the model allows."""
+    return requests // record.profile.parallel * record.speed.service_s
+
+
+def _starts(host: Host, now: float) -> dict[Key, float]:
+    """When each queue is likely to be served first: one load after the other, the earliest due first."""
+    found: dict[Key, float] = {}
+    free_at = now  # when nothing is being loaded or unloaded any more
+    for record in host.occupants.values():
+        if record.state is State.LOADING:
+            free_at = found[record.key] = max(now, record.changed_at + record.speed.load_s)
+        elif record.state is State.UNLOADING:
+            free_at = max(now, record.changed_at + record.speed.unload_s)
+        elif record.state is State.RESIDENT:
+            found[record.key] = now + record.speed.service_s / record.profile.parallel
+    turn = max(free_at, _let_go(host, now))
+    for record in sorted(host.queued.values(), key=lambda r: r.due):
+        if record.key not in found:
+            fits = victims.cheapest(record, host.occupants.values(), (), host.limits) is not None
+            free_at = found[record.key] = (free_at if fits else turn) + record.speed.swap_s
+            turn = free_at + ceil(len(record.waiters) / record.profile.parallel) * record.speed.service_s
+    return found
+
+
+def _let_go(host: Host, now: float) -> float:
+    """When what is in memory has finished or is forced out."""
+    contention, kappa = policy.contention_s(host), host.limits.rules.kappa
+    forced = min((policy.deadline(r, contention, kappa) for r in host.absent_queued()), default=now)
+    busy = [r for r in host.occupants.values() if r.in_flight]
+    done = max((now + _work_s(r, len(r.in_flight) + len(r.waiters)) for r in busy), default=now)
+    last = max((r.speed.service_s for r in busy), default=0.0)
+    return max(now, min(done, forced + last))
+
+
+def _why(host: Host, record: Residency, now: float) -> tuple[Why, Key | None]:
+    if host.down_since is not None:
+        return Why.DOWN, None
+    match record.state:
+        case State.RESIDENT:
+            return Why.BUSY, record.key
+        case State.LOADING:
+            return Why.LOADING, record.key
+        case State.DRAINING | State.UNLOADING:
+            return Why.LEAVING, record.key
+    return (Why.BACKOFF, None) if now < record.load_backoff.until else _in_the_way(host, now)
+
+
+def _in_the_way(host: Host, now: float) -> tuple[Why, Key | None]:
+    """What keeps an absent key out; of several in memory the one used last."""
+    latest = sorted(host.occupants.values(), key=lambda r: -r.last_used)
+    for why, applies in _OBSTACLES.items():
+        for occupant in latest:
+            if applies(occupant, now):
+                return why, occupant.key
+    return Why.TURN, latest[0].key if latest else None
+
+
+_OBSTACLES: Mapping[Why, Callable[[Residency, float], bool]] = {
+    Why.SWAPPING: lambda r, _: r.state in (State.LOADING, State.UNLOADING),
+    Why.DRAINING: lambda r, _: r.state is State.DRAINING,
+    Why.GATE: Residency.gate_open,
+    Why.HOLD: lambda r, now: r.idle and not r.past_hold(now),
+}

@@ -5,6 +5,7 @@ Each change adds the commands that tell of it to `out`.
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from swapper_proxy.core.commands import Answer, Changed, Command, Grant, Reject
 from swapper_proxy.core.errors import Failure, Rejection
@@ -17,10 +18,19 @@ from swapper_proxy.core.types import Cause, Key, Limits, Profile, State
 REMEMBERED = 256
 
 
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """`wanted` is being swapped in, for this cause, since the first unload (or the load) for it began."""
+
+    wanted: Residency
+    since: float
+    cause: Cause
+
+
 class Host:
     """The records, with those that somebody waits for (`queued`) and those that take up memory (`occupants`) apart.
 
-    `swap` is the key being swapped in and since when, `forced` the load that drains its victims and since when;
+    `swap` is the key that room is being made for, `forced` the load that drains its victims and since when;
     `down_since` is None while Ollama is there, `closing_until` None until the end.
     """
 
@@ -30,7 +40,7 @@ class Host:
         self.queued: dict[Key, Residency] = {}
         self.occupants: dict[Key, Residency] = {}
         self.waiting = 0
-        self.swap: tuple[Residency, float] | None = None
+        self.swap: Swap | None = None
         self.forced: tuple[Residency, float] | None = None
         self.down_since: float | None = None
         self.closing_until: float | None = None
@@ -71,6 +81,11 @@ class Host:
     def find(self, wanted: Callable[[Residency], bool]) -> Residency | None:
         """The first occupant of this kind."""
         return next((record for record in self.occupants.values() if wanted(record)), None)
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether nobody waits and nothing is being answered, loaded or unloaded."""
+        return not self.waiting and not self.in_transition and not any(r.in_flight for r in self.occupants.values())
 
     @property
     def in_transition(self) -> bool:
@@ -151,13 +166,13 @@ class Host:
         while (head := record.head) and len(record.in_flight) < record.profile.parallel:
             self.dequeue(record, head)
             record.last_used = now
-            record.in_flight.add(head.id)
+            record.in_flight[head.id] = now
             if head.ttl_s is not None:
                 record.ttl_s = head.ttl_s if math.isfinite(head.ttl_s) else None
             self.out.append(Grant(head.id))
 
     def finish(self, record: Residency, request: int, now: float) -> None:
-        record.in_flight.remove(request)
+        record.speed.served(now - record.in_flight.pop(request))
         record.last_used = now
         record.begin_idleness(now)
         self.touched[record.key] = record

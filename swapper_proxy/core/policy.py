@@ -3,7 +3,8 @@
 What is resident is served as long as it has anything to do, and a little longer if its client is likely to call again;
 but nobody waits for ever:
 
-1. `u` is the key with the earliest due head of those whose deadline has passed: it is loaded by force.
+1. `u` is the key with the earliest due head of those whose deadline has passed: it is loaded by force.  Once something
+   was unloaded for it, it stays `u`.
 2. Its victims are taken from the residents that are idle past their hold; if these do not do, from all idle ones; if
    these do not do either, from those that are busy, once their gate is closed: they drain.
 3. (The scheduler grants.)
@@ -51,30 +52,35 @@ def contention_s(host: Host) -> float:
 def deadline(record: Residency, contention: float, kappa: float) -> float:
     """When the head of this queue may force a swap.
 
-    kappa = 2: if every contending key forced its way as soon as it may, loads would take half of the time.
+    kappa = 3: if every contending key forced its way as soon as it may, loads would take a third of the time.
     """
     return math.inf if record.head is None else max(record.due, record.head.arrived_at + kappa * contention)
 
 
 def candidates(host: Host, now: float) -> list[Residency]:
-    """The absent keys that somebody waits for and that are not in back-off, the earliest due first."""
+    """The absent keys that somebody waits for and that are not in back-off, the earliest due first.
+
+    Before all others comes the one that something was unloaded for: else what had to go, being wanted and due earlier,
+    would come straight back.
+    """
     waiting = [r for r in host.queued.values() if r.state is State.ABSENT and now >= r.load_backoff.until]
-    return sorted(waiting, key=_by_due)
-
-
-def _by_due(record: Residency) -> tuple[float, int]:
-    return record.due, record.head.number if record.head else 0
+    wanted = host.swap and host.swap.wanted
+    return sorted(waiting, key=lambda r: (r is not wanted, r.due, r.head.number if r.head else 0))
 
 
 def force(host: Host, now: float) -> Plan | None:
     """1. and 2.: the load whose time has come."""
     contention, kappa = contention_s(host), host.limits.rules.kappa
-    overdue = [r for r in candidates(host, now) if now >= deadline(r, contention, kappa)]
-    for wanted in overdue:
-        going = _forcible(host, wanted, now)
-        if going is not None:
-            return Plan(wanted, going)
+    for wanted in candidates(host, now):
+        if now >= deadline(wanted, contention, kappa) or _forced_already(host, wanted):
+            going = _forcible(host, wanted, now)
+            if going is not None:
+                return Plan(wanted, going)
     return None
+
+
+def _forced_already(host: Host, wanted: Residency) -> bool:
+    return host.swap is not None and host.swap.wanted is wanted and host.swap.cause is Cause.DEADLINE
 
 
 # 2. Victims by force

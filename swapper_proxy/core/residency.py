@@ -119,7 +119,7 @@ class Residency:
     waiters: Queue = field(default_factory=Queue)
     head: Waiter | None = None
     due: float = math.inf
-    in_flight: set[int] = field(default_factory=set)
+    in_flight: dict[int, float] = field(default_factory=dict)  # request -> when it was granted
     unloaders: list[int] = field(default_factory=list)  # manual unloads to answer
     gate: int = 0
     gate_left: int = 0

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from swapper_proxy.core import forecast, policy, timeouts, victims
-from swapper_proxy.core.commands import Answer, Command, Held, Reject, StartLoad, StartUnload, WakeAt
+from swapper_proxy.core.commands import Answer, Command, Held, Reject, Reloaded, StartLoad, StartUnload, WakeAt
 from swapper_proxy.core.errors import Rejection
 from swapper_proxy.core.events import (
     Arrived,
@@ -40,7 +40,7 @@ from swapper_proxy.core.events import (
     UpstreamDown,
     UpstreamUp,
 )
-from swapper_proxy.core.host import Host
+from swapper_proxy.core.host import Host, Swap
 from swapper_proxy.core.policy import Plan
 from swapper_proxy.core.residency import Residency, Waiter
 from swapper_proxy.core.types import Cause, Key, Limits, Sighting, State
@@ -149,8 +149,14 @@ class Scheduler:
             record.unloaders.remove(event.id)
 
     def _on_finished(self, event: Finished, now: float) -> None:
-        if record := self.host.holder.pop(event.id, None):
-            self.host.finish(record, event.id, now)
+        record = self.host.holder.pop(event.id, None)
+        if record is None:
+            return
+        self.host.finish(record, event.id, now)
+        if record.speed.is_load(event.load_s):
+            record.speed.loaded(event.load_s)
+            self.host.learned(record.key.runner)
+            self.host.out.append(Reloaded(record.key, event.load_s, record.cause is Cause.OBSERVED))
 
     def _on_loaded(self, event: Loaded, now: float) -> None:
         record = self._current(event.key, event.generation, State.LOADING)
@@ -275,7 +281,7 @@ class Scheduler:
 
     def _end_swap(self) -> None:
         """A swap is over when its key is there otherwise, or nobody waits for it before its load began."""
-        if self.host.swap is None or (wanted := self.host.swap[0]).state is State.LOADING:
+        if self.host.swap is None or (wanted := self.host.swap.wanted).state is State.LOADING:
             return
         if wanted.occupies or not wanted.waiters:
             self.host.swap = None
@@ -338,12 +344,12 @@ class Scheduler:
             self._start_unload(expired, Cause.TTL, now)
 
     def _work_towards(self, plan: Plan, cause: Cause, now: float) -> None:
-        if self.host.swap is None or self.host.swap[0] is not plan.wanted:
-            self.host.swap = (plan.wanted, now)
+        if self.host.swap is None or self.host.swap.wanted is not plan.wanted:
+            self.host.swap = Swap(plan.wanted, now, cause)
         if plan.victims:
             self._start_unload(plan.victims[0], cause, now)
         else:
-            self._start_load(plan.wanted, cause, now)
+            self._start_load(plan.wanted, self.host.swap.cause, now)
 
     def _drain_excess(self, now: float) -> None:
         for record in victims.excess(self.host.occupants.values(), self.host.limits):

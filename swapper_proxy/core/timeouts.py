@@ -11,8 +11,8 @@ from swapper_proxy.core.types import State
 def limited(host: Host) -> list[Residency]:
     """The queues that may have somebody to turn away now: usually only that of the key being swapped in."""
     if host.limits.queue_timeout_s is None and host.down_since is None and host.closing_until is None:
-        queues = [pair[0] for pair in (host.swap, host.forced) if pair is not None and pair[0].waiters]
-        return list(dict.fromkeys(queues))
+        worked_for = [host.swap and host.swap.wanted, host.forced and host.forced[0]]
+        return list(dict.fromkeys(record for record in worked_for if record and record.waiters))
     return list(host.queued.values())
 
 
@@ -30,8 +30,8 @@ def due_times(host: Host, record: Residency) -> Iterator[tuple[float, Rejection]
         yield (host.closing_until if granting else arrived), Rejection.SHUTTING_DOWN
     if host.down_since is not None:
         yield max(arrived, host.down_since) + limits.upstream_grace_s, Rejection.UPSTREAM_DOWN
-    if host.swap is not None and host.swap[0] is record:
-        yield max(arrived, host.swap[1]) + record.profile.swap_timeout_s, Rejection.SWAP_TIMEOUT
+    if host.swap is not None and host.swap.wanted is record:
+        yield max(arrived, host.swap.since) + record.profile.swap_timeout_s, Rejection.SWAP_TIMEOUT
     if limits.drain_timeout_s is not None and host.forced is not None and host.forced[0] is record:
         yield host.forced[1] + limits.drain_timeout_s, Rejection.DRAIN_TIMEOUT
     if limits.queue_timeout_s is not None:

@@ -8,7 +8,19 @@ import msgspec
 from swapper_proxy.runtime.ports import Observer
 
 # The attributes that `extra` may carry.
-FIELDS = ("request_id", "model", "endpoint", "status", "code", "wait_s", "load_s", "unload_s", "replaced", "cause")
+FIELDS = (
+    "request_id",
+    "model",
+    "endpoint",
+    "status",
+    "code",
+    "wait_s",
+    "load_s",
+    "expected_s",
+    "unload_s",
+    "replaced",
+    "cause",
+)
 
 
 class JsonFormatter(logging.Formatter):
@@ -63,10 +75,10 @@ class SwapLog:
     def rejected(self, reason: str) -> None:
         self._next.rejected(reason)
 
-    def loaded(self, model: str, seconds: float, replaced: str, cause: str) -> None:
-        fields = {"model": model, "load_s": round(seconds, 3), "replaced": replaced, "cause": cause}
-        self._log.info("loaded", extra=fields)
-        self._next.loaded(model, seconds, replaced, cause)
+    def loaded(self, model: str, seconds: float, expected_s: float, replaced: str, cause: str) -> None:
+        times = {"load_s": round(seconds, 3), "expected_s": round(expected_s, 3)}
+        self._log.info("loaded", extra={"model": model, **times, "replaced": replaced, "cause": cause})
+        self._next.loaded(model, seconds, expected_s, replaced, cause)
 
     def load_failed(self, model: str, seconds: float, status: int) -> None:
         self._log.warning("load failed", extra={"model": model, "load_s": round(seconds, 3), "status": status})
@@ -78,6 +90,14 @@ class SwapLog:
     def unloaded(self, model: str, seconds: float, cause: str) -> None:
         self._log.info("unloaded", extra={"model": model, "unload_s": round(seconds, 3), "cause": cause})
         self._next.unloaded(model, seconds, cause)
+
+    def held(self, model: str, seconds: float, paid: bool) -> None:
+        self._next.held(model, seconds, paid)
+
+    def reloaded(self, model: str, seconds: float, cause: str) -> None:
+        text = "Ollama loaded it behind the proxy's back"
+        self._log.warning(text, extra={"model": model, "load_s": round(seconds, 3), "cause": cause})
+        self._next.reloaded(model, seconds, cause)
 
     def upstream(self, reachable: bool) -> None:
         self._log.log(

@@ -1,15 +1,15 @@
 """The Prometheus endpoint's figures: histograms filled by hooks, the rest read from the engine at scrape time."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from swapper_proxy import __version__
-from swapper_proxy.observe import usage
 from swapper_proxy.runtime.board import Board
+from swapper_proxy.runtime.ports import Usage
 
 # Queues and loads take from milliseconds (small models, warm caches) to minutes (70B from a slow disk).
 LONG_S = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
@@ -34,6 +34,12 @@ class Metrics:
         self._first_byte = histogram("time_to_first_byte", "Time from the hand-over to Ollama to its first byte.")
         self._duration = histogram("request_duration", "Time from arrival to the end of the answer.")
         self._swaps = counter("swaps", "Loads by what went, what came and why.", "from_model", "to_model", "reason")
+        self._load_error = histogram("load_estimate_error", "By how much the expected time of a load was wrong.")
+        self._holds = counter(
+            "holds", "Idle models kept although others waited, by what came of it.", "model", "outcome"
+        )
+        self._held = counter("held_seconds", "Time that idle models were kept while others waited.", "model")
+        self._reloads = counter("upstream_reloads", "Loads by Ollama behind the proxy's back.", "model", "cause")
         self._load_failures = counter("load_failures", "Loads that failed.", "model")
         self._tokens_in = counter("prompt_tokens", "Prompt tokens, as Ollama counts them.", "model")
         self._tokens_out = counter("generated_tokens", "Generated tokens, as Ollama counts them.", "model")
@@ -47,8 +53,9 @@ class Metrics:
     def rejected(self, reason: str) -> None:
         self._rejected.labels(reason).inc()
 
-    def loaded(self, model: str, seconds: float, replaced: str, cause: str) -> None:
+    def loaded(self, model: str, seconds: float, expected_s: float, replaced: str, cause: str) -> None:
         self._load.labels(model).observe(seconds)
+        self._load_error.labels(model).observe(abs(seconds - expected_s))
         self._swaps.labels(replaced, model, cause).inc()
 
     def load_failed(self, model: str, seconds: float, status: int) -> None:
@@ -60,6 +67,13 @@ class Metrics:
     def unloaded(self, model: str, seconds: float, cause: str) -> None:
         self._unload.labels(model).observe(seconds)
 
+    def held(self, model: str, seconds: float, paid: bool) -> None:
+        self._holds.labels(model, "paid" if paid else "lost").inc()
+        self._held.labels(model).inc(seconds)
+
+    def reloaded(self, model: str, seconds: float, cause: str) -> None:
+        self._reloads.labels(model, cause).inc()
+
     def upstream(self, reachable: bool) -> None:
         """Read from the snapshot."""
 
@@ -68,11 +82,10 @@ class Metrics:
     def first_byte(self, model: str, seconds: float) -> None:
         self._first_byte.labels(model).observe(seconds)
 
-    def answered(self, model: str, seconds: float, tail: Sequence[bytes]) -> None:
-        prompt, generated = usage.tokens(tail)
+    def answered(self, model: str, seconds: float, usage: Usage) -> None:
         self._duration.labels(model).observe(seconds)
-        self._tokens_in.labels(model).inc(prompt)
-        self._tokens_out.labels(model).inc(generated)
+        self._tokens_in.labels(model).inc(usage.prompt_tokens)
+        self._tokens_out.labels(model).inc(usage.generated_tokens)
 
     # Reading
 
@@ -102,6 +115,7 @@ class _Reading(Collector):
             ("model_loaded", "Whether the model is in memory.", lambda m: float(m.loaded)),
             ("model_uptime_seconds", "Length of the present residency.", lambda m: m.uptime_s(now)),
             ("queue_depth", "Requests that wait for the model.", lambda m: m.waiting),
+            ("gate_requests", "Of these: served before the model may be forced out.", lambda m: m.gate),
             ("in_flight_requests", "Requests that Ollama is answering.", lambda m: m.in_flight),
         ):
             yield _gauge(name, text, ["model"], [([m.name], value(m)) for m in models])

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from swapper_proxy.core.forecast import Why
 from swapper_proxy.core.residency import Residency
 from swapper_proxy.core.types import State
 from swapper_proxy.runtime.catalog import Catalog, Model
@@ -31,6 +32,7 @@ class ModelState:
     configured: bool
     status: str
     waiting: int
+    gate: int
     in_flight: int
     request_count: int
     residence: Residence
@@ -53,6 +55,38 @@ class Snapshot:
     reachable: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """One who waits.  `since`, `deadline` (of a forced swap) and `start` (a guess) are seconds since the epoch.
+
+    `blocker` is the model that is in the way.
+    """
+
+    model: str
+    priority: str
+    since: float
+    deadline: float
+    start: float
+    why: Why
+    blocker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """How many requests go to a model at once, and where that number comes from."""
+
+    model: str
+    waiting: int
+    in_flight: int
+    parallel: int
+    parallel_source: str
+
+    @property
+    def doubtful(self) -> bool:
+        """Requests for a model in memory wait because of a number that was only assumed."""
+        return self.parallel_source == "assumed" and self.waiting > 0 and self.in_flight >= self.parallel
+
+
 class Board:
     """Reads, changes nothing."""
 
@@ -66,6 +100,38 @@ class Board:
         models = tuple(self._state(model, records) for model in self._catalog.models())
         return Snapshot(self._active(records), models, self._ledger.requests, self._engine.reachable)
 
+    def queue(self) -> tuple[Waiting, ...]:
+        """All who wait, the likely next first."""
+        epoch = time.time() - self._engine.now
+        name = self._engine.name_of
+        waiting = (
+            Waiting(
+                model=model,
+                priority=outlook.waiter.priority,
+                since=epoch + outlook.waiter.arrived_at,
+                deadline=epoch + outlook.deadline,
+                start=epoch + outlook.start,
+                why=outlook.why,
+                blocker=name(outlook.blocker) if outlook.blocker else "",
+            )
+            for model, outlook in self._engine.queue()
+        )
+        return tuple(sorted(waiting, key=lambda w: w.start))
+
+    def lanes(self) -> tuple[Lane, ...]:
+        """Of the models that are wanted or in memory."""
+        return tuple(self._lane(r) for r in self._engine.residencies() if r.occupies or r.waiters)
+
+    def _lane(self, record: Residency) -> Lane:
+        model = next(iter(self._catalog.serving(record.key.runner)), None)
+        return Lane(
+            model=self._engine.name_of(record.key),
+            waiting=len(record.waiters),
+            in_flight=len(record.in_flight),
+            parallel=record.profile.parallel,
+            parallel_source=self._catalog.parallel_source(model) if model else "assumed",
+        )
+
     def model(self, name: str) -> ModelState | None:
         """One model by any of its spellings; None if it is neither configured nor installed."""
         model = self._catalog.by_name(name)
@@ -78,17 +144,17 @@ class Board:
 
     def _state(self, model: Model, records: tuple[Residency, ...]) -> ModelState:
         mine = [r for r in records if r.key.runner == model.runner]
-        configured = model.configured
         residence = self._ledger.residence(model.runner)
         return ModelState(
             name=model.name,
             ollama_name=model.ollama_name,
-            type=configured.type if configured else "embedding" if model.embedding_only else "llm",
-            size_gb=model.size_gb,
-            priority=configured.priority if configured else "medium",
-            configured=configured is not None,
+            type=model.type,
+            size_gb=self._catalog.size_gb(model),
+            priority=model.priority,
+            configured=model.configured is not None,
             status=self._status(model, mine, residence),
             waiting=sum(len(r.waiters) for r in mine),
+            gate=sum(r.gate_left for r in mine),
             in_flight=sum(len(r.in_flight) for r in mine),
             request_count=self._ledger.request_count(model.name),
             residence=residence,

@@ -5,10 +5,12 @@ import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from swapper_proxy import config
+from swapper_proxy.config.keep_alive import FOREVER, KeepAlive, divided
 from swapper_proxy.core.names import canonical, is_cloud
-from swapper_proxy.core.types import Key, Profile, RunnerOption
+from swapper_proxy.core.types import Key, Priority, Profile, RunnerOption
 from swapper_proxy.runtime.ports import Control, Installed, LoadSpec, Shown, UpstreamRefused
 
 # A name that Ollama did not know is not asked for again so soon, however many clients ask.
@@ -50,6 +52,17 @@ class Model:
         return round(self.size / GB, 3) if self.size else None
 
     @property
+    def type(self) -> str:
+        """The configured type, else what Ollama's capabilities say: "embedding" or "llm"."""
+        if self.configured is not None:
+            return self.configured.type
+        return "embedding" if self.embedding_only else "llm"
+
+    @property
+    def priority(self) -> Priority:
+        return Priority(self.configured.priority) if self.configured else Priority.MEDIUM
+
+    @property
     def embedding_only(self) -> bool:
         capabilities = self.shown.capabilities if self.shown else None
         return capabilities is not None and "embedding" in capabilities and "completion" not in capabilities
@@ -65,13 +78,16 @@ class Catalog:
     def __init__(self, control: Control, settings: config.Settings) -> None:
         self._control = control
         self._swapper = settings.swapper
+        self._num_parallel = settings.ollama_num_parallel
         self._configured = {canonical(m.ollama_name): (name, m) for name, m in settings.models.items()}
         self._aliases = {canonical(name): canonical(m.ollama_name) for name, m in settings.models.items()}
+        self._pinned = [canonical(m.ollama_name) for m in settings.models.values() if m.pinned]
         self._installed: dict[str, Installed] = {}
         self._models: dict[str, Model] = {}
         self._last: dict[str, Model] = {}  # as last seen, for what is loaded but no longer there
         self._asking: dict[str, asyncio.Future[Model | None]] = {}
         self._unknown: dict[str, float] = {}
+        self._in_memory: dict[str, int] = {}  # bytes that a runner was seen to take
 
     # Reading
 
@@ -142,28 +158,106 @@ class Catalog:
     # What the scheduler is told of a model
 
     def profile(self, model: Model) -> Profile:
-        return Profile(self._parallel(model), self._swap_timeout(model))
+        return Profile(
+            parallel=self._parallel(model)[0],
+            swap_timeout_s=self._swap_timeout(model),
+            size_gb=self.size_gb(model),
+            slot=model.type,
+            pinned=self.is_pinned(model),
+            max_queue=model.configured.max_queue if model.configured else None,
+        )
 
-    def load_spec(
-        self, model: Model, options: Mapping[str, RunnerOption], keep_alive: int | float | str | None
-    ) -> LoadSpec:
-        gpu = self._swapper.gpu_enabled and self._swapper.metal_acceleration
-        options = options if gpu else {"num_gpu": 0, **options}
-        return LoadSpec(model.ollama_name, options, keep_alive, model.embedding_only)
+    def size_gb(self, model: Model) -> float | None:
+        """Memory that the model takes: as configured, else as measured, else as on disk."""
+        measured = self._in_memory.get(model.runner)
+        if measured is None or (model.configured and model.configured.size_gb is not None):
+            return model.size_gb
+        return round(measured / GB, 3)
 
-    def _parallel(self, model: Model) -> int:
+    def measured(self, model: Model, size: int) -> None:
+        """/api/ps shows this model with so many bytes: remembered for all that its runner serves."""
+        if size > 0:
+            self._in_memory[model.runner] = size
+
+    def is_pinned(self, model: Model) -> bool:
+        """Whether this or another model of the same runner is pinned."""
+        return any(self._known(name).runner == model.runner for name in self._pinned)
+
+    def parallel_source(self, model: Model) -> Literal["config", "OLLAMA_NUM_PARALLEL", "assumed"]:
+        """Where the limit of requests at once comes from."""
+        return self._parallel(model)[1]
+
+    def _parallel(self, model: Model) -> tuple[int, Literal["config", "OLLAMA_NUM_PARALLEL", "assumed"]]:
         own = model.configured.parallel if model.configured else None
-        return own or self._swapper.parallel or ASSUMED_PARALLEL
+        if limit := own or self._swapper.parallel:
+            return limit, "config"
+        if self._num_parallel:
+            return self._num_parallel, "OLLAMA_NUM_PARALLEL"
+        return ASSUMED_PARALLEL, "assumed"
 
     def _swap_timeout(self, model: Model) -> float:
         if self._swapper.model_swap_timeout is not None:
             return self._swapper.model_swap_timeout
         return SWAP_TIMEOUT_BASE_S + SWAP_TIMEOUT_PER_GB_S * (model.size_gb or 0)
 
+    # What the config makes of a request
+
+    @property
+    def keep_alive_fixed(self) -> bool:
+        """Whether clients have no say in how long a model stays."""
+        return self._swapper.ignore_client_keep_alive
+
+    @property
+    def priority_header(self) -> Literal["ignore", "lower", "any"]:
+        """What X-Swapper-Priority may do against a model's own priority."""
+        return self._swapper.priority_header
+
+    def options(self, model: Model, asked: Mapping[str, RunnerOption]) -> dict[str, RunnerOption]:
+        """The runner options that hold for a request with these; none asked for: for a load by itself."""
+        policy = model.configured.runner_options if model.configured else config.RunnerOptions()
+        if policy.policy == "strip":
+            return {}
+        return {**asked, **policy.values}
+
+    def keep_alive(self, model: Model, asked: KeepAlive | None) -> KeepAlive | None:
+        """The keep_alive that holds for a request with this one; None leaves it to Ollama.
+
+        1. A pinned model stays.  2. The client's.  3. The model's own.  4. The default model stays, if it comes back
+        by itself (`default_after`).  5. The one for all.
+        """
+        if self.is_pinned(model):
+            return FOREVER
+        if asked is not None and not self.keep_alive_fixed:
+            return asked
+        if model.configured is not None and model.configured.keep_alive is not None:
+            return model.configured.keep_alive
+        return FOREVER if self._comes_back(model) else self._swapper.keep_alive
+
+    def _comes_back(self, model: Model) -> bool:
+        return self._swapper.default_after is not None and model.name == self._swapper.default_model
+
+    def load_spec(
+        self, model: Model, options: Mapping[str, RunnerOption], keep_alive: KeepAlive | None = None
+    ) -> LoadSpec:
+        """How to load it; `keep_alive` is what the request that needs it sends, if any."""
+        options = options if self._swapper.gpu else {"num_gpu": 0, **options}
+        own = model.configured.keep_alive if model.configured else None
+        if self.is_pinned(model) or (own is None and self._comes_back(model)):
+            keep_alive = FOREVER
+        elif keep_alive is None:
+            keep_alive, _ = divided(self.keep_alive(model, None))
+        return LoadSpec(model.ollama_name, options, keep_alive, model.embedding_only)
+
     # Following Ollama
 
     async def refresh(self) -> None:
         """Ask what is installed; forget what changed or went.  Raises UpstreamUnreachable, UpstreamRefused."""
+        await self._refresh()
+        for name in self._pinned:  # so that other names of their runners are known to be pinned too
+            if name in self._installed:
+                await self.find(name)
+
+    async def _refresh(self) -> None:
         installed = {canonical(entry.name): entry for entry in await self._control.installed()}
         for name, before in self._installed.items():
             after = installed.get(name)
@@ -187,7 +281,7 @@ class Catalog:
             return None
         if spelling not in self._installed:
             with contextlib.suppress(UpstreamRefused):
-                await self.refresh()
+                await self._refresh()
         entry = self._installed.get(spelling)
         model = Model(name, ollama_name, configured, shown, entry.size if entry else 0)
         if entry is not None:

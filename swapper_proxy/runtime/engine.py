@@ -13,7 +13,19 @@ from types import TracebackType
 from typing import Any, Self
 
 from swapper_proxy.config import Swapper
-from swapper_proxy.core.commands import Answer, Changed, Command, Grant, Reject, StartLoad, StartUnload, WakeAt
+from swapper_proxy.core import forecast
+from swapper_proxy.core.commands import (
+    Answer,
+    Changed,
+    Command,
+    Grant,
+    Held,
+    Reject,
+    Reloaded,
+    StartLoad,
+    StartUnload,
+    WakeAt,
+)
 from swapper_proxy.core.errors import Failure, Rejected
 from swapper_proxy.core.events import (
     Arrived,
@@ -32,9 +44,10 @@ from swapper_proxy.core.events import (
     UpstreamDown,
     UpstreamUp,
 )
+from swapper_proxy.core.forecast import Outlook
 from swapper_proxy.core.residency import Residency
 from swapper_proxy.core.scheduler import Scheduler
-from swapper_proxy.core.types import Cause, Key, Limits, RunnerOption, Sighting, State
+from swapper_proxy.core.types import Cause, Key, Limits, Priority, RunnerOption, Sighting, State
 from swapper_proxy.runtime.catalog import Catalog, Model
 from swapper_proxy.runtime.ledger import Ledger
 from swapper_proxy.runtime.ports import Control, LoadSpec, Observer, UpstreamRefused, UpstreamUnreachable
@@ -54,6 +67,7 @@ class Demand:
     options: dict[str, RunnerOption]
     keep_alive: int | float | str | None = None
     ttl_s: float | None = None
+    priority: Priority = Priority.MEDIUM
 
 
 @dataclass(slots=True)
@@ -68,7 +82,8 @@ class Ticket:
 class Lease:
     """Leave to use a model: `async with engine.lease(demand)` waits for it and gives it back, whatever happens.
 
-    Raises Rejected on entering.  `waited_s` is the time spent in the queue.
+    Raises Rejected on entering.  `waited_s` is the time spent in the queue; `load_s` may be set to what Ollama says it
+    took to load the model for this request.
     """
 
     def __init__(self, engine: "Engine", demand: Demand) -> None:
@@ -76,6 +91,7 @@ class Lease:
         self._demand = demand
         self._id = 0
         self.waited_s = 0.0
+        self.load_s = 0.0
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
@@ -87,7 +103,7 @@ class Lease:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._engine.submit(Finished(self._id))
+        self._engine.submit(Finished(self._id, self.load_s))
 
 
 class Engine:
@@ -112,6 +128,7 @@ class Engine:
         self._cause = Cause.IDLE  # of the last change: a load or unload is started right after its own
         self._replaced = ""  # what the last unload took away
         self.reachable = True
+        self.idle_since: float | None = None  # since when nobody waits and nothing is answered; the loop's clock
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -133,15 +150,17 @@ class Engine:
     async def acquire(self, demand: Demand) -> int:
         """Wait until the model is resident and has room; the id to finish with.  Raises Rejected."""
         model = demand.model
-        event = Arrived(next(self._ids), model.key(demand.options), self._catalog.profile(model), demand.ttl_s)
+        key, profile = model.key(demand.options), self._catalog.profile(model)
+        event = Arrived(next(self._ids), key, profile, demand.ttl_s, priority=demand.priority)
         began = self._loop.time()
         await self._answered(event, Ticket(self._loop.create_future(), model, demand.keep_alive))
         self._observer.waited(model.name, self._loop.time() - began)
         return event.id
 
-    async def load(self, model: Model) -> None:
+    async def load(self, model: Model, priority: Priority = Priority.HIGH, cause: Cause = Cause.MANUAL) -> None:
         """Make the model resident.  Raises Rejected."""
-        event = LoadRequested(next(self._ids), model.key({}), self._catalog.profile(model))
+        key = model.key(self._catalog.options(model, {}))
+        event = LoadRequested(next(self._ids), key, self._catalog.profile(model), priority, cause)
         await self._answered(event, Ticket(self._loop.create_future(), model))
 
     async def unload(self, model: Model) -> None:
@@ -185,8 +204,13 @@ class Engine:
 
     def _decide(self) -> None:
         events, self._events = self._events, []
-        for command in self._scheduler.handle(events, self._loop.time()):
+        now = self._loop.time()
+        for command in self._scheduler.handle(events, now):
             self._perform(command)
+        if self._scheduler.host.at_rest:
+            self.idle_since = now if self.idle_since is None else self.idle_since
+        else:
+            self.idle_since = None
 
     # Commands out
 
@@ -197,12 +221,16 @@ class Engine:
             case Reject(id, reason, retry_after_s, failure):
                 self._observer.rejected(reason.code)
                 self._settle(id, Rejected(reason, retry_after_s, failure))
-            case StartLoad(key, generation, for_id):
-                self._start_load(key, generation, self._tickets[for_id])
+            case StartLoad():
+                self._start_load(command, self._tickets[command.for_id])
             case StartUnload(key, generation):
                 self._start(self._unload(key, generation, self._cause), UnloadFailed(key, generation))
             case Changed():
                 self._changed(command)
+            case Held(key, seconds, paid):
+                self._observer.held(self.name_of(key), seconds, paid)
+            case Reloaded(key, seconds, guessed):
+                self._observer.reloaded(self.name_of(key), seconds, "options" if guessed else "gone")
             case WakeAt(time):
                 self._set_wake(time)
 
@@ -226,10 +254,10 @@ class Engine:
         else:
             ticket.future.set_exception(error)
 
-    def _set_wake(self, time: float | None) -> None:
+    def _set_wake(self, time: float) -> None:
         if self._wake is not None:
             self._wake.cancel()
-        self._wake = None if time is None else self._loop.call_at(time, self.submit, Tick())
+        self._wake = self._loop.call_at(time, self.submit, Tick())
 
     def _start(self, work: Coroutine[Any, Any, None], otherwise: Event) -> None:
         task = self._loop.create_task(self._reported(work, otherwise))
@@ -244,12 +272,13 @@ class Engine:
             log.exception("a load or unload ended in an error of the proxy's own")
             self.submit(otherwise)
 
-    def _start_load(self, key: Key, generation: int, ticket: Ticket) -> None:
-        self._names[key] = ticket.model.name
-        spec = self._catalog.load_spec(ticket.model, dict(key.options), ticket.keep_alive)
-        self._start(self._load(key, generation, spec, self._cause), LoadFailed(key, generation))
+    def _start_load(self, command: StartLoad, ticket: Ticket) -> None:
+        self._names[command.key] = ticket.model.name
+        spec = self._catalog.load_spec(ticket.model, dict(command.key.options), ticket.keep_alive)
+        self._start(self._load(command, spec, self._cause), LoadFailed(command.key, command.generation))
 
-    async def _load(self, key: Key, generation: int, spec: LoadSpec, cause: Cause) -> None:
+    async def _load(self, command: StartLoad, spec: LoadSpec, cause: Cause) -> None:
+        key, generation = command.key, command.generation
         began = self._loop.time()
         replaced, self._replaced = self._replaced, ""
         name = self.name_of(key)
@@ -266,8 +295,7 @@ class Engine:
             await self._lost(error)
             self.submit(LoadFailed(key, generation))  # ignored if Ollama is down: then the waiters are kept
         else:
-            seconds = self._loop.time() - began
-            self._observer.loaded(name, seconds, replaced, cause)
+            self._observer.loaded(name, self._loop.time() - began, command.expected_s, replaced, cause)
             self.submit(Loaded(key, generation))
 
     def _load_failed(self, key: Key, generation: int, name: str, began: float, failure: Failure | None) -> None:
@@ -333,11 +361,6 @@ class Engine:
 
     # For reading
 
-    async def sighting(self, ollama_name: str) -> Sighting:
-        """What the scheduler is told of a runner that /api/ps shows."""
-        model = await self._catalog.find_running(ollama_name)
-        return Sighting(model.key({}), self._catalog.profile(model)) if model else Sighting(Key(ollama_name))
-
     async def key_of(self, ollama_name: str) -> Key:
         """The key of a runner that /api/ps shows, as far as can be known: with its Modelfile's options."""
         model = await self._catalog.find_running(ollama_name)
@@ -349,6 +372,20 @@ class Engine:
             return self._names[key]
         serving = self._catalog.serving(key.runner)
         return serving[0].name if serving else ""
+
+    @property
+    def now(self) -> float:
+        """The scheduler's clock."""
+        return self._loop.time()
+
+    def queue(self) -> list[tuple[str, Outlook]]:
+        """All who wait, with the name of the model that each asked for; times are on the loop's clock."""
+        outlooks = forecast.outlooks(self._scheduler.host, self._loop.time())
+        return [(self._tickets[o.waiter.id].model.name, o) for o in outlooks if o.waiter.id in self._tickets]
+
+    def is_resident(self, model: Model) -> bool:
+        """Whether its runner is in memory, or on its way in or out."""
+        return self._scheduler.host.occupant(model.runner) is not None
 
     def residencies(self) -> tuple[Residency, ...]:
         return self._scheduler.residencies()

@@ -4,9 +4,10 @@ import asyncio
 import logging
 from typing import Self
 
+from swapper_proxy.core.types import Key, Sighting
 from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.engine import Engine
-from swapper_proxy.runtime.ports import Control, UpstreamRefused, UpstreamUnreachable
+from swapper_proxy.runtime.ports import Control, Running, UpstreamRefused, UpstreamUnreachable
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class Watcher:
         """One look at Ollama; the engine is told."""
         asked_at = self._loop.time()
         try:
-            seen = [await self._engine.sighting(entry.name) for entry in await self._control.running()]
+            seen = [await self._sighting(entry) for entry in await self._control.running()]
             if asked_at >= self._catalog_due or not self._engine.reachable:
                 await self._catalog.refresh()
                 self._catalog_due = asked_at + CATALOG_S
@@ -56,3 +57,11 @@ class Watcher:
             return
         self._engine.upstream(True)
         self._engine.observed(asked_at, tuple(seen))
+
+    async def _sighting(self, entry: Running) -> Sighting:
+        """What the scheduler is told of a runner that /api/ps shows: its key as far as can be known."""
+        model = await self._catalog.find_running(entry.name)
+        if model is None:
+            return Sighting(Key(entry.name))
+        self._catalog.measured(model, entry.size)
+        return Sighting(model.key({}), self._catalog.profile(model))

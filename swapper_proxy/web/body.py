@@ -54,6 +54,9 @@ class Fields:
     def set(self, name: str, value: object) -> None:
         self._raw[name] = msgspec.Raw(msgspec.json.encode(value))
 
+    def remove(self, name: str) -> None:
+        self._raw.pop(name, None)
+
     def encode(self) -> bytes:
         return msgspec.json.encode(self._raw)
 

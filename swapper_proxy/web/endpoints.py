@@ -1,18 +1,14 @@
 """Which paths make a model resident, and what a request to one of them asks for: read as Ollama reads it."""
 
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
 import msgspec
 
+from swapper_proxy.config.keep_alive import InvalidKeepAlive, KeepAlive, seconds_of
 from swapper_proxy.core.types import RUNNER_OPTIONS, RunnerOption
 from swapper_proxy.web.body import Fields, Form
-
-# A client's keep_alive below this is kept by the scheduler, so that Ollama does not unload under those who wait.
-KEEP_ALIVE_LEAST_S = 60.0
 
 
 class Intent(Enum):
@@ -59,16 +55,12 @@ class Unacceptable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request as it was understood.
-
-    `keep_alive` is what goes to Ollama, `ttl_s` what the scheduler keeps (see core.events.Arrived).
-    """
+    """A request as it was understood; `keep_alive` is the client's own."""
 
     model: str
     intent: Intent = Intent.INFERENCE
     options: Mapping[str, RunnerOption] = field(default_factory=dict)
-    keep_alive: int | float | str | None = None
-    ttl_s: float | None = None
+    keep_alive: KeepAlive | None = None
     tools: bool = False
     think: bool = False
     suffix: bool = False
@@ -82,24 +74,17 @@ def read(endpoint: Endpoint, fields: Fields | Form) -> Asked:
     _check_types(endpoint, fields)
     if not endpoint.native:
         return Asked(model, tools=bool(fields.get("tools", list[msgspec.Raw], [])))
-    seconds = keep_alive_s(fields.get("keep_alive", int | float | str | None, None))
+    keep_alive = fields.get("keep_alive", KeepAlive | None, None)
+    leaves_at_once = _leaves_at_once(keep_alive)
     options = _runner_options(fields.get("options", dict[str, object], {}))
     empty = _is_empty(endpoint, fields)
-    if (
-        empty
-        and seconds is not None
-        and 0 <= seconds < 1
-        and endpoint.content != "input"
-        and not endpoint.case_sensitive
-    ):
+    if empty and leaves_at_once and endpoint.content != "input" and not endpoint.case_sensitive:
         return Asked(model, Intent.UNLOAD)
-    keep_alive, ttl_s = _divided(fields, seconds)
     return Asked(
         model,
         Intent.LOAD if empty else Intent.INFERENCE,
         options,
         keep_alive,
-        ttl_s,
         tools=bool(fields.get("tools", list[msgspec.Raw], [])),
         think=fields.get("think", bool | str | None, None) not in (None, False),
         suffix=bool(fields.get("suffix", str, "")),
@@ -149,13 +134,11 @@ def _is_empty(endpoint: Endpoint, fields: Fields | Form) -> bool:
     return not fields.get("prompt", str | None, None)
 
 
-def _divided(fields: Fields | Form, seconds: float | None) -> tuple[int | float | str | None, float | None]:
-    """What of a keep_alive goes to Ollama and what the scheduler keeps."""
-    if seconds is None:
-        return None, None
-    if seconds < KEEP_ALIVE_LEAST_S:
-        return int(KEEP_ALIVE_LEAST_S), seconds
-    return fields.get("keep_alive", int | float | str, 0), math.inf
+def _leaves_at_once(keep_alive: KeepAlive | None) -> bool:
+    try:
+        return keep_alive is not None and seconds_of(keep_alive) < 1
+    except InvalidKeepAlive as error:
+        raise Unacceptable(f"keep_alive: {error}") from None
 
 
 # Ollama's options that are no runner options, by the type it insists on; null and unknown names pass.
@@ -181,26 +164,3 @@ def _runner_options(options: Mapping[str, object]) -> dict[str, RunnerOption]:
         if name in RUNNER_OPTIONS and isinstance(value, int | float):
             found[name] = value if isinstance(value, bool) else int(value)
     return found
-
-
-_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
-
-
-def keep_alive_s(value: int | float | str | None) -> float | None:
-    """Seconds of a keep_alive as Ollama understands it: negative is for ever (infinity), None is not given.
-
-    Numbers are whole seconds, strings Go durations (`1h30m`, `-1m`, `0`).  Raises Unacceptable.
-    """
-    if value is None:
-        return None
-    if isinstance(value, int | float):
-        return math.inf if value < 0 else float(int(value)) if value < 1e9 else math.inf
-    sign, text = ("-", value[1:]) if value[:1] == "-" else ("", value.removeprefix("+"))
-    if text == "0":
-        return 0.0
-    parts = _PART.findall(text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise Unacceptable("keep_alive is no duration")
-    seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
-    return math.inf if sign and seconds > 0 else seconds

@@ -4,6 +4,9 @@ from collections.abc import Iterable
 
 Header = tuple[str, str]
 
+PRIORITY = "X-Swapper-Priority"
+QUEUE_SECONDS = "X-Swapper-Queue-Seconds"
+
 HOP_BY_HOP = frozenset(
     (
         "connection",
@@ -17,14 +20,16 @@ HOP_BY_HOP = frozenset(
         "upgrade",
     )
 )
-# Host is Ollama's own; cross-origin rules are the proxy's business; Expect was answered here.
+# Host is Ollama's own; cross-origin rules and priorities are the proxy's business; Expect was answered here.
 NOT_UPSTREAM = HOP_BY_HOP | {
     "host",
     "origin",
     "expect",
     "access-control-request-method",
     "access-control-request-headers",
+    PRIORITY.lower(),
 }
+NOT_DOWNSTREAM = HOP_BY_HOP | {QUEUE_SECONDS.lower()}
 
 
 def towards_ollama(raw: Iterable[tuple[bytes, bytes]], length: int | None) -> list[Header]:
@@ -40,8 +45,13 @@ def towards_ollama(raw: Iterable[tuple[bytes, bytes]], length: int | None) -> li
 def towards_client(headers: Iterable[Header]) -> list[Header]:
     """Ollama's headers for the client."""
     headers = list(headers)
-    dropped = HOP_BY_HOP | _named_by_connection(headers)
+    dropped = NOT_DOWNSTREAM | _named_by_connection(headers)
     return [h for h in headers if (low := h[0].lower()) not in dropped and not low.startswith("access-control-")]
+
+
+def queued(seconds: float) -> list[Header]:
+    """What tells a client how long its request was in the queue; a Server-Timing of Ollama's stays beside."""
+    return [(QUEUE_SECONDS, f"{seconds:.3f}"), ("Server-Timing", f"queue;dur={seconds * 1000:.1f}")]
 
 
 def text(value: bytes) -> str:

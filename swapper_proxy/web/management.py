@@ -1,6 +1,7 @@
 """The management API and /metrics.  The shapes are a contract: keys may be added, none removed or renamed."""
 
 import asyncio
+import time
 from collections.abc import Awaitable
 from datetime import UTC, datetime
 from typing import Protocol
@@ -10,7 +11,8 @@ from aiohttp import web
 
 from swapper_proxy import config
 from swapper_proxy.core.errors import ProxyError
-from swapper_proxy.runtime.board import Board, ModelState, uptime_total_s
+from swapper_proxy.core.forecast import Why
+from swapper_proxy.runtime.board import Board, Lane, ModelState, Waiting, uptime_total_s
 from swapper_proxy.runtime.catalog import Catalog, Model
 from swapper_proxy.runtime.engine import Engine
 from swapper_proxy.runtime.ports import UpstreamUnreachable
@@ -43,13 +45,14 @@ class Management:
             web.get("/health", self.health),
             web.get("/ready", self.ready),
             web.get("/status", self.status),
+            web.get("/queue", self.queue),
             web.get("/models", self.models),
             web.post("/models/{name:.+}/load", self.load),
             web.post("/models/{name:.+}/unload", self.unload),
             web.get("/models/{name:.+}", self.model),
             web.get("/metrics", self.metrics),
             web.get("/metrics/{name:.+}", self.model_metrics),
-            web.route("*", "/{_:health|ready|status|models|metrics}", self.wrong_method),
+            web.route("*", "/{_:health|ready|status|queue|models|metrics}", self.wrong_method),
             web.route("*", "/{_:models|metrics}/{name:.+}", self.wrong_method),
         ]
 
@@ -85,6 +88,18 @@ class Management:
                 "total_models": len(snapshot.models),
                 "waiting": self._engine.waiting,
                 "in_flight": sum(len(r.in_flight) for r in self._engine.residencies()),
+            }
+        )
+
+    async def queue(self, _: web.Request) -> web.Response:
+        """Who waits for which model, since when, until when at most, and why; how many a model serves at once."""
+        waiting, lanes = self._board.queue(), self._board.lanes()
+        return _json(
+            {
+                "waiting": len(waiting),
+                "requests": [_waiting(w, time.time()) for w in waiting],
+                "models": [_lane(lane) for lane in lanes],
+                "warnings": [_doubt(lane) for lane in lanes if lane.doubtful],
             }
         )
 
@@ -215,6 +230,52 @@ def _measured(state: ModelState) -> dict[str, object]:
         "request_count": state.request_count,
         "total_uptime_seconds": round(total, 3),
     }
+
+
+def _waiting(waiting: Waiting, now: float) -> dict[str, object]:
+    return {
+        "model": waiting.model,
+        "priority": waiting.priority,
+        "since": stamp(waiting.since),
+        "waited_seconds": round(now - waiting.since, 3),
+        "deadline": stamp(waiting.deadline),
+        "estimated_start": stamp(waiting.start),
+        "estimated_wait_seconds": round(max(0.0, waiting.start - now), 3),
+        "why": waiting.why,
+        "reason": _REASONS[waiting.why].format(blocker=waiting.blocker or "another model"),
+        "blocked_by": waiting.blocker or None,
+    }
+
+
+_REASONS = {
+    Why.BUSY: "the model answers as many requests as it may at once",
+    Why.LOADING: "the model is being loaded",
+    Why.LEAVING: "the model is being unloaded for another one and will come back",
+    Why.SWAPPING: "{blocker} is being loaded or unloaded",
+    Why.DRAINING: "{blocker} finishes its answers, then it goes",
+    Why.GATE: "{blocker} first serves those who waited when it was loaded",
+    Why.HOLD: "{blocker} is idle, but its client is likely to call again at once",
+    Why.TURN: "{blocker} has work; it may be forced out at the deadline",
+    Why.BACKOFF: "the model could not be loaded a moment ago",
+    Why.DOWN: "Ollama is not reachable",
+}
+
+
+def _lane(lane: Lane) -> dict[str, object]:
+    return {
+        "model": lane.model,
+        "waiting": lane.waiting,
+        "in_flight": lane.in_flight,
+        "parallel": lane.parallel,
+        "parallel_source": lane.parallel_source,
+    }
+
+
+def _doubt(lane: Lane) -> str:
+    return (
+        f"{lane.model}: {lane.waiting} requests wait because {lane.parallel} at once are assumed to be Ollama's limit; "
+        "set `parallel`, or OLLAMA_NUM_PARALLEL as Ollama has it"
+    )
 
 
 def _how_to_pull(model: Model) -> str:

@@ -99,7 +99,7 @@ def _allowed_host(host: str, server: config.Server) -> bool:
         name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
     except ValueError:
         return False
-    if name in server.allowed_hosts or name.endswith(LOCAL_SUFFIXES):
+    if name in {allowed.lower() for allowed in server.allowed_hosts} or name.endswith(LOCAL_SUFFIXES):
         return True
     try:
         ipaddress.ip_address(name)

@@ -6,6 +6,7 @@ import re
 import secrets
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
@@ -18,14 +19,14 @@ from swapper_proxy import config
 from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.core.names import is_cloud
 from swapper_proxy.runtime.catalog import Catalog, Model
-from swapper_proxy.runtime.engine import Demand, Engine
+from swapper_proxy.runtime.engine import Demand, Engine, Lease
 from swapper_proxy.runtime.ledger import Ledger
-from swapper_proxy.runtime.ports import Relay, UpstreamUnreachable
-from swapper_proxy.web import endpoints
+from swapper_proxy.runtime.ports import Relay, UpstreamUnreachable, Usage
+from swapper_proxy.web import endpoints, terms, usage
 from swapper_proxy.web.body import Ambiguous, Fields, Form, Malformed, WrongType
 from swapper_proxy.web.dialects import dialect_of, respond
 from swapper_proxy.web.endpoints import ENDPOINTS, Asked, Endpoint, Intent, Unacceptable
-from swapper_proxy.web.headers import Header, towards_ollama
+from swapper_proxy.web.headers import Header, queued, towards_ollama
 from swapper_proxy.web.relay import Outcome, relay
 
 log = logging.getLogger("swapper_proxy.requests")
@@ -35,6 +36,7 @@ CHANGES_MODELS = ("/api/pull", "/api/create", "/api/copy", "/api/delete")
 
 
 MODEL = web.RequestKey("model", str)  # as the client named it, for the log
+WAITED_S = web.RequestKey("waited_s", float)  # in the queue; absent if it never was there
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
 
@@ -42,7 +44,7 @@ class RequestMetrics(Protocol):
     """What single requests tell the metrics; times are seconds."""
 
     def first_byte(self, model: str, seconds: float) -> None: ...
-    def answered(self, model: str, seconds: float, tail: list[bytes]) -> None: ...
+    def answered(self, model: str, seconds: float, usage: Usage) -> None: ...
     def rejected(self, reason: str) -> None: ...
 
 
@@ -76,10 +78,15 @@ class Counted(Outcome):
         self.tail[0] = self.tail[1]
         self.tail[1] = data
 
+    @property
+    def usage(self) -> Usage:
+        """What the answer says at its end."""
+        return usage.read(self.tail)
+
     def count(self, arrived: float) -> None:
         """Once it is over; 499 is a client that left before Ollama answered."""
         self.ledger.count(self.model, self.endpoint, self.status or 499)
-        self.metrics.answered(self.model, time.monotonic() - arrived, self.tail)
+        self.metrics.answered(self.model, time.monotonic() - arrived, self.usage)
 
 
 def request_id_of(request: web.Request) -> str:
@@ -132,6 +139,7 @@ class Proxy:
         log.warning("refused", extra=fields | {"status": error.status, "code": error.code, "wait_s": round(after_s, 3)})
         response = respond(error, dialect_of(path))
         response.headers["X-Request-Id"] = request_id
+        response.headers.extend(_queue_headers(request))
         return response
 
     # Straight through
@@ -148,6 +156,7 @@ class Proxy:
     # Through a swap
 
     async def _swap(self, request: web.Request, target: str, endpoint: Endpoint, arrived: float) -> web.StreamResponse:
+        wished = terms.wished_priority(request.headers, self._catalog)
         async with self._reading(request) as body:
             try:
                 fields = self._fields(request, endpoint, body)
@@ -167,7 +176,8 @@ class Proxy:
                 return await self._send(request, target, fields.encode(), Outcome())
             if asked.intent is Intent.UNLOAD:
                 return await self._unload(endpoint, asked, model)
-            return await self._serve(request, target, endpoint, asked, fields, model, arrived)
+            demand = terms.demand(self._catalog, endpoint, asked, model, wished)
+            return await self._serve(request, target, endpoint, asked, fields, demand, arrived)
 
     async def _serve(
         self,
@@ -176,9 +186,10 @@ class Proxy:
         endpoint: Endpoint,
         asked: Asked,
         fields: Fields | Form,
-        model: Model,
+        demand: Demand,
         arrived: float,
     ) -> web.StreamResponse:
+        model = demand.model
         counts = asked.intent is Intent.INFERENCE
         outcome = Counted(self._ledger, self._metrics, model.name, endpoint.label) if counts else Outcome()
         try:
@@ -186,19 +197,33 @@ class Proxy:
                 endpoints.check(endpoint, asked, model.shown.capabilities if model.shown else None)
             except Unacceptable:
                 return await self._send(request, target, fields.encode(), outcome)
-            if asked.ttl_s is not None and asked.keep_alive is not None:
-                fields.set("keep_alive", asked.keep_alive)
-            demand = Demand(model, dict(asked.options), asked.keep_alive, asked.ttl_s)
-            async with self._engine.lease(demand):
+            terms.rewrite(fields, endpoint, asked, demand)
+            async with self._queued(request, demand) as lease:
                 if isinstance(outcome, Counted):
                     outcome.handed_over = time.monotonic()
-                return await self._send(request, target, fields.encode(), outcome)
+                response = await self._send(request, target, fields.encode(), outcome)
+                if isinstance(outcome, Counted):
+                    lease.load_s = outcome.usage.load_s
+                return response
         finally:
             if isinstance(outcome, Counted) and outcome.sent:
                 outcome.count(arrived)
 
+    @asynccontextmanager
+    async def _queued(self, request: web.Request, demand: Demand) -> AsyncIterator[Lease]:
+        """The lease; how long it took is kept for the answer, also where there is none."""
+        began = time.monotonic()
+        try:
+            async with self._engine.lease(demand) as lease:
+                request[WAITED_S] = lease.waited_s
+                yield lease
+        finally:
+            request.setdefault(WAITED_S, time.monotonic() - began)
+
     async def _unload(self, endpoint: Endpoint, asked: Asked, model: Model) -> web.Response:
         """`ollama stop`: done by the scheduler, answered as Ollama answers."""
+        if self._catalog.keep_alive_fixed:
+            raise ProxyError(403, "keep_alive_fixed", "clients may not unload models here (ignore_client_keep_alive)")
         await self._engine.unload(model)
         content = (
             {"message": {"role": "assistant", "content": ""}} if endpoint.content == "messages" else {"response": ""}
@@ -247,7 +272,7 @@ class Proxy:
         outcome: Outcome,
     ) -> web.StreamResponse:
         try:
-            response = await relay(self._upstream, request, target, headers, body, outcome)
+            response = await relay(self._upstream, request, target, headers, body, outcome, _queue_headers(request))
         except ProxyError:
             self._metrics.rejected("upstream_unreachable")
             await self._engine.probe()
@@ -261,6 +286,10 @@ class Proxy:
 
     def _reading(self, request: web.Request) -> "_Body":
         return _Body(self, request)
+
+
+def _queue_headers(request: web.Request) -> list[Header]:
+    return queued(request[WAITED_S]) if WAITED_S in request else []
 
 
 class _Body:

@@ -1,6 +1,6 @@
 """Hands one request to Ollama and its answer to the client, as it comes."""
 
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Iterable
 
 import msgspec
 from aiohttp import hdrs, web
@@ -40,8 +40,9 @@ async def relay(
     headers: list[Header],
     body: bytes | AsyncIterable[bytes] | None,
     outcome: Outcome,
+    added: Iterable[Header] = (),
 ) -> RelayedResponse:
-    """Send, then stream back.  Raises ProxyError while nothing has been sent to the client.
+    """Send, then stream back with the headers `added`.  Raises ProxyError while nothing has been sent to the client.
 
     Ends abruptly where Ollama does.  Closing the answer before its end closes the connection to Ollama, so a client
     that leaves stops the work done for it.
@@ -57,14 +58,14 @@ async def relay(
         raise ProxyError(502, "upstream_unreachable", f"Ollama is not reachable: {error}") from error
     try:
         outcome.head(answer.status)
-        return await _stream(request, answer, outcome)
+        return await _stream(request, answer, outcome, added)
     finally:
         answer.close()
 
 
-async def _stream(request: web.Request, answer: Answer, outcome: Outcome) -> RelayedResponse:
+async def _stream(request: web.Request, answer: Answer, outcome: Outcome, added: Iterable[Header]) -> RelayedResponse:
     response = RelayedResponse(status=answer.status, reason=answer.reason)
-    for name, value in towards_client(answer.headers):
+    for name, value in (*towards_client(answer.headers), *added):
         response.headers.add(name, value)
     response.untyped = hdrs.CONTENT_TYPE not in response.headers
     await response.prepare(request)

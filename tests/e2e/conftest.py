@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 
 from swapper_proxy.app import Running, running
@@ -97,6 +98,14 @@ async def proxy(session: aiohttp.ClientSession, ollama: Client) -> AsyncIterator
     """The proxy in front of the real Ollama."""
     async with running(settings(ollama.url)) as running_proxy:
         yield Client(session, running_proxy.url)
+
+
+@asynccontextmanager
+async def configured(ollama: Client, models: dict[str, Model], **swapper: Any) -> AsyncIterator[Client]:
+    """The proxy in front of the real Ollama, with these models configured."""
+    chosen = msgspec.structs.replace(settings(ollama.url, **swapper), models=models)
+    async with running(chosen) as proxy:
+        yield Client(ollama.session, proxy.url)
 
 
 @asynccontextmanager

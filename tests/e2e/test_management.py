@@ -2,7 +2,12 @@
 
 import re
 
-from tests.e2e.conftest import Client
+import aiohttp
+import msgspec
+
+from swapper_proxy.app import running
+from swapper_proxy.config import Server
+from tests.e2e.conftest import Client, settings
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00")
 
@@ -129,6 +134,12 @@ async def test_foreign_pages_and_hosts_are_kept_out(proxy: Client) -> None:
     async with proxy.session.get(f"{proxy.url}/api/tags", headers={"Origin": "http://localhost:3000"}) as answer:
         assert answer.status == 200
         assert answer.headers["Access-Control-Allow-Origin"] == "http://localhost:3000"
+
+
+async def test_hosts_are_allowed_in_any_case(session: aiohttp.ClientSession, ollama: Client) -> None:
+    server = Server(port=0, allowed_hosts=("Box.Example",))
+    async with running(msgspec.structs.replace(settings(ollama.url), server=server)) as up:
+        assert (await Client(session, up.url).post("/models/first/load", Host="bOX.example:8890"))[0] == 200
 
 
 async def test_wrong_methods_in_the_management_dialect(proxy: Client) -> None:

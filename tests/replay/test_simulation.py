@@ -254,7 +254,6 @@ def test_the_limits_of_a_policy() -> None:
     assert limits(given, Policy.FIFO) == limits(given, Policy.EXHAUSTIVE) == replace(given, rules=EXHAUSTIVE)
 
 
-@pytest.mark.xfail(strict=True, reason="the scheduler does not keep to memory yet")
 @pytest.mark.parametrize("policy", Policy)
 def test_a_budget_is_kept(policy: Policy) -> None:
     models = {"a": Model(load_s=10.0, size_gb=4.0), "b": Model(load_s=5.0, size_gb=4.0)}

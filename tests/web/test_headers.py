@@ -1,6 +1,6 @@
 """Which headers go through, and with which bytes."""
 
-from swapper_proxy.web.headers import towards_client, towards_ollama
+from swapper_proxy.web.headers import queued, towards_client, towards_ollama
 
 
 def test_hop_by_hop_host_and_origin_stay_here() -> None:
@@ -10,6 +10,7 @@ def test_hop_by_hop_host_and_origin_stay_here() -> None:
         (b"Connection", b"close, X-Mine"),
         (b"X-Mine", b"1"),
         (b"Transfer-Encoding", b"chunked"),
+        (b"X-Swapper-Priority", b"low"),
         (b"Authorization", b"Bearer x"),
         (b"X-Name", "caf\u00e9".encode()),
         (b"X-Name", b"two"),
@@ -22,3 +23,12 @@ def test_hop_by_hop_host_and_origin_stay_here() -> None:
 def test_ollama_s_own_cross_origin_answer_is_dropped() -> None:
     headers = [("Content-Type", "a/b"), ("Access-Control-Allow-Origin", "*"), ("Keep-Alive", "1")]
     assert towards_client(headers) == [("Content-Type", "a/b")]
+
+
+def test_the_time_in_the_queue_stands_beside_what_else_was_timed() -> None:
+    headers = [("Server-Timing", "model;dur=3"), ("X-Swapper-Queue-Seconds", "9")]  # of another such proxy behind
+    assert [*towards_client(headers), *queued(1.2344)] == [
+        ("Server-Timing", "model;dur=3"),
+        ("X-Swapper-Queue-Seconds", "1.234"),
+        ("Server-Timing", "queue;dur=1234.4"),
+    ]

@@ -1,12 +1,11 @@
 """Bodies read as Go reads them, and what is understood of them."""
 
 import json
-import math
 
 import pytest
 
 from swapper_proxy.web.body import Ambiguous, Fields, Form, Malformed, WrongType
-from swapper_proxy.web.endpoints import ENDPOINTS, Intent, Unacceptable, keep_alive_s, read
+from swapper_proxy.web.endpoints import ENDPOINTS, Intent, Unacceptable, read
 
 
 def model_of(body: bytes) -> str:
@@ -69,30 +68,10 @@ def test_a_form() -> None:
     assert form.encode() == body.replace(b"whisper", b"other:v1")
 
 
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [
-        (None, None),
-        (5, 5),
-        (1.9, 1),
-        (-1, math.inf),
-        ("5m", 300),
-        ("1h30m", 5400),
-        ("0", 0),
-        ("0s", 0),
-        ("-1m", math.inf),
-        (".5s", 0.5),
-        ("300ms", 0.3),
-    ],
-)
-def test_keep_alive(value: float | str | None, seconds: float | None) -> None:
-    assert keep_alive_s(value) == (pytest.approx(seconds) if seconds is not None else None)
-
-
 @pytest.mark.parametrize("value", ["", "300", "-1", "1d", "x", "5m x"])
-def test_keep_alive_that_ollama_refuses(value: str) -> None:
+def test_a_keep_alive_that_ollama_refuses(value: str) -> None:
     with pytest.raises(Unacceptable):
-        keep_alive_s(value)
+        read(ENDPOINTS["/api/generate"], Fields.read(json.dumps({"model": "a", "keep_alive": value}).encode()))
 
 
 @pytest.mark.parametrize(
@@ -112,12 +91,3 @@ def test_keep_alive_that_ollama_refuses(value: str) -> None:
 def test_what_a_request_wants(path: str, body: dict, intent: Intent) -> None:
     fields = Fields.read(json.dumps({"model": "a", **body}).encode())
     assert read(ENDPOINTS[path], fields).intent is intent
-
-
-@pytest.mark.parametrize(
-    ("keep_alive", "sent", "ttl"), [(0, 60, 0), ("30s", 60, 30), ("5m", "5m", math.inf), (-1, -1, math.inf)]
-)
-def test_a_short_keep_alive_is_for_the_scheduler(keep_alive: object, sent: object, ttl: float) -> None:
-    fields = Fields.read(json.dumps({"model": "a", "prompt": "x", "keep_alive": keep_alive}).encode())
-    asked = read(ENDPOINTS["/api/generate"], fields)
-    assert (asked.keep_alive, asked.ttl_s) == (sent, ttl)

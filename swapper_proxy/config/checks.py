@@ -1,0 +1,189 @@
+"""What one key alone does not show: contradictions stop the start, warnings do not."""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from swapper_proxy.config.keep_alive import InvalidKeepAlive, KeepAlive, seconds_of
+from swapper_proxy.config.settings import Model, Settings
+from swapper_proxy.core.names import canonical
+
+# Models that are not configured have these types, so a slot for one is never without use.
+TYPES_OF_OLLAMA = frozenset(("llm", "embedding"))
+
+
+class Problem(NamedTuple):
+    """A key path and what is wrong with it."""
+
+    key_path: str
+    wrong: str
+
+
+def problems(settings: Settings) -> Iterator[Problem]:
+    """All that keeps the settings from being used."""
+    yield from _url(settings)
+    yield from _names(settings)
+    yield from _default_model(settings)
+    yield from _max_wait(settings)
+    yield from _count(settings)
+    yield from _slots(settings)
+    yield from _keep_alives(settings)
+    yield from _runner_options(settings)
+    yield from _pinned_number(settings)
+    yield from _sizes(settings)
+
+
+def warnings(settings: Settings) -> list[str]:
+    """What can be used but may surprise, a line each."""
+    return [
+        f"{key_path}: {text}"
+        for key_path, text in (*_v1_options(settings), *_crowded_out(settings), *_preloads(settings))
+    ]
+
+
+def _url(settings: Settings) -> Iterator[Problem]:
+    try:
+        url = urlsplit(settings.upstream.url)
+        url.port  # noqa: B018 - raises if it is none
+    except ValueError as error:
+        yield Problem("upstream.url", str(error))
+        return
+    if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment:
+        yield Problem("upstream.url", f"expected a URL like http://localhost:11434, got {url.geturl()!r}")
+
+
+def _names(settings: Settings) -> Iterator[Problem]:
+    taken: dict[str, str] = {}
+    for name, model in settings.models.items():
+        for spelling in {canonical(name), canonical(model.ollama_name)}:
+            if spelling in taken:
+                yield Problem(f"models.{name}", f"{spelling!r} already means model {taken[spelling]!r}")
+            taken[spelling] = name
+
+
+def _default_model(settings: Settings) -> Iterator[Problem]:
+    swapper = settings.swapper
+    if swapper.default_model is not None and swapper.default_model not in settings.models:
+        yield Problem("swapper.default_model", f"{swapper.default_model!r} is not one of the models")
+    if swapper.default_after is not None and swapper.default_model is None:
+        yield Problem("swapper.default_after", "has no effect without default_model")
+
+
+def _max_wait(settings: Settings) -> Iterator[Problem]:
+    wait = settings.swapper.max_wait
+    if not wait.high <= wait.medium <= wait.low:
+        yield Problem(
+            "swapper.max_wait", f"expected high <= medium <= low, got {wait.high:g}, {wait.medium:g}, {wait.low:g}"
+        )
+
+
+def _count(settings: Settings) -> Iterator[Problem]:
+    swapper = settings.swapper
+    if swapper.mode == "single-active" and (swapper.max_concurrent_models or 1) > 1:
+        yield Problem(
+            "swapper.max_concurrent_models", f"{swapper.max_concurrent_models} has no effect in mode single-active"
+        )
+
+
+def _slots(settings: Settings) -> Iterator[Problem]:
+    types = TYPES_OF_OLLAMA | {model.type for model in settings.models.values()}
+    for kind, count in settings.swapper.slots.items():
+        if count < 1:
+            yield Problem(f"swapper.slots.{kind}", f"expected int >= 1, got {count}")
+        if kind not in types:
+            yield Problem(f"swapper.slots.{kind}", "no model is of this type")
+
+
+def _keep_alives(settings: Settings) -> Iterator[Problem]:
+    yield from _keep_alive("swapper.keep_alive", settings.swapper.keep_alive)
+    for name, model in settings.models.items():
+        key_path = f"models.{name}.keep_alive"
+        wrong = list(_keep_alive(key_path, model.keep_alive))
+        yield from wrong
+        if model.pinned and model.keep_alive is not None and not wrong and seconds_of(model.keep_alive) < math.inf:
+            yield Problem(key_path, "contradicts pinned: a pinned model stays in memory")
+
+
+def _keep_alive(key_path: str, value: KeepAlive | None) -> Iterator[Problem]:
+    try:
+        if value is not None:
+            seconds_of(value)
+    except InvalidKeepAlive as error:
+        yield Problem(key_path, str(error))
+
+
+def _runner_options(settings: Settings) -> Iterator[Problem]:
+    for name, model in settings.models.items():
+        options, key_path = model.runner_options, f"models.{name}.runner_options"
+        if options.policy == "pin" and not options.values:
+            yield Problem(key_path, "policy pin needs at least one value, as in num_ctx: 8192")
+        if options.policy != "pin" and options.values:
+            yield Problem(f"{key_path}.{next(iter(options.values))}", f"has no effect with policy {options.policy}")
+        if not settings.swapper.gpu and options.num_gpu:
+            yield Problem(f"{key_path}.num_gpu", "contradicts gpu_enabled or metal_acceleration: false")
+
+
+def _pinned_number(settings: Settings) -> Iterator[Problem]:
+    for kind, room, models in _groups(settings):
+        pinned = [name for name, model in models.items() if model.pinned]
+        if len(pinned) > room:
+            text = f"{len(pinned)} models are pinned, {_where(settings, kind)} has room for {room}"
+            yield Problem(f"models.{pinned[room]}.pinned", text)
+
+
+def _sizes(settings: Settings) -> Iterator[Problem]:
+    """Only of models that must be in memory: the others are refused when they are asked for."""
+    budget = settings.swapper.memory_budget_gb or math.inf
+    pinned = 0.0
+    for name, model in settings.models.items():
+        size = model.size_gb or 0
+        wanted = model.pinned or model.preload or name == settings.swapper.default_model
+        if wanted and size > budget:
+            yield Problem(f"models.{name}.size_gb", f"{size:g} is more than memory_budget_gb, {budget:g}")
+        pinned += size if model.pinned else 0
+    if pinned > budget:
+        yield Problem("swapper.memory_budget_gb", f"{budget:g} is less than the pinned models' size_gb, {pinned:g}")
+
+
+def _v1_options(settings: Settings) -> Iterator[Problem]:
+    for name, model in settings.models.items():
+        if model.runner_options.policy == "pin":
+            values = model.runner_options.values
+            lines = " and ".join(f"`PARAMETER {option} {_in_modelfile(value)}`" for option, value in values.items())
+            text = f"/v1 clients cannot send options; to give them the same {', '.join(values)} put {lines}"
+            yield Problem(f"models.{name}.runner_options", f"{text} into the Modelfile")
+
+
+def _in_modelfile(value: bool | int) -> str:
+    return str(value).lower()
+
+
+def _crowded_out(settings: Settings) -> Iterator[Problem]:
+    for kind, room, models in _groups(settings):
+        pinned = [name for name, model in models.items() if model.pinned]
+        others = ", ".join(name for name in models if name not in pinned)
+        if len(pinned) == room and others:
+            text = f"takes the last room of {_where(settings, kind)}; once it is resident these are refused: {others}"
+            yield Problem(f"models.{pinned[-1]}.pinned", text)
+
+
+def _preloads(settings: Settings) -> Iterator[Problem]:
+    for kind, room, models in _groups(settings):
+        loaded = [name for name, m in models.items() if m.preload or name == settings.swapper.default_model]
+        preloaded = [name for name in loaded if models[name].preload]
+        if len(loaded) > room and preloaded:
+            text = f"{len(loaded)} models are loaded at start, {_where(settings, kind)} has room for {room}"
+            yield Problem(f"models.{preloaded[-1]}.preload", text)
+
+
+def _where(settings: Settings, kind: str) -> str:
+    return f"slot {kind}" if kind else f"mode {settings.swapper.mode}"
+
+
+def _groups(settings: Settings) -> Iterator[tuple[str, int, dict[str, Model]]]:
+    """Models that share room, with the type that has the slot ("": none) and how many fit."""
+    swapper, models = settings.swapper, settings.models
+    yield "", swapper.max_resident, {n: m for n, m in models.items() if m.type not in swapper.slots}
+    for kind, room in swapper.slots.items():
+        yield kind, room, {n: m for n, m in models.items() if m.type == kind}

@@ -1,0 +1,156 @@
+"""Where settings come from: YAML file < environment < command line."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from swapper_proxy.config.checks import problems
+from swapper_proxy.config.settings import NOT_IN_FILES, ConfigError, Model, Settings
+
+DEFAULT_PATH = Path("config/swapper_config.yaml")
+MOST_PARALLEL = 1024
+
+# Environment variable -> key path.
+ENVIRONMENT = {
+    "OLLAMA_BASE_URL": ("upstream", "url"),
+    "SWAPPER_HOST": ("server", "host"),
+    "SWAPPER_PORT": ("server", "port"),
+    "SWAPPER_MODE": ("swapper", "mode"),
+    "MAX_CONCURRENT_MODELS": ("swapper", "max_concurrent_models"),
+    "MODEL_SWAP_TIMEOUT": ("swapper", "model_swap_timeout"),
+}
+NUM_PARALLEL = "OLLAMA_NUM_PARALLEL"  # Ollama's own: stands behind what the settings say of the proxy
+
+
+def load(
+    path: str | None = None,
+    environ: Mapping[str, str] = os.environ,
+    options: Mapping[tuple[str, str], Any] | None = None,
+) -> Settings:
+    """The settings from a file, the environment and command line options (key path -> value).
+
+    A named file (`path` or SWAPPER_CONFIG_PATH) must exist; without one the file at the default place is read if
+    there is one.  Raises ConfigError.
+    """
+    file, values = _read(path or environ.get("SWAPPER_CONFIG_PATH"))
+    settings = _checked(values, file, "")
+    origins: dict[str, str] = {}
+    for source, key_path, value in _overrides(environ, options or {}):
+        _put(values, key_path, value)
+        settings = _checked(values, source, ".".join(key_path))
+        origins[".".join(key_path)] = source
+    if problem := next(problems(settings), None):
+        raise ConfigError(f"{origins.get(problem.key_path, file)}: {problem.key_path}: {problem.wrong}")
+    return msgspec.structs.replace(settings, source=file, ollama_num_parallel=_num_parallel(environ))
+
+
+def _overrides(
+    environ: Mapping[str, str], options: Mapping[tuple[str, str], Any]
+) -> Iterator[tuple[str, tuple[str, str], Any]]:
+    """What goes before the file, the last one before all: where it stands, key path, value."""
+    for variable, key_path in ENVIRONMENT.items():
+        if text := environ.get(variable):
+            yield variable, key_path, _scalar(text)
+    for key_path, value in options.items():
+        yield "command line", key_path, value
+
+
+def _num_parallel(environ: Mapping[str, str]) -> int | None:
+    """None also for 0: then Ollama chooses by itself."""
+    text = environ.get(NUM_PARALLEL, "").strip() or "0"
+    if not text.isascii() or not text.isdigit() or int(text) > MOST_PARALLEL:
+        raise ConfigError(f"{NUM_PARALLEL}: expected int from 0 to {MOST_PARALLEL}, got {text!r}")
+    return int(text) or None
+
+
+def _read(named: str | None) -> tuple[str, dict[str, Any]]:
+    path = Path(named) if named else DEFAULT_PATH
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        if named:
+            raise ConfigError(f"{path}: no such file") from None
+        return "defaults", {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    try:
+        values = yaml.load(text, Loader=_StrictLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a mapping of sections, got {type(values).__name__}")
+    return str(path), values
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML that refuses a key given twice instead of dropping the first."""
+
+
+def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, str):
+            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not a string", key_node.start_mark)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+        seen.add(key)
+    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
+
+
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def _scalar(text: str) -> Any:
+    """An environment variable's value: a number where it is one."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _put(values: dict[str, Any], key_path: tuple[str, str], value: Any) -> None:
+    section, key = key_path
+    values[section] = {**(values.get(section) or {}), key: value}
+
+
+def _checked(values: dict[str, Any], source: str, key_path: str) -> Settings:
+    for key in NOT_IN_FILES:
+        if key in values:
+            raise ConfigError(f"{source}: {key}: unknown key")
+    given = {key: value for key, value in values.items() if value is not None}
+    models = given.get("models")
+    for name, model in models.items() if isinstance(models, dict) else ():
+        try:  # one by one, because msgspec does not say which
+            msgspec.convert(model, Model)
+        except msgspec.ValidationError as error:
+            raise ConfigError(_explain(error, source, f"models.{name}")) from None
+    try:
+        return msgspec.convert(given, Settings)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_explain(error, source, key_path)) from None
+
+
+def _explain(error: msgspec.ValidationError, source: str, key_path: str) -> str:
+    """msgspec says `Expected `int`, got `str` - at `$.swapper.x``; this says `FILE: swapper.x: expected int ...`."""
+    message, _, where = str(error).partition(" - at `")
+    where = where.rstrip("`").removeprefix("$").removeprefix(".")
+    if not where.startswith(key_path):
+        where = f"{key_path}.{where}" if where else key_path
+    message = message.replace("`", "").replace(" | null", "")
+    if unknown := re.fullmatch(r"Object contains unknown field (.+)", message):
+        return f"{source}: {f'{where}.' if where else ''}{unknown[1]}: unknown key"
+    if missing := re.fullmatch(r"Object missing required field (.+)", message):
+        return f"{source}: {f'{where}.' if where else ''}{missing[1]}: is required"
+    if message.startswith("Expected str matching regex"):
+        message = 'Expected "ollama:" and the name that Ollama knows the model by, as in "ollama:llama3.2:3b"'
+    return f"{source}: {where}: {message[:1].lower()}{message[1:]}"

@@ -1,0 +1,173 @@
+"""What the catalog makes of Ollama's models and the config together."""
+
+from typing import Any
+
+import pytest
+
+from swapper_proxy.config import Model, RunnerOptions, Settings, Swapper
+from swapper_proxy.core.errors import Failure
+from swapper_proxy.core.types import Priority, Profile
+from swapper_proxy.runtime import catalog
+from swapper_proxy.runtime.catalog import GB, Catalog
+from swapper_proxy.runtime.ports import Installed, LoadSpec, Running, Shown, UpstreamRefused
+
+CHAT, EMBED = frozenset(["completion"]), frozenset(["embedding"])
+
+
+class Ollama:
+    """Two names over the weights w1, one over w2, an embedder."""
+
+    SHOWN = {  # noqa: RUF012 - never changed
+        "a:latest": Shown("w1", {"num_ctx": 2048}, CHAT, False),
+        "a-kind:latest": Shown("w1", {}, CHAT, False),
+        "b:latest": Shown("w2", {}, CHAT, False),
+        "e:latest": Shown("w3", {}, EMBED, False),
+    }
+
+    async def installed(self) -> list[Installed]:
+        return [Installed(name, 2 * GB, "digest", False) for name in self.SHOWN]
+
+    async def show(self, name: str) -> Shown:
+        if shown := self.SHOWN.get(name if ":" in name else f"{name}:latest"):
+            return shown
+        raise UpstreamRefused(Failure(404, b"{}", "application/json"))
+
+    async def version(self) -> str:
+        return "0"
+
+    async def running(self) -> list[Running]:
+        return []
+
+    async def load(self, spec: LoadSpec) -> None: ...
+
+    async def unload(self, name: str) -> None: ...
+
+
+def catalog_of(models: dict[str, dict[str, Any]] | None = None, num_parallel: int | None = None, **swapper: Any):
+    given = {name: Model(**{"path": f"ollama:{name}", **fields}) for name, fields in (models or {}).items()}
+    return Catalog(Ollama(), Settings(models=given, swapper=Swapper(**swapper), ollama_num_parallel=num_parallel))
+
+
+async def found(of: Catalog, name: str) -> catalog.Model:
+    model = await of.resolve(name)
+    assert model is not None
+    return model
+
+
+async def test_the_profile_of_a_configured_model() -> None:
+    fields = {"size_gb": 3, "type": "code", "parallel": 2, "pinned": True, "max_queue": 5}
+    of = catalog_of({"a": fields}, model_swap_timeout=9)
+    profile = Profile(parallel=2, swap_timeout_s=9, size_gb=3, slot="code", pinned=True, max_queue=5)
+    assert of.profile(await found(of, "a")) == profile
+
+
+async def test_the_profile_of_any_other() -> None:
+    of = catalog_of()
+    assert of.profile(await found(of, "b")) == Profile(parallel=4, swap_timeout_s=34, size_gb=2, slot="llm")
+    assert of.profile(await found(of, "e")).slot == "embedding"
+
+
+async def test_type_and_priority() -> None:
+    of = catalog_of({"a": {"type": "code", "priority": "high"}, "never": {}})
+    described = [(m.type, m.priority) for m in (await found(of, "a"), await found(of, "b"), await found(of, "e"))]
+    assert described == [("code", Priority.HIGH), ("llm", Priority.MEDIUM), ("embedding", Priority.MEDIUM)]
+
+
+async def test_what_was_measured_goes_before_the_disk_and_behind_the_config() -> None:
+    of = catalog_of({"b": {"size_gb": 7}})
+    a, a_kind, b = [await found(of, name) for name in ("a", "a-kind", "b")]
+    of.measured(a, 5 * GB)
+    of.measured(b, 5 * GB)
+    of.measured(a, 0)  # an Ollama that does not tell
+    assert [of.size_gb(model) for model in (a, a_kind, b)] == [5, 5, 7]
+    assert of.profile(a_kind).size_gb == 5
+
+
+async def test_a_pinned_model_pins_its_runner() -> None:
+    of = catalog_of({"a": {"pinned": True}})
+    await of.refresh()
+    assert [of.is_pinned(await found(of, name)) for name in ("a-kind", "a", "b")] == [True, True, False]
+    of.forget()
+    assert of.is_pinned(await found(of, "a-kind"))
+
+
+async def test_a_pinned_model_that_is_not_there_does_no_harm() -> None:
+    of = catalog_of({"gone": {"pinned": True}})
+    await of.refresh()
+    assert not of.is_pinned(await found(of, "a"))
+
+
+@pytest.mark.parametrize(
+    ("models", "num_parallel", "swapper", "expected"),
+    [
+        ({}, None, {}, (4, "assumed")),
+        ({}, 2, {}, (2, "OLLAMA_NUM_PARALLEL")),
+        ({}, 2, {"parallel": 3}, (3, "config")),
+        ({"a": {"parallel": 5}}, 2, {"parallel": 3}, (5, "config")),
+    ],
+)
+async def test_where_parallel_comes_from(models, num_parallel, swapper, expected) -> None:
+    of = catalog_of(models, num_parallel, **swapper)
+    model = await found(of, "a")
+    assert (of.profile(model).parallel, of.parallel_source(model)) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "asked", "expected"),
+    [
+        (RunnerOptions(), {"num_ctx": 1}, {"num_ctx": 1}),
+        (RunnerOptions(policy="strip"), {"num_ctx": 1}, {}),
+        (RunnerOptions(policy="pin", num_ctx=9, use_mmap=False), {}, {"num_ctx": 9, "use_mmap": False}),
+        (RunnerOptions(policy="pin", num_ctx=9), {"num_ctx": 1, "num_gpu": 2}, {"num_ctx": 9, "num_gpu": 2}),
+    ],
+)
+async def test_runner_options(options, asked, expected) -> None:
+    of = catalog_of({"a": {"runner_options": options}})
+    assert of.options(await found(of, "a"), asked) == expected
+    assert of.options(await found(of, "b"), asked) == asked
+
+
+@pytest.mark.parametrize(
+    ("model", "swapper", "asked", "expected"),
+    [
+        ({}, {}, None, None),
+        ({}, {}, "5m", "5m"),
+        ({}, {"keep_alive": 1}, None, 1),
+        ({}, {"keep_alive": 1}, "5m", "5m"),
+        ({"keep_alive": 2}, {"keep_alive": 1}, None, 2),
+        ({"keep_alive": 2}, {"keep_alive": 1}, 0, 0),
+        ({"keep_alive": 2}, {"ignore_client_keep_alive": True}, 0, 2),
+        ({}, {"ignore_client_keep_alive": True}, 0, None),
+        ({"pinned": True}, {"keep_alive": 1}, 0, -1),
+        ({}, {"keep_alive": 1, "default_model": "a"}, None, 1),
+        ({}, {"keep_alive": 1, "default_model": "a", "default_after": 5}, None, -1),
+        ({"keep_alive": 2}, {"default_model": "a", "default_after": 5}, None, 2),
+        ({}, {"default_model": "a", "default_after": 5}, "5m", "5m"),
+    ],
+)
+async def test_the_keep_alive_that_holds(model, swapper, asked, expected) -> None:
+    of = catalog_of({"a": model}, **swapper)
+    assert of.keep_alive(await found(of, "a"), asked) == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "swapper", "asked", "expected"),
+    [
+        ({}, {}, None, None),
+        ({}, {"keep_alive": "5m"}, None, "5m"),
+        ({}, {"keep_alive": "5s"}, None, 60),
+        ({}, {"keep_alive": "5m"}, 60, 60),
+        ({"pinned": True}, {}, 60, -1),
+        ({}, {"default_model": "a", "default_after": 5}, 60, -1),
+        ({"keep_alive": "1h"}, {"default_model": "a", "default_after": 5}, None, "1h"),
+    ],
+)
+async def test_a_load_says_how_long(model, swapper, asked, expected) -> None:
+    of = catalog_of({"a": model}, **swapper)
+    assert of.load_spec(await found(of, "a"), {}, asked) == LoadSpec("a", {}, expected)
+
+
+async def test_a_load_without_the_gpu() -> None:
+    of = catalog_of(metal_acceleration=False)
+    assert of.load_spec(await found(of, "e"), {"num_ctx": 1}).options == {"num_gpu": 0, "num_ctx": 1}
+    assert of.load_spec(await found(of, "e"), {}).embedding_only
