@@ -6,17 +6,20 @@
 from dataclasses import replace
 from typing import Any
 
-from swapper_proxy.core.commands import Changed, Command, Held, Reject, WakeAt
+from swapper_proxy.core.commands import Changed, Command, Held, Reject, Reloaded, WakeAt
 from swapper_proxy.core.errors import Rejection
 from swapper_proxy.core.events import Event
 from swapper_proxy.core.scheduler import Scheduler
-from swapper_proxy.core.types import Cause, Key, Limits, Priority, Profile, State
+from swapper_proxy.core.types import Cause, Key, Limits, Priority, Profile, Rules, State
 
 A, B, C, D = Key("a"), Key("b"), Key("c"), Key("d")
 A_LONG = Key("a", (("num_ctx", 8192),))
 A_GPU = Key("a", (("num_gpu", 5),))
 WIDE = Profile(parallel=8)
 HIGH, LOW = Priority.HIGH, Priority.LOW
+
+# The arithmetic in these conversations stays as it is when the constants are tuned.
+RULES = Rules(kappa=2.0)
 
 # When to come back is exact after a failed load; else it is a guess, and not what these conversations are about.
 EXACT = (Rejection.LOAD_FAILED, Rejection.BACKING_OFF)
@@ -26,12 +29,12 @@ class Talk:
     """A scheduler and what it says."""
 
     def __init__(self, **limits: Any) -> None:
-        self.scheduler = Scheduler(Limits(**limits))
+        self.scheduler = Scheduler(Limits(**{"rules": RULES, **limits}))
         self.everything: list[Command] = []
 
     def __call__(self, now: float, *events: Event) -> list[Command]:
         self.everything = self.scheduler.handle(events, now)
-        return [without_guess(c) for c in self.everything if not isinstance(c, Changed | Held | WakeAt)]
+        return [without_guess(c) for c in self.everything if not isinstance(c, Changed | Held | Reloaded | WakeAt)]
 
     @property
     def wake(self) -> list[float]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swapper_proxy.core.estimates import HOLD_MARGIN, HOLD_MARGIN_S, Speed, hold_s
+from swapper_proxy.core.estimates import BLIND_HOLD, HOLD_MARGIN, HOLD_MARGIN_S, Speed, hold_s
 
 times = st.floats(0, 100)
 WELL = pytest.approx
@@ -26,6 +26,25 @@ def test_a_size_is_worth_a_guess_until_a_load_was_measured() -> None:
     speed.loaded(3)
     speed.sized(100)
     assert speed.load_s == 3
+
+
+def test_answers_are_measured_too() -> None:
+    speed = Speed()
+    speed.served(2)
+    assert speed.service_s == 2
+    speed.served(12)
+    assert speed.service_s == WELL(5)
+
+
+def test_what_takes_half_as_long_as_a_load_is_a_load() -> None:
+    speed = Speed()
+    speed.loaded(4)
+    assert speed.is_load(2)
+    assert not speed.is_load(1.9)
+    for _ in range(50):
+        speed.loaded(0.01)
+    assert not speed.is_load(0.09)
+    assert speed.is_load(0.1)
 
 
 def test_the_first_measurement_counts_alone_and_the_next_three_tenths() -> None:
@@ -69,8 +88,8 @@ def test_a_hold_is_the_gap_that_pays_best(gaps: list[float], swap_s: float, wait
 
 
 @given(st.floats(0.1, 100), st.integers(1, 50))
-def test_without_experience_all_who_wait_lose_a_tenth_of_a_swap(swap_s: float, waiting: int) -> None:
-    assert hold_s([], swap_s, waiting, 1) * waiting == WELL(swap_s / 10)
+def test_without_experience_all_who_wait_lose_a_part_of_a_swap(swap_s: float, waiting: int) -> None:
+    assert hold_s([], swap_s, waiting, 1) * waiting == WELL(swap_s * BLIND_HOLD)
     assert hold_s([], swap_s, waiting, 0) == 0
 
 

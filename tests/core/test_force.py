@@ -333,8 +333,9 @@ def test_who_comes_after_the_load_is_not_behind_the_gate(with_a: Talk) -> None:
     assert with_a.changes == DRAINS
 
 
-def test_an_open_gate_keeps_one_and_another_goes(talk: Talk) -> None:
-    talk(0, ConfigChanged(Limits(max_resident=2)), Arrived(1, A), Arrived(2, B), Arrived(3, B), Arrived(4, C))
+def test_an_open_gate_keeps_one_and_another_goes() -> None:
+    talk = Talk(max_resident=2)
+    talk(0, Arrived(1, A), Arrived(2, B), Arrived(3, B), Arrived(4, C))
     talk(1, Loaded(A, 1))
     talk(55, Loaded(B, 2), Arrived(5, A))
     assert talk.states == {A: State.RESIDENT, B: State.RESIDENT}

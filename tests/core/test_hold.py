@@ -3,6 +3,7 @@
 import pytest
 
 from swapper_proxy.core.commands import Answer, Grant, StartLoad, StartUnload
+from swapper_proxy.core.estimates import BLIND_HOLD
 from swapper_proxy.core.events import (
     Arrived,
     Cancelled,
@@ -95,12 +96,12 @@ def test_a_hold_is_never_longer_than_a_swap() -> None:
     assert talk.wake == [pytest.approx(5.15)]
 
 
-def test_without_experience_a_tenth_of_a_swap_is_shared_by_those_who_wait() -> None:
+def test_without_experience_a_part_of_a_swap_is_shared_by_those_who_wait() -> None:
     talk = Talk(rules=Rules())
     talk(0, Arrived(1, A))
     talk(4, Loaded(A, 1), Tick())
     talk(5, Arrived(20, B), Arrived(21, C), Finished(1))
-    assert talk.wake == [5.25]
+    assert talk.wake == [pytest.approx(5 + BLIND_HOLD * 5 / 2)]
 
 
 def test_exhaustive_service_holds_nobody() -> None:
@@ -146,9 +147,9 @@ def test_a_hold_does_not_prolong_the_time_to_live() -> None:
 
 def test_a_stranger_is_held_as_one_without_experience(talk: Talk) -> None:
     talk(1, Observed(1, (Sighting(A),)))
-    assert talk(2, Arrived(1, B)) == []
-    assert talk.wake == [2.1]
-    assert talk(2.1, Tick()) == [StartUnload(A, 1)]
+    assert talk(1.01, Arrived(1, B)) == []
+    assert talk.wake == [pytest.approx(1 + BLIND_HOLD * 11)]
+    assert talk(2.2, Tick()) == [StartUnload(A, 1)]
     assert talk(3, Unloaded(A, 1)) == [StartLoad(B, 2, 1)]
 
 

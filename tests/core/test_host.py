@@ -1,6 +1,7 @@
 """The records of a host."""
 
 from swapper_proxy.core.host import Host
+from swapper_proxy.core.residency import Waiter
 from swapper_proxy.core.types import Cause, Limits, Profile, State
 from tests.core.talk import A_GPU, A_LONG, A
 
@@ -34,3 +35,19 @@ def test_the_speed_of_a_runner_changes_the_patience_of_those_who_wait_for_it_onl
         host.record(key).speed.loaded(1)
     host.learned("b")
     assert host.queued == {}
+
+
+def test_a_host_is_at_rest_when_nobody_wants_anything_and_nothing_is_done() -> None:
+    host = Host(Limits())
+    assert host.at_rest
+    record = host.record(A)
+    host.change(record, State.LOADING, Cause.IDLE, 1)
+    assert not host.at_rest
+    host.change(record, State.RESIDENT, Cause.IDLE, 2)
+    assert host.at_rest
+    host.enqueue(record, Waiter(1, 1, 3))
+    assert not host.at_rest
+    host.grant(record, 3)
+    assert not host.at_rest
+    host.finish(record, 1, 4)
+    assert host.at_rest

@@ -78,7 +78,7 @@ def test_rules_may_change(with_a: Talk) -> None:
     with_a(3, Arrived(2, A))
     with_a(4, Arrived(3, B), Tick())
     assert with_a.wake == [64.0]
-    with_a(5, ConfigChanged(Limits(rules=Rules(max_wait_s=dict.fromkeys(Priority, 30.0)))))
+    with_a(5, ConfigChanged(Limits(rules=Rules(max_wait_s=dict.fromkeys(Priority, 30.0), kappa=2))))
     assert with_a.wake == [34.0]
 
 

@@ -1,6 +1,7 @@
 """When force is used, and by whom: the arithmetic behind the conversations."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -9,6 +10,7 @@ from swapper_proxy.core.host import Host
 from swapper_proxy.core.policy import Plan, candidates, contention_s, deadline, force, hopeless, willing
 from swapper_proxy.core.residency import Residency, Waiter
 from swapper_proxy.core.types import Cause, Key, Limits, Priority, Profile, Rules, State
+from tests.core.talk import RULES
 
 WELL = pytest.approx
 
@@ -17,7 +19,7 @@ class World:
     """A host and what is in it."""
 
     def __init__(self, limits: Limits | None = None) -> None:
-        self.host = Host(limits or Limits())
+        self.host = Host(replace(limits or Limits(), rules=RULES))
 
     def wants(self, name: str, *arrivals: float, priority: Priority = Priority.MEDIUM) -> Residency:
         record = self.host.record(Key(name), Profile())
@@ -29,7 +31,7 @@ class World:
         record = self.host.record(Key(name), Profile(pinned=pinned))
         self.host.change(record, State.RESIDENT, Cause.IDLE, 0)
         record.last_used = last_used
-        record.in_flight.update(in_flight)
+        record.in_flight.update(dict.fromkeys(in_flight, 0.0))
         return record
 
 
@@ -117,9 +119,9 @@ def test_force_prefers_the_idle_to_the_busy_and_those_past_their_hold_to_those_t
     held.hold_until = 101
     world.wants("w", 0)
     assert names(force(world.host, 100)) == ("w", ["idle"])
-    idle.in_flight.add(2)
+    idle.in_flight[2] = 0
     assert names(force(world.host, 100)) == ("w", ["held"])
-    held.in_flight.add(3)
+    held.in_flight[3] = 0
     assert names(force(world.host, 100)) == ("w", ["busy"])
     busy.gate_left, busy.gate_until = 1, 200
     assert names(force(world.host, 100)) == ("w", ["held"])

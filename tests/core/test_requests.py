@@ -139,8 +139,11 @@ def test_all_leave_during_the_load(talk: Talk) -> None:
 def test_an_arrival_during_the_unload_is_not_granted_by_the_old_residency(with_a: Talk) -> None:
     with_a(3, Arrived(2, B))
     assert with_a(4, Arrived(3, A, priority=LOW), Arrived(4, A, priority=LOW)) == []
-    assert with_a(5, Unloaded(A, 2)) == [StartLoad(A, 3, 3)]
-    assert with_a(6, Loaded(A, 3)) == [Grant(3)]
+    assert with_a(5, Unloaded(A, 2)) == [StartLoad(B, 3, 2)]
+    assert with_a(6, Loaded(B, 3)) == [Grant(2)]
+    assert with_a(7, Finished(2)) == []
+    assert with_a(8, Tick()) == [StartUnload(B, 4)]
+    assert with_a(9, Unloaded(B, 4)) == [StartLoad(A, 5, 3)]
 
 
 def test_the_queue_is_in_order_of_due(with_a: Talk) -> None:
@@ -166,17 +169,22 @@ def test_of_two_that_are_due_together_the_first_to_come_is_first(talk: Talk) -> 
     assert talk(0, Arrived(1, B), Arrived(2, A)) == [StartLoad(B, 1, 1)]
 
 
-def test_the_decision_is_taken_afresh_after_an_unload(with_a: Talk) -> None:
+def test_what_something_was_unloaded_for_is_loaded_whoever_is_due_earlier(with_a: Talk) -> None:
     with_a(3, Arrived(2, B))
     with_a(4, Arrived(3, C, priority=HIGH))
-    assert with_a(5, Unloaded(A, 2)) == [StartLoad(C, 3, 3)]
+    assert with_a(5, Unloaded(A, 2)) == [StartLoad(B, 3, 2)]
+
+
+def test_the_decision_is_taken_afresh_when_nobody_wants_it_any_more(with_a: Talk) -> None:
+    with_a(3, Arrived(2, B))
+    with_a(4, Arrived(3, C), Arrived(4, D, priority=HIGH), Cancelled(2))
+    assert with_a(5, Unloaded(A, 2)) == [StartLoad(D, 3, 4)]
 
 
 def test_a_load_that_nobody_waits_for_any_more_leaves_an_idle_resident_with_a_hold(talk: Talk) -> None:
     talk(0, Arrived(1, A))
     talk(1, Cancelled(1), Loaded(A, 1), Tick())
-    assert talk(1.1, Arrived(2, B)) == []
-    assert talk.wake == [1.2]
+    assert talk(1.05, Arrived(2, B)) == []
     assert talk(1.2, Tick()) == [StartUnload(A, 2)]
 
 

@@ -47,7 +47,7 @@ def test_idleness_is_from_the_last_end_to_the_next_arrival() -> None:
 
 
 def test_a_busy_resident_is_not_idle() -> None:
-    record = Residency(Key("a"), state=State.RESIDENT, in_flight={1})
+    record = Residency(Key("a"), state=State.RESIDENT, in_flight={1: 0})
     record.begin_idleness(5)
     assert record.idle_since is None
     assert not record.idle
@@ -56,7 +56,7 @@ def test_a_busy_resident_is_not_idle() -> None:
 
 @pytest.mark.parametrize(
     ("more", "expires_at"),
-    [({}, None), ({"ttl_s": 3}, 5), ({"ttl_s": 3, "in_flight": {1}}, None), ({"ttl_s": 0}, 2)],
+    [({}, None), ({"ttl_s": 3}, 5), ({"ttl_s": 3, "in_flight": {1: 0}}, None), ({"ttl_s": 0}, 2)],
 )
 def test_when_a_resident_expires(more: dict[str, object], expires_at: float | None) -> None:
     record = Residency(Key("a"), state=State.RESIDENT, last_used=2, **more)
@@ -68,7 +68,7 @@ def test_when_a_resident_expires(more: dict[str, object], expires_at: float | No
 def test_what_is_only_experience_may_be_forgotten() -> None:
     record = Residency(Key("a"))
     assert record.forgettable(0)
-    record.in_flight.add(1)
+    record.in_flight[1] = 0
     assert not record.forgettable(0)
     record.in_flight.clear()
     record.load_backoff.failed(0)

@@ -1,6 +1,8 @@
 """What Ollama lists, and Ollama coming and going."""
 
-from swapper_proxy.core.commands import Answer, Grant, Reject, StartLoad, StartUnload
+import pytest
+
+from swapper_proxy.core.commands import Answer, Grant, Reject, Reloaded, StartLoad, StartUnload
 from swapper_proxy.core.errors import Rejection
 from swapper_proxy.core.events import (
     Arrived,
@@ -137,3 +139,27 @@ def test_there_is_no_back_off_from_ollama_being_down(talk: Talk) -> None:
     talk(0, Arrived(1, A))
     talk(1, UpstreamDown(), LoadFailed(A, 1))
     assert talk(2, UpstreamUp(), Arrived(2, A)) == [StartLoad(A, 2, 1)]
+
+
+# Reloads behind the scheduler's back
+
+
+def test_a_long_load_in_an_answer_is_a_reload_and_is_measured(with_a: Talk) -> None:
+    with_a(3, Arrived(2, A), Arrived(3, A_LONG))
+    with_a(5, Finished(2, load_s=0.5))
+    assert with_a.everything[0] == Reloaded(A, 0.5, guessed=False)
+    (record, _) = with_a.scheduler.residencies()
+    assert record.speed.load_s == pytest.approx(0.85)
+
+
+def test_a_reload_of_a_stranger_says_that_its_options_were_guessed(talk: Talk) -> None:
+    talk(1, Observed(1, (Sighting(A),)))
+    talk(2, Arrived(1, A))
+    talk(10, Finished(1, load_s=6))
+    assert talk.everything[0] == Reloaded(A, 6, guessed=True)
+
+
+def test_a_moment_to_look_things_up_is_no_reload(with_a: Talk) -> None:
+    with_a(3, Arrived(2, A))
+    with_a(5, Finished(2, load_s=0.09))
+    assert with_a.everything == []

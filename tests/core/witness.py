@@ -221,7 +221,7 @@ class Witness:
     def check_all_over(self) -> None:
         """Nobody is left, and nothing of them."""
         for record in self.scheduler.residencies():
-            assert (len(record.waiters), record.in_flight, record.unloaders) == (0, set(), [])
+            assert (len(record.waiters), record.in_flight, record.unloaders) == (0, {}, [])
         assert self.scheduler.waiting == 0
         assert self.scheduler.host.holder == {}
         assert self.scheduler.host.queued == {}
