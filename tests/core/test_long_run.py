@@ -52,7 +52,7 @@ class LittleWorld:
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)
         self.limits = LIMITS[seed % len(LIMITS)]
-        self.witness = Witness(self.limits)
+        self.witness = Witness(self.limits, twin=False)
         self.order = count()
         self.agenda: list[tuple[float, int, Callable[[], Event | None]]] = []
         self.arrived_at: dict[int, float] = {}
@@ -158,12 +158,8 @@ class LittleWorld:
         w, random = self.witness, self.random
         profiles = dict(PROFILES)
         runner = random.choice(sorted(profiles))
-        profiles[runner] = replace(
-            profiles[runner],
-            pinned=random.random() < 0.3,
-            parallel=random.randint(1, 4),
-            size_gb=random.uniform(0.5, 9),
-        )
+        size, pinned = random.uniform(0.5, 9), random.random() < 0.3
+        profiles[runner] = replace(profiles[runner], pinned=pinned, parallel=random.randint(1, 4), size_gb=size)
         smaller = replace(self.limits, max_resident=random.randint(1, 3), slots=random.choice(({}, {"embed": 1})))
         return w.change_config(random.choice((self.limits, smaller)), profiles)
 
@@ -197,6 +193,7 @@ class LittleWorld:
         w.check_all_over()
 
 
+@pytest.mark.no_cover  # it would take three times as long, and there is nothing new to cover
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_long_run(seed: int) -> None:
     world = LittleWorld(seed)
