@@ -102,9 +102,10 @@ class Backoff:
 class Residency:
     """One key.  Times are the scheduler's `now`; `generation` tells the current load or unload from older ones.
 
-    `head` is the first of the queue and `due` when its patience ends; `gate` says up to which number those waited who
-    were there when the load finished, `gate_left` how many of them still do.  `idle_since` is when the last request
-    ended after which nobody waited, `hold_until` how long that idle resident is kept while others wait.
+    `head` is the first of the queue, `arrived_at` when it came, `due` when its patience ends.  `gate` is the number up
+    to which those waited who were there when the load finished, `gate_left` how many of them still do.  `idle_since` is
+    when the last request ended after which nobody waited, `hold_until` how long that idle resident is kept while others
+    wait.
     """
 
     key: Key
@@ -119,6 +120,7 @@ class Residency:
     waiters: Queue = field(default_factory=Queue)
     head: Waiter | None = None
     due: float = math.inf
+    arrived_at: float = math.inf
     in_flight: dict[int, float] = field(default_factory=dict)  # request -> when it was granted
     unloaders: list[int] = field(default_factory=list)  # manual unloads to answer
     gate: int = 0
@@ -189,11 +191,11 @@ class Residency:
 
     def look_at_head(self, rules: Rules) -> None:
         """After any change of the queue or of the speed."""
-        self.head, self.due = None, math.inf
+        self.head, self.due, self.arrived_at = None, math.inf, math.inf
         for waiter in self.waiters.firsts():
             due = waiter.arrived_at + self.patience_s(waiter, rules)
             if self.head is None or (due, waiter.number) < (self.due, self.head.number):
-                self.head, self.due = waiter, due
+                self.head, self.due, self.arrived_at = waiter, due, waiter.arrived_at
 
     @property
     def oldest(self) -> Waiter:

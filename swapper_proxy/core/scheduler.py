@@ -19,7 +19,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
-from swapper_proxy.core import forecast, policy, timeouts, victims
+from swapper_proxy.core import forecast, timeouts, victims
 from swapper_proxy.core.commands import Answer, Command, Held, Reject, Reloaded, StartLoad, StartUnload, WakeAt
 from swapper_proxy.core.errors import Rejection
 from swapper_proxy.core.events import (
@@ -41,7 +41,7 @@ from swapper_proxy.core.events import (
     UpstreamUp,
 )
 from swapper_proxy.core.host import Host, Swap
-from swapper_proxy.core.policy import Plan
+from swapper_proxy.core.policy import Plan, Policy, hopeless
 from swapper_proxy.core.residency import Residency, Waiter
 from swapper_proxy.core.types import Cause, Key, Limits, Sighting, State
 
@@ -61,13 +61,14 @@ class Scheduler:
             self._HANDLERS[type(event)](self, event, now)  # 1
         self._end_swap()
         self._reject_overdue(now)  # 2
-        forced = self._force(now)  # 3
+        policy = Policy(self.host, now)
+        forced = self._force(policy, now)  # 3
         touched, self.host.touched = self.host.touched, {}
         for record in touched.values():
             self.host.grant(record, now)  # 4
         if self.host.down_since is None and not self.host.in_transition:
-            self._act(forced, now)  # 5
-        self._wake(now)  # 6
+            self._act(policy, forced, now)  # 5
+        self._wake(policy, now)  # 6
         return self.host.out
 
     @property
@@ -100,7 +101,7 @@ class Scheduler:
             return None
         if now < record.load_backoff.until:
             return Rejection.BACKING_OFF
-        return policy.hopeless(self.host, record)
+        return hopeless(self.host, record)
 
     def _retry_after(self, record: Residency, refusal: Rejection, now: float) -> float | None:
         if refusal is Rejection.BACKING_OFF:
@@ -111,7 +112,7 @@ class Scheduler:
         record = self.host.record(event.key, event.profile, now)
         refusal = Rejection.SHUTTING_DOWN if self.host.closing_until is not None else None
         if refusal is None and not record.occupies:
-            refusal = policy.hopeless(self.host, record)
+            refusal = hopeless(self.host, record)
         if refusal is not None:
             self.host.out.append(Reject(event.id, refusal))
             return
@@ -296,18 +297,20 @@ class Scheduler:
     def _reject_hopeless(self) -> None:
         """Pins, limits or sizes have changed: who can never be served is told at once."""
         for record in list(self.host.absent_queued()):
-            if reason := policy.hopeless(self.host, record):
+            if reason := hopeless(self.host, record):
                 for waiter in list(record.waiters):
                     self.host.reject(record, waiter, reason)
 
     # 3. Force
 
-    def _force(self, now: float) -> Plan | None:
+    def _force(self, policy: Policy, now: float) -> Plan | None:
         """The load whose time has come: its victims drain, and only they."""
         host = self.host
-        self._set_holds(now)
+        for record in host.occupants.values():
+            if record.hold_until is None and record.idle:
+                record.hold_until = policy.hold_until(record)
         stopped = host.down_since is not None or host.closing_until is not None
-        plan = None if stopped else policy.force(host, now)
+        plan = None if stopped else policy.force()
         going = plan.victims if plan else ()
         for record in list(host.occupants.values()):
             if record.state is State.DRAINING and record.cause is Cause.DEADLINE and record not in going:
@@ -321,16 +324,9 @@ class Scheduler:
             host.forced = plan.wanted, now
         return plan
 
-    def _set_holds(self, now: float) -> None:
-        """Whoever is idle while others wait is kept as long as that is likely to pay; computed once per idleness."""
-        idle = [r for r in self.host.occupants.values() if r.idle and r.hold_until is None]
-        if idle and any(self.host.absent_queued()):
-            for record in idle:
-                record.hold_until = policy.hold_until(self.host, record, now)
-
     # 5. One load or unload at a time
 
-    def _act(self, forced: Plan | None, now: float) -> None:
+    def _act(self, policy: Policy, forced: Plan | None, now: float) -> None:
         drained = self.host.find(
             lambda r: r.state is State.DRAINING and r.cause is not Cause.DEADLINE and not r.in_flight
         )
@@ -338,7 +334,7 @@ class Scheduler:
             self._start_unload(drained, drained.cause, now)
         elif forced and forced.ready:
             self._work_towards(forced, Cause.DEADLINE, now)
-        elif self.host.closing_until is None and (plan := policy.willing(self.host, now, forced)):
+        elif self.host.closing_until is None and (plan := policy.willing(forced)):
             self._work_towards(plan, Cause.IDLE, now)
         elif expired := self.host.find(lambda r: r.evictable(now) and r.expires_at is not None and now >= r.expires_at):
             self._start_unload(expired, Cause.TTL, now)
@@ -379,15 +375,15 @@ class Scheduler:
 
     # 6. Time
 
-    def _wake(self, now: float) -> None:
+    def _wake(self, policy: Policy, now: float) -> None:
         """A wake-up that comes too early does no harm: only an earlier one is asked for."""
-        wake_at = min((time for time in self._times(now) if time > now), default=math.inf)
+        wake_at = min((time for time in self._times(policy) if time > now), default=math.inf)
         if wake_at < self._wake_at:
             self._wake_at = wake_at
             self.host.out.append(WakeAt(wake_at))
 
-    def _times(self, now: float) -> Iterator[float]:
-        yield from policy.times(self.host, now)
+    def _times(self, policy: Policy) -> Iterator[float]:
+        yield from policy.times()
         for record in timeouts.limited(self.host):
             yield from (due for due, _ in timeouts.due_times(self.host, record))
         for record in self.host.occupants.values():
