@@ -1,13 +1,12 @@
 """When force is used, and by whom: the arithmetic behind the conversations."""
 
-import math
 from dataclasses import replace
 
 import pytest
 
 from swapper_proxy.core.errors import Rejection
 from swapper_proxy.core.host import Host
-from swapper_proxy.core.policy import Plan, candidates, contention_s, deadline, force, hopeless, willing
+from swapper_proxy.core.policy import Plan, Policy, hopeless
 from swapper_proxy.core.residency import Residency, Waiter
 from swapper_proxy.core.types import Cause, Key, Limits, Priority, Profile, Rules, State
 from tests.core.talk import RULES
@@ -39,30 +38,24 @@ def names(plan: Plan | None) -> tuple[str, list[str]] | None:
     return plan and (plan.wanted.key.runner, [victim.key.runner for victim in plan.victims])
 
 
-def test_only_what_is_wanted_or_answers_contends() -> None:
-    world = World()
-    world.holds("idle")
-    world.holds("busy", 1)
-    world.wants("absent", 1, 2, 3)
-    assert contention_s(world.host) == 22
-
-
-def test_a_busy_resident_with_a_queue_contends_once() -> None:
-    world = World()
-    world.holds("busy", 1)
-    world.wants("busy", 1)
-    assert contention_s(world.host) == 11
-
-
 def test_a_deadline_is_the_end_of_patience_or_later_where_many_contend() -> None:
-    record = World().wants("a", 5)
-    assert deadline(record, 11, 2) == 65
-    assert deadline(record, 100, 2) == 205
-    assert deadline(record, 100, 0) == 65
+    world = World()
+    record = world.wants("a", 5)
+    assert Policy(world.host, 5).deadline(record) == 65
+    world.wants("b", 6, 7)
+    world.wants("c", 6)
+    assert Policy(world.host, 5).deadline(record) == 5 + 2 * 33
 
 
-def test_nobody_who_waits_has_no_deadline() -> None:
-    assert deadline(World().wants("a"), 11, 2) == math.inf
+def test_what_answers_contends_once_and_what_is_idle_does_not() -> None:
+    world = World()
+    record = world.wants("a", 5, priority=Priority.HIGH)
+    world.holds("idle")
+    assert Policy(world.host, 5).deadline(record) == 5 + 2 * 11
+    world.holds("busy", 1)
+    assert Policy(world.host, 5).deadline(record) == 5 + 2 * 22
+    world.wants("busy", 6)
+    assert Policy(world.host, 5).deadline(record) == 5 + 2 * 22
 
 
 def test_patience_is_the_shorter_of_the_priority_and_some_swaps() -> None:
@@ -84,23 +77,23 @@ def test_the_due_of_a_queue_is_the_earliest_of_all_priorities() -> None:
     assert record.due == 55
 
 
-def test_candidates_are_absent_wanted_and_not_in_back_off() -> None:
-    world = World()
+def test_the_earliest_due_that_is_not_in_back_off_is_next() -> None:
+    world = World(Limits(max_resident=2))
     world.wants("late", 5)
     world.wants("early", 1)
     world.wants("failed", 0).load_backoff.failed(9.5)
     world.holds("there")
     world.wants("there", 0)
-    assert [record.key.runner for record in candidates(world.host, 10)] == ["early", "late"]
-    assert [record.key.runner for record in candidates(world.host, 10.5)] == ["failed", "early", "late"]
+    assert names(Policy(world.host, 10).willing(None)) == ("early", [])
+    assert names(Policy(world.host, 10.5).willing(None)) == ("failed", [])
 
 
 def test_force_waits_for_the_deadline() -> None:
     world = World()
     world.holds("a", 1)
     world.wants("b", 0)
-    assert force(world.host, 59.9) is None
-    assert names(force(world.host, 60)) == ("b", ["a"])
+    assert Policy(world.host, 59.9).force() is None
+    assert names(Policy(world.host, 60).force()) == ("b", ["a"])
 
 
 def test_force_helps_the_first_that_can_be_helped() -> None:
@@ -110,7 +103,7 @@ def test_force_helps_the_first_that_can_be_helped() -> None:
     other = world.host.record(Key("a", (("num_ctx", 1),)), Profile())
     world.host.enqueue(other, Waiter(90, 90, 0))
     world.wants("c", 1)
-    assert names(force(world.host, 100)) == ("c", ["b"])
+    assert names(Policy(world.host, 100).force()) == ("c", ["b"])
 
 
 def test_force_prefers_the_idle_to_the_busy_and_those_past_their_hold_to_those_that_are_held() -> None:
@@ -118,13 +111,13 @@ def test_force_prefers_the_idle_to_the_busy_and_those_past_their_hold_to_those_t
     busy, held, idle = world.holds("busy", 1), world.holds("held"), world.holds("idle", last_used=50)
     held.hold_until = 101
     world.wants("w", 0)
-    assert names(force(world.host, 100)) == ("w", ["idle"])
+    assert names(Policy(world.host, 100).force()) == ("w", ["idle"])
     idle.in_flight[2] = 0
-    assert names(force(world.host, 100)) == ("w", ["held"])
+    assert names(Policy(world.host, 100).force()) == ("w", ["held"])
     held.in_flight[3] = 0
-    assert names(force(world.host, 100)) == ("w", ["busy"])
+    assert names(Policy(world.host, 100).force()) == ("w", ["busy"])
     busy.gate_left, busy.gate_until = 1, 200
-    assert names(force(world.host, 100)) == ("w", ["held"])
+    assert names(Policy(world.host, 100).force()) == ("w", ["held"])
 
 
 def test_what_is_drained_for_another_reason_is_on_its_way_and_taken_first() -> None:
@@ -133,15 +126,15 @@ def test_what_is_drained_for_another_reason_is_on_its_way_and_taken_first() -> N
     leaving = world.holds("leaving", 2, last_used=50)
     world.host.change(leaving, State.DRAINING, Cause.MANUAL, 60)
     world.wants("w", 0)
-    assert names(force(world.host, 100)) == ("w", ["leaving"])
+    assert names(Policy(world.host, 100).force()) == ("w", ["leaving"])
 
 
 def test_force_leaves_alone_what_did_not_go_a_moment_ago() -> None:
     world = World()
     world.holds("a", 1).unload_backoff.failed(99.5)
     world.wants("b", 0)
-    assert force(world.host, 100) is None
-    assert names(force(world.host, 100.5)) == ("b", ["a"])
+    assert Policy(world.host, 100).force() is None
+    assert names(Policy(world.host, 100.5).force()) == ("b", ["a"])
 
 
 def test_a_plan_is_ready_when_its_victims_have_nothing_to_finish() -> None:
@@ -157,19 +150,19 @@ def test_willing_are_the_idle_that_nobody_wants_past_their_hold() -> None:
     world = World()
     record = world.holds("a")
     world.wants("b", 0)
-    assert names(willing(world.host, 10, None)) == ("b", ["a"])
+    assert names(Policy(world.host, 10).willing(None)) == ("b", ["a"])
     record.hold_until = 11
-    assert willing(world.host, 10, None) is None
-    assert names(willing(world.host, 11, None)) == ("b", ["a"])
+    assert Policy(world.host, 10).willing(None) is None
+    assert names(Policy(world.host, 11).willing(None)) == ("b", ["a"])
     world.wants("a", 5)
-    assert willing(world.host, 11, None) is None
+    assert Policy(world.host, 11).willing(None) is None
 
 
 def test_the_pinned_are_not_willing() -> None:
     world = World()
     world.holds("a", pinned=True)
     world.wants("b", 0)
-    assert willing(world.host, 10, None) is None
+    assert Policy(world.host, 10).willing(None) is None
 
 
 def test_the_least_recently_used_is_willing_first() -> None:
@@ -177,7 +170,7 @@ def test_the_least_recently_used_is_willing_first() -> None:
     world.holds("a", last_used=5)
     world.holds("b", last_used=4)
     world.wants("c", 0)
-    assert names(willing(world.host, 10, None)) == ("c", ["b"])
+    assert names(Policy(world.host, 10).willing(None)) == ("c", ["b"])
 
 
 def test_what_can_never_be() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from swapper_proxy.core.residency import Residency
 from swapper_proxy.core.types import Cause, Key, Limits, Profile, State
-from swapper_proxy.core.victims import cheapest, excess, makes_room, slot_of
+from swapper_proxy.core.victims import Room, excess, slot_of
 
 ONE, TWO = Limits(), Limits(max_resident=2)
 SLOTS = Limits(max_resident=1, slots={"embed": 2}, memory_gb=20)
@@ -29,7 +29,7 @@ def names(records: Iterable[Residency] | None) -> list[str] | None:
 
 
 def going(new: Residency, occupants: Sequence[Residency], limits: Limits) -> list[str] | None:
-    return names(cheapest(new, occupants, occupants, limits))
+    return names(Room(occupants, limits).cheapest(new, occupants))
 
 
 def test_there_is_room() -> None:
@@ -47,13 +47,13 @@ def test_as_many_go_as_the_count_asks_for() -> None:
 
 def test_the_pool_is_not_enough() -> None:
     a, b = resident("a"), resident("b")
-    assert cheapest(wanted(), [a, b], [a], ONE) is None
+    assert Room([a, b], ONE).cheapest(wanted(), [a]) is None
 
 
 def test_another_key_of_the_runner_goes_even_where_there_is_room() -> None:
     sibling = Residency(Key("w", LONG), state=State.RESIDENT)
     assert going(wanted(), [resident("a"), sibling], Limits(max_resident=3)) == ["w"]
-    assert cheapest(wanted(), [sibling], [], Limits(max_resident=3)) is None
+    assert Room([sibling], Limits(max_resident=3)).cheapest(wanted(), []) is None
 
 
 def test_another_key_of_the_runner_makes_room() -> None:
@@ -95,11 +95,16 @@ def test_a_slot_for_none_has_room_for_none() -> None:
     assert going(wanted(slot="x"), [], Limits(slots={"x": 0})) is None
 
 
-def test_whether_victims_make_room() -> None:
-    a, b = resident("a"), resident("b")
-    assert makes_room(wanted(), (a,), [a, b], TWO)
-    assert not makes_room(wanted(), (a,), [a, b], ONE)
-    assert makes_room(wanted(), (), [a], TWO)
+def test_a_host_is_full_when_nothing_at_all_fits() -> None:
+    assert Room([resident("a")], ONE).full
+    assert not Room([resident("a")], SLOTS).full
+    assert Room([resident("a", 20)], SLOTS).full
+    assert not Room([resident("a")], TWO).full
+
+
+def test_those_that_are_small_enough() -> None:
+    some = [wanted("w", 5), wanted("x", 11), wanted("y")]
+    assert names(Room([resident("a", 10)], SLOTS).small_enough(some)) == ["w", "y"]
 
 
 # Against all subsets
@@ -142,7 +147,7 @@ def test_the_cheapest_set_is_the_first_of_the_smallest(
         ),
         None,
     )
-    assert names(cheapest(new, occupants, pool, limits)) == names(best)
+    assert names(Room(occupants, limits).cheapest(new, pool)) == names(best)
 
 
 # What is too much
