@@ -318,7 +318,7 @@ class Scheduler:
         for record in going:
             if record.state is State.RESIDENT:
                 self.host.change(record, State.DRAINING, Cause.DEADLINE, now)
-        if plan is None or plan.ready:
+        if plan is None:
             host.forced = None
         elif host.forced is None or host.forced[0] is not plan.wanted:
             host.forced = plan.wanted, now

@@ -1,5 +1,6 @@
 """When those who wait are turned away, and why.  Patience (policy) forces a swap; only these limits reject."""
 
+import math
 from collections.abc import Iterator
 
 from swapper_proxy.core.errors import Rejection
@@ -33,6 +34,7 @@ def due_times(host: Host, record: Residency) -> Iterator[tuple[float, Rejection]
     if host.swap is not None and host.swap.wanted is record:
         yield max(arrived, host.swap.since) + record.profile.swap_timeout_s, Rejection.SWAP_TIMEOUT
     if limits.drain_timeout_s is not None and host.forced is not None and host.forced[0] is record:
-        yield host.forced[1] + limits.drain_timeout_s, Rejection.DRAIN_TIMEOUT
+        finishing = host.find(lambda r: r.state is State.DRAINING and bool(r.in_flight))
+        yield (host.forced[1] + limits.drain_timeout_s if finishing else math.inf), Rejection.DRAIN_TIMEOUT
     if limits.queue_timeout_s is not None:
         yield arrived + limits.queue_timeout_s, Rejection.QUEUE_TIMEOUT
