@@ -104,6 +104,7 @@ class Host:
 
     def become_absent(self, record: Residency, cause: Cause, now: float) -> None:
         record.generation = 0  # whatever is still under way for it belongs to the past
+        record.left_at = now
         record.gate_left = 0
         record.hold_until = None
         record.unload_backoff.clear()

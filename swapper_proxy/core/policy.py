@@ -3,8 +3,9 @@
 What is resident is served as long as it has anything to do, and a little longer if its client is likely to call again;
 but nobody waits for ever:
 
-1. `u` is the key with the earliest due head of those whose deadline has passed: it is loaded by force.  Once something
-   was unloaded for it, it stays `u`.
+1. `u` is the key with the earliest due head of those whose deadline has passed, but those that were in memory since
+   stand behind those that were due before they left: it is loaded by force.  Once something was unloaded for it, it
+   stays `u`.
 2. Its victims are taken from the residents that are idle past their hold; if these do not do, from all idle ones; if
    these do not do either, from those that are busy, once their gate is closed: they drain.
 3. (The scheduler grants.)
@@ -16,7 +17,7 @@ leave time for work.  Both together bound the wait (ARCHITECTURE.md says by how 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from swapper_proxy.core.errors import Rejection
@@ -72,7 +73,8 @@ class Policy:
             return None
         room = Room((r for r in self._occupants if r.state is not State.UNLOADING), self._host.limits)
         now, deadline, forced = self._now, self.deadline, self._forced_already()
-        for wanted in self._in_order([r for r in self._candidates() if now >= deadline(r) or r is forced]):
+        overdue = [r for r in self._candidates() if now >= deadline(r) or r is forced]
+        for wanted in self._in_order(overdue, _turn):
             going = self._forcible(wanted, room, pool)
             if going is not None:
                 return Plan(wanted, going)
@@ -82,13 +84,13 @@ class Policy:
         now = self._now
         return [r for r in self._absent if now >= r.load_backoff.until]
 
-    def _in_order(self, records: list[Residency]) -> list[Residency]:
-        """The earliest due first, but before all others the one that something was unloaded for.
+    def _in_order(self, records: list[Residency], turn: Callable[[Residency], float]) -> list[Residency]:
+        """The earliest turn first, but before all others the one that something was unloaded for.
 
         Else what had to go, being wanted and due earlier, would come straight back.
         """
         wanted = self._host.swap and self._host.swap.wanted
-        return sorted(records, key=lambda r: (r is not wanted, r.due, r.arrived_at))
+        return sorted(records, key=lambda r: (r is not wanted, turn(r), r.arrived_at))
 
     def _forced_already(self) -> Residency | None:
         swap = self._host.swap
@@ -133,7 +135,7 @@ class Policy:
         if not pool and room.full:
             return None
         able = self._candidates()
-        for wanted in self._in_order(able if pool else room.small_enough(able)):
+        for wanted in self._in_order(able if pool else room.small_enough(able), _due):
             if forced is None or wanted is not forced.wanted:
                 going = room.cheapest(wanted, pool)
                 if going is not None:
@@ -172,6 +174,18 @@ def hopeless(host: Host, record: Residency) -> Rejection | None:
         return Rejection.TOO_LARGE
     pinned = [r for r in host.occupants.values() if r.profile.pinned and r is not record]
     return Rejection.PINNED_OUT if pinned and Room(pinned, host.limits).cheapest(record, ()) is None else None
+
+
+def _due(record: Residency) -> float:
+    return record.due
+
+
+def _turn(record: Residency) -> float:
+    """Who had to leave although others waited gets the next turn behind all who were due by then.
+
+    Else two keys with long queues would take turns until both are empty, and a third one would wait for all of it.
+    """
+    return max(record.due, record.left_at)
 
 
 def _last_used(record: Residency) -> float:

@@ -116,6 +116,7 @@ class Residency:
     changed_at: float = 0.0
     cause: Cause = Cause.IDLE
     last_used: float = 0.0
+    left_at: float = -math.inf  # when it was in memory last
     ttl_s: float | None = None
     waiters: Queue = field(default_factory=Queue)
     head: Waiter | None = None
