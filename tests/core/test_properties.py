@@ -34,7 +34,8 @@ runners = st.sampled_from(sorted(PROFILES))
 later = st.sampled_from((0.0, 0.25, 1.0, 5.0, 40.0))
 more = st.sampled_from((False, False, True))  # whether something else happens in the same instant
 residents = st.integers(1, 3)
-memories = st.sampled_from((None, None, 4.5, 8.0))
+memories = st.sampled_from((None, None, 4.55, 8.05))
+sizes = st.sampled_from((None, None, 4.5, 8.0))
 slots = st.sampled_from(({}, {}, {"embed": 1}))
 
 
@@ -122,7 +123,7 @@ class Machine(RuleBasedStateMachine):
         w.happen(w.change_config(limits, w.profiles), more)
 
     @precondition(lambda self: self.at_rest)
-    @rule(runner=runners, pinned=st.booleans(), parallel=st.integers(1, 3), size=memories, more=more)
+    @rule(runner=runners, pinned=st.booleans(), parallel=st.integers(1, 3), size=sizes, more=more)
     def change_profile(self, runner: str, pinned: bool, parallel: int, size: float | None, more: bool) -> None:
         w = self.witness
         profile = replace(w.profiles[runner], pinned=pinned, parallel=parallel, size_gb=size)
@@ -200,6 +201,7 @@ class Machine(RuleBasedStateMachine):
                     self.give_up()
                 else:
                     self.ring()
+        w.happen(Tick())
         w.check_all_over()
 
 
