@@ -20,7 +20,6 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from swapper_proxy.core.errors import Rejection
 from swapper_proxy.core.estimates import hold_s
 from swapper_proxy.core.host import Host
 from swapper_proxy.core.residency import Residency
@@ -166,14 +165,6 @@ class Policy:
                 yield record.gate_until
             if self._absent and record.hold_until is not None:
                 yield record.hold_until
-
-
-def hopeless(host: Host, record: Residency) -> Rejection | None:
-    """Why this key cannot be loaded as long as pins and limits are as they are."""
-    if Room((), host.limits).cheapest(record, ()) is None:
-        return Rejection.TOO_LARGE
-    pinned = [r for r in host.occupants.values() if r.profile.pinned and r is not record]
-    return Rejection.PINNED_OUT if pinned and Room(pinned, host.limits).cheapest(record, ()) is None else None
 
 
 def _due(record: Residency) -> float:

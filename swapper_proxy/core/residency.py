@@ -162,8 +162,13 @@ class Residency:
         return self.hold_until is None or now >= self.hold_until
 
     def begin_idleness(self, now: float) -> None:
-        """If it has nothing to do any more."""
-        if self.occupies and not self.in_flight and not self.waiters and self.idle_since is None:
+        """If it is there and has nothing to do any more."""
+        if (
+            self.state in (State.RESIDENT, State.DRAINING)
+            and not self.in_flight
+            and not self.waiters
+            and self.idle_since is None
+        ):
             self.idle_since = now
 
     def end_idleness(self, now: float) -> None:

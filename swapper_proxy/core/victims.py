@@ -31,9 +31,8 @@ class Room:
 
     @property
     def full(self) -> bool:
-        """Whether nothing at all fits beside the occupants."""
-        slots = ("", *self._limits.slots)
-        return self._free_gb <= 0 or all(self._taken[slot] >= _most(slot, self._limits) for slot in slots)
+        """Whether every slot is taken, so that nothing at all fits beside the occupants."""
+        return all(self._taken[slot] >= _most(slot, self._limits) for slot in ("", *self._limits.slots))
 
     def small_enough(self, records: Iterable[Residency]) -> list[Residency]:
         """Those for which there is memory without any victim: a first, quick sieve for many."""
@@ -89,7 +88,10 @@ def _fewest(pool: Sequence[Residency], slot: str, runners: int, gb: float, limit
 
 
 def excess(occupants: Iterable[Residency], limits: Limits) -> list[Residency]:
-    """The residents that have to go because of the limits alone, least recently used first."""
+    """The residents that have to go because of the limits alone, least recently used first.
+
+    Those that are being loaded count, and go once they are there.
+    """
     staying = [r for r in occupants if r.state in (State.LOADING, State.RESIDENT) or _forced(r)]
     free = sorted((r for r in staying if r.state is not State.LOADING and not r.profile.pinned), key=_last_used)
     chosen: list[Residency] = []

@@ -6,7 +6,8 @@ import pytest
 
 from swapper_proxy.core.errors import Rejection
 from swapper_proxy.core.host import Host
-from swapper_proxy.core.policy import Plan, Policy, hopeless
+from swapper_proxy.core.policy import Plan, Policy
+from swapper_proxy.core.refusals import hopeless
 from swapper_proxy.core.residency import Residency, Waiter
 from swapper_proxy.core.types import Cause, Key, Limits, Priority, Profile, Rules, State
 from tests.core.talk import RULES
@@ -21,13 +22,13 @@ class World:
         self.host = Host(replace(limits or Limits(), rules=RULES))
 
     def wants(self, name: str, *arrivals: float, priority: Priority = Priority.MEDIUM) -> Residency:
-        record = self.host.record(Key(name), Profile())
+        record = self.host.record(Key(name), Profile(), 0)
         for at in arrivals:
             self.host.enqueue(record, Waiter(self.host.numbers, self.host.numbers, at, priority))
         return record
 
     def holds(self, name: str, *in_flight: int, last_used: float = 0, pinned: bool = False) -> Residency:
-        record = self.host.record(Key(name), Profile(pinned=pinned))
+        record = self.host.record(Key(name), Profile(pinned=pinned), 0)
         self.host.change(record, State.RESIDENT, Cause.IDLE, 0)
         record.last_used = last_used
         record.in_flight.update(dict.fromkeys(in_flight, 0.0))
@@ -100,7 +101,7 @@ def test_force_helps_the_first_that_can_be_helped() -> None:
     world = World(Limits(max_resident=2))
     world.holds("a", 1, pinned=True)
     world.holds("b", 1)
-    other = world.host.record(Key("a", (("num_ctx", 1),)), Profile())
+    other = world.host.record(Key("a", (("num_ctx", 1),)), Profile(), 0)
     world.host.enqueue(other, Waiter(90, 90, 0))
     world.wants("c", 1)
     assert names(Policy(world.host, 100).force()) == ("c", ["b"])
@@ -175,7 +176,7 @@ def test_the_least_recently_used_is_willing_first() -> None:
 
 def test_what_can_never_be() -> None:
     world = World(Limits(max_resident=1, memory_gb=10))
-    record = world.host.record(Key("w"), Profile(size_gb=11))
+    record = world.host.record(Key("w"), Profile(size_gb=11), 0)
     assert hopeless(world.host, record) is Rejection.TOO_LARGE
     record.profile = Profile(size_gb=10)
     assert hopeless(world.host, record) is None
