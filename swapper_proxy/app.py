@@ -52,7 +52,7 @@ async def running(settings: Settings, *, simulate_if_unreachable: bool = False) 
         note = ""
         if simulate_if_unreachable and not await _answers(client):
             note = f"no Ollama answers at {settings.upstream.url}: this is the embedded simulated Ollama"
-            url = await stack.enter_async_context(serving(Simulator(_simulated(settings))))
+            url = await stack.enter_async_context(serving(_simulated(settings)))
             upstream = msgspec.structs.replace(settings.upstream, url=url)
             settings = msgspec.structs.replace(settings, upstream=upstream)
             client = await stack.enter_async_context(_client(settings))
@@ -99,9 +99,9 @@ async def _answers(client: OllamaClient) -> bool:
     return True
 
 
-def _simulated(settings: Settings) -> list[SimulatedModel]:
-    """The configured models, or one, so that there is something to talk to."""
-    return [
+def _simulated(settings: Settings) -> Simulator:
+    """The configured models, or one so that there is something to talk to, and room for as many as the limits allow."""
+    models = [
         SimulatedModel(
             name=model.ollama_name,
             size=int((model.size_gb or 1) * GB),
@@ -111,6 +111,7 @@ def _simulated(settings: Settings) -> list[SimulatedModel]:
         )
         for model in settings.models.values()
     ] or [SimulatedModel("llama3.2", GB, SIMULATED_LOAD_S, SIMULATED_TOKENS_PER_S)]
+    return Simulator(models, max_loaded=settings.swapper.max_resident + sum(settings.swapper.slots.values()))
 
 
 def _application(settings: Settings, proxy: Proxy, management: Management) -> web.Application:

@@ -117,6 +117,7 @@ class Residency:
     cause: Cause = Cause.IDLE
     last_used: float = 0.0
     left_at: float = -math.inf  # when it was in memory last
+    reloaded_at: float = -math.inf  # when Ollama had loaded it behind the scheduler's back
     ttl_s: float | None = None
     waiters: Queue = field(default_factory=Queue)
     head: Waiter | None = None

@@ -139,8 +139,10 @@ class Scheduler:
         record = self.host.holder.pop(event.id, None)
         if record is None:
             return
+        granted_at = record.in_flight[event.id]
         self.host.finish(record, event.id, now)
-        if record.speed.is_load(event.load_s):
+        if record.speed.is_load(event.load_s) and granted_at >= record.reloaded_at:  # many may report the same load
+            record.reloaded_at = granted_at + event.load_s
             record.speed.loaded(event.load_s)
             self.host.learned(record.key.runner)
             self.host.out.append(Reloaded(record.key, event.load_s, record.cause is Cause.OBSERVED))

@@ -152,6 +152,19 @@ def test_a_long_load_in_an_answer_is_a_reload_and_is_measured(with_a: Talk) -> N
     assert record.speed.load_s == pytest.approx(0.85)
 
 
+def test_a_reload_that_several_answers_tell_of_is_one(with_a: Talk) -> None:
+    with_a(3, Arrived(2, A, WIDE), Arrived(3, A, WIDE))
+    with_a(3.5, Arrived(4, A, WIDE))
+    told = []
+    for id_ in (2, 3, 4):
+        with_a(5 + id_, Finished(id_, load_s=1.5))
+        told += [command for command in with_a.everything if isinstance(command, Reloaded)]
+    assert told == [Reloaded(A, 1.5, guessed=False)]
+    with_a(10, Arrived(5, A, WIDE))
+    with_a(12, Finished(5, load_s=1.5))
+    assert with_a.everything[0] == Reloaded(A, 1.5, guessed=False)
+
+
 def test_a_reload_of_a_stranger_says_that_its_options_were_guessed(talk: Talk) -> None:
     talk(1, Observed(1, (Sighting(A),)))
     talk(2, Arrived(1, A))
