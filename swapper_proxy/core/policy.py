@@ -7,7 +7,8 @@ but nobody waits for ever:
    stand behind those that were due before they left: it is loaded by force.  Once something was unloaded for it, it
    stays `u`.
 2. Its victims are taken from the residents that are idle past their hold; if these do not do, from all idle ones; if
-   these do not do either, from those that are busy, once their gate is closed: they drain.
+   these do not do either, from those that are busy, once their gate is closed: they drain.  Until there are enough
+   whose gate is closed, `u` waits, and nobody else is helped by force.
 3. (The scheduler grants.)
 4. Without `u`, or beside it if it has to wait for victims: the key with the earliest due head for which the residents
    that are idle past their hold make room.
@@ -29,15 +30,15 @@ from swapper_proxy.core.victims import Room, Victims
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Load `wanted` once all `victims` are gone."""
+    """Load `wanted` once all `victims` are gone; None: once gates have closed, so that victims can be found."""
 
     wanted: Residency
-    victims: Victims = ()
+    victims: Victims | None = ()
 
     @property
     def ready(self) -> bool:
-        """Whether none of the victims has anything to finish."""
-        return all(not victim.in_flight for victim in self.victims)
+        """Whether there are victims, or none are needed, and none of them has anything to finish."""
+        return self.victims is not None and all(not victim.in_flight for victim in self.victims)
 
 
 class Policy:
@@ -75,9 +76,17 @@ class Policy:
         overdue = [r for r in self._candidates() if now >= deadline(r) or r is forced]
         for wanted in self._in_order(overdue, _turn):
             going = self._forcible(wanted, room, pool)
-            if going is not None:
+            if going is not None or self._possible_later(wanted, room):
                 return Plan(wanted, going)
         return None
+
+    def _possible_later(self, wanted: Residency, room: Room) -> bool:
+        """Whether there are victims once gates have closed and loads are done.
+
+        Then nobody else is helped by force before: a large key would never find all the small ones past their gates.
+        """
+        later = [r for r in room.occupants if not r.profile.pinned and self._now >= r.unload_backoff.until]
+        return room.cheapest(wanted, later) is not None
 
     def _candidates(self) -> list[Residency]:
         now = self._now

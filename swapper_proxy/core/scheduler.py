@@ -295,12 +295,12 @@ class Scheduler:
                 record.hold_until = policy.hold_until(record)
         stopped = host.down_since is not None or host.closing_until is not None
         plan = None if stopped else policy.force()
-        going = plan.victims if plan else ()
+        going = (plan.victims if plan else None) or ()
         self._lift(going, now)
         for record in going:
             if record.state is State.RESIDENT:
                 self.host.change(record, State.DRAINING, Cause.DEADLINE, now)
-        if plan is None:
+        if plan is None or plan.victims is None:
             host.forced = None
         elif host.forced is None or host.forced[0] is not plan.wanted:
             host.forced = plan.wanted, now

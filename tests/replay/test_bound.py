@@ -11,7 +11,7 @@ from swapper_proxy.core.events import Arrived, Event, Unloaded
 from swapper_proxy.core.scheduler import Scheduler
 from swapper_proxy.core.types import Limits, Priority, Rules
 from swapper_proxy.replay import host
-from swapper_proxy.replay.simulation import Simulation
+from swapper_proxy.replay.simulation import Policy, Simulation, simulate
 from swapper_proxy.replay.workload import Model, Step, Workload
 
 RULES = Rules()
@@ -104,3 +104,15 @@ def test_two_long_queues_do_not_take_turns_before_a_third() -> None:
         *queue("c", 1, 1.0, 5.0, Priority.LOW),
     ]
     assert lateness(Workload(models=models, clients=waiting, mode="single-active")) <= 0
+
+
+def test_a_large_model_finds_room_among_small_ones_that_are_never_idle() -> None:
+    """Three of five small ones fit at once, the large one only alone: it waits until all gates are closed, no longer."""
+    models = {name: Model(load_s=10.0, unload_s=1.0, size_gb=8.0) for name in "abcde"}
+    models["large"] = Model(load_s=10.0, unload_s=1.0, size_gb=24.0)
+    busy = [[Step(model=name, service_s=5.0)] * 300 for name in "abcde" for _ in range(3)]
+    large = [Step(model="large", service_s=5.0, after_s=100.0)]
+    work = Workload(models=models, clients=[*busy, large], mode="multi-active", memory_budget_gb=24.0, until_s=3600.0)
+    result = simulate(work, host.of(work), Policy.BOUNDED_WAIT)
+    assert not result.violations
+    assert result.per_model["large"].wait_s.max <= 300
