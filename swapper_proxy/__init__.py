@@ -1,3 +1,3 @@
-"""Swapper Proxy: one address in front of Ollama that swaps models seldom and counts everything."""
+"""Swapper Proxy: one address in front of Ollama that swaps models seldom, starves nobody and counts everything."""
 
 __version__ = "0.1.0"

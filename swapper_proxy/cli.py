@@ -34,7 +34,7 @@ config_option = click.option(
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="swapper-proxy")
 def main() -> None:
-    """A proxy in front of Ollama that swaps models seldom and shows everything.
+    """A proxy in front of Ollama that swaps models seldom, starves nobody and shows everything.
 
     Start it with `swapper-proxy serve` and point your clients' OLLAMA_BASE_URL at it.
     """
@@ -134,7 +134,7 @@ def queue(url: str, as_json: bool) -> None:
 @url_option
 @json_option
 def load(name: str, url: str, as_json: bool) -> None:
-    """Load model NAME and wait until it is loaded."""
+    """Load model NAME when its turn comes, and wait until it is loaded."""
     answer = _call("POST", url, f"/models/{quote(name, safe='/:')}/load")
     _show(answer, as_json, answer["message"])
 
