@@ -152,7 +152,8 @@ def _v1_options(settings: Settings) -> Iterator[Problem]:
             values = model.runner_options.values
             lines = " and ".join(f"`PARAMETER {option} {_in_modelfile(value)}`" for option, value in values.items())
             text = f"/v1 clients cannot send options; to give them the same {', '.join(values)} put {lines}"
-            yield Problem(f"models.{name}.runner_options", f"{text} into the Modelfile")
+            refused = "; until then they are refused, because the model is pinned" if model.pinned else ""
+            yield Problem(f"models.{name}.runner_options", f"{text} into the Modelfile{refused}")
 
 
 def _in_modelfile(value: bool | int) -> str:

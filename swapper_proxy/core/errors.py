@@ -21,7 +21,7 @@ class Rejection(Enum):
     SWAP_TIMEOUT = (504, "swap_timeout", "the model was not loaded within model_swap_timeout; loading goes on")
     DRAIN_TIMEOUT = (504, "drain_timeout", "what is in memory did not finish its answers within drain_timeout")
     TOO_LARGE = (507, "model_too_large", "the model is larger than memory_budget_gb")
-    PINNED_OUT = (507, "pinned_out", "pinned models leave no room for the model")
+    PINNED_OUT = (507, "pinned_out", "pinned models leave no room for the model with these runner options")
     PINNED = (409, "pinned", "the model is pinned, it stays in memory")
     LOAD_FAILED = (503, "load_failed", "the model could not be loaded")
     BACKING_OFF = (503, "load_backoff", "the model could not be loaded a moment ago, please try again later")

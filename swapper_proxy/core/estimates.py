@@ -12,7 +12,7 @@ LOAD_UNKNOWN_S = 10.0
 # An unload takes milliseconds, and about 1.5 s where GPU memory has to come back.
 UNLOAD_S = 1.0
 # A hold without any experience costs those who wait at most so much of a swap together.  It is for the first calls of
-# an agent: in simulation none at all made agents wait longer, and twice as much everybody else.
+# an agent: in simulation agents waited longer with none at all, and short traces of everybody with twice as much.
 BLIND_HOLD = 0.05
 # A hold is a little longer than the gap it aims at, so that jitter does not waste it.
 HOLD_MARGIN, HOLD_MARGIN_S = 1.25, 0.05

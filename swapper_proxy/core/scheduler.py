@@ -364,7 +364,7 @@ class Scheduler:
         self.host.out.append(StartUnload(record.key, record.generation))
 
     def _report_hold(self, record: Residency, now: float, *, paid: bool) -> None:
-        if record.held_s > 0 and record.idle_since is not None:
+        if record.held_s > 0 and record.idle_since is not None and now > record.idle_since:
             self.host.out.append(Held(record.key, now - record.idle_since, paid))
             record.hold_until = None
 

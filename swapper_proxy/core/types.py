@@ -82,9 +82,9 @@ class Rules:
 
     `max_wait_s`: how long a request of each priority is patient before a swap is forced, in seconds.
     `patience_swaps`: but not longer than so many times the unload and load of its own key.
-    `kappa`: nor is a swap forced before so many times the unloads and loads of all contending keys, so that forced
-    loads take at most a third of the time.  (In simulation 2 made a hot and a rare model swap so often that the hot
-    one's queue grew; 4 let the rare one wait longer than 3.)
+    `kappa`: nor is a swap forced before so many times the unloads and loads of all contending keys: a third of the time
+    at most if every key forces its way as soon as it may.  (In simulation 2 made a hot and a rare model swap so often
+    that the hot one's queue grew; 4 let the rare one wait longer than 3.)
     `theta`: the longest hold of an idle resident, in unloads and loads of its key.
     `gate_s`, `gate_swaps`: how long those present at the end of a load may keep it from being forced out: the longer
     of seconds and unloads and loads.
