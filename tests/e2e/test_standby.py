@@ -1,0 +1,141 @@
+"""What is loaded without a request: at start, after a while, by hand, and by Ollama itself; on the real one."""
+
+import asyncio
+import logging
+
+import pytest
+
+from swapper_proxy.config import Model
+from swapper_proxy.runtime import watcher
+from tests.e2e.conftest import Client, at_rest, busy, configured, is_in, until, waits
+
+BOTH = {name: Model(path=f"ollama:{name}") for name in ("alpha", "beta", "slow")}
+
+
+async def test_preload(ollama: Client) -> None:
+    models = BOTH | {"beta": Model(path="ollama:beta", preload=True)}
+    async with configured(ollama, models) as proxy:
+        await is_in(proxy, "beta", "loaded")
+        assert await ollama.resident() == ["beta:latest"]
+        assert await proxy.metric("swapper_swaps_total", to_model="beta", reason="preload") == 1
+        assert (await proxy.generate("alpha"))[0] == 200  # it goes like any other
+
+
+async def test_a_preload_that_ollama_does_not_have(ollama: Client, caplog: pytest.LogCaptureFixture) -> None:
+    models = {"gone": Model(path="ollama:never-pulled", preload=True), "beta": Model(path="ollama:beta", preload=True)}
+    async with configured(ollama, models) as proxy:
+        await is_in(proxy, "beta", "loaded")
+    (warning,) = [r for r in caplog.records if r.name == "swapper_proxy.runtime.standby"]
+    assert (warning.getMessage(), warning.model) == ("cannot be loaded: Ollama does not have it", "gone")
+
+
+async def test_the_default_model_comes_back(ollama: Client) -> None:
+    async with configured(ollama, BOTH, default_model="alpha", default_after=0.3) as proxy:
+        await is_in(proxy, "alpha", "loaded")
+        assert await proxy.metric("swapper_swaps_total", to_model="alpha", reason="preload") == 1
+        assert (await proxy.generate("beta"))[0] == 200
+
+        async def back() -> bool:
+            return await ollama.resident() == ["alpha:latest"]
+
+        await until(back)
+        await is_in(proxy, "alpha", "loaded")
+        assert await proxy.metric("swapper_swaps_total", from_model="beta", to_model="alpha", reason="default") == 1
+
+
+async def test_the_default_model_waits_for_whoever_is_served(ollama: Client) -> None:
+    async with configured(ollama, BOTH, default_model="alpha", default_after=0.05) as proxy:
+        await is_in(proxy, "alpha", "loaded")
+        async with busy(proxy, "beta") as stream:
+            for _ in range(50):  # much longer than default_after
+                await stream.content.readline()
+            assert (await proxy.status())["waiting"] == 0
+            assert await proxy.state("beta") == "loaded"
+        await is_in(proxy, "alpha", "loaded")
+
+
+async def test_a_load_by_hand_waits_its_turn(ollama: Client) -> None:
+    async with configured(ollama, BOTH) as proxy:
+        async with asyncio.TaskGroup() as group, busy(proxy, "alpha"):
+            loading = group.create_task(proxy.post("/models/beta/load"))
+            await waits(proxy, 1)
+            (waiting,) = await proxy.waiting()
+            assert (waiting["model"], waiting["priority"]) == ("beta", "high")
+        assert await loading == (200, {"status": "success", "model": "beta", "message": "Model beta loaded"})
+        assert await ollama.resident() == ["beta:latest"]
+        assert await proxy.metric("swapper_swaps_total", to_model="beta", reason="manual") == 1
+        assert await proxy.metric("swapper_model_requests_total", model="beta") == 0
+
+
+async def test_an_unload_by_hand_waits_for_the_answers(ollama: Client) -> None:
+    async with configured(ollama, BOTH) as proxy:
+        async with asyncio.TaskGroup() as group, busy(proxy, "alpha"):
+            unloading = group.create_task(proxy.post("/models/alpha/unload"))
+            await is_in(proxy, "alpha", "draining")
+        assert (await unloading)[0] == 200
+        assert await ollama.resident() == []
+
+
+async def test_a_load_by_hand_wins_over_an_unload(ollama: Client) -> None:
+    async with configured(ollama, BOTH) as proxy:
+        async with asyncio.TaskGroup() as group, busy(proxy, "alpha"):
+            unloading = group.create_task(proxy.post("/models/alpha/unload"))
+            await is_in(proxy, "alpha", "draining")
+            assert (await proxy.post("/models/alpha/load"))[0] == 200
+            status, answer = await unloading
+            assert (status, answer["error"]["code"]) == (409, "superseded")
+        assert await proxy.state("alpha") == "loaded"
+        assert await ollama.resident() == ["alpha:latest"]
+
+
+async def test_whoever_waits_for_what_is_unloaded_gets_it_again(ollama: Client) -> None:
+    async with configured(ollama, BOTH) as proxy:
+        async with asyncio.TaskGroup() as group, busy(proxy, "alpha"):
+            unloading = group.create_task(proxy.post("/models/alpha/unload"))
+            await is_in(proxy, "alpha", "draining")
+            asking = group.create_task(proxy.generate("alpha"))
+            await waits(proxy, 1)
+        assert (await unloading)[0] == 200
+        assert (await asking)[0] == 200
+        assert await proxy.metric("swapper_load_seconds_count") == 2
+
+
+@pytest.fixture
+def blind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proxy looks at Ollama once, at start."""
+    for pause in ("BUSY_S", "QUIET_S"):
+        monkeypatch.setattr(watcher, pause, 3600.0)
+
+
+@pytest.mark.usefixtures("blind")
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_reload_behind_the_back_is_told(ollama: Client, caplog, stream: bool) -> None:
+    caplog.set_level(logging.WARNING)
+    async with configured(ollama, BOTH) as proxy:
+        await proxy.generate("slow", 1)
+        await proxy.generate("slow", 1)
+        assert await proxy.metric("swapper_upstream_reloads_total") == 0
+        await ollama.post("/api/generate", {"model": "slow", "keep_alive": 0})
+
+        async def gone() -> bool:
+            return not await ollama.resident()
+
+        await until(gone)
+        assert (await proxy.status())["loaded_models"] == ["slow"]
+        assert (await proxy.generate("slow", 1, stream=stream))[0] == 200
+        await at_rest(proxy)
+        assert await proxy.metric("swapper_upstream_reloads_total", model="slow", cause="gone") == 1
+        assert await proxy.metric("swapper_upstream_reloads_total") == 1
+        assert await proxy.metric("swapper_load_seconds_count") == 1
+    (line,) = [r for r in caplog.records if r.name == "swapper_proxy.swaps"]
+    assert (line.getMessage(), line.model) == ("Ollama loaded it behind the proxy's back", "slow")
+
+
+@pytest.mark.usefixtures("blind")
+async def test_other_options_than_thought_are_told_as_such(ollama: Client) -> None:
+    await ollama.generate("slow", options={"num_ctx": 256, "num_predict": 1})
+    async with configured(ollama, BOTH) as proxy:
+        assert (await proxy.status())["loaded_models"] == ["slow"]  # with which options nobody can see
+        assert (await proxy.generate("slow", 1))[0] == 200
+        await at_rest(proxy)
+        assert await proxy.metric("swapper_upstream_reloads_total", model="slow", cause="options") == 1
