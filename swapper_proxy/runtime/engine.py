@@ -57,6 +57,8 @@ log = logging.getLogger(__name__)
 # How often /api/ps is asked whether an unloaded runner is gone: at first often, because it takes milliseconds.
 ABSENCE_POLL_FIRST_S = 0.01
 ABSENCE_POLL_MOST_S = 0.25
+# Why something is unloaded that another model replaces.
+SWAPPING = (Cause.IDLE, Cause.DEADLINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,7 @@ class Engine:
         self._names: dict[Key, str] = {}  # under which name each resident is known to people
         self._draining: dict[Key, float] = {}  # since when
         self._cause = Cause.IDLE  # of the last change: a load or unload is started right after its own
-        self._replaced = ""  # what the last unload took away
+        self._replaced = ""  # what was unloaded to make room for the next load
         self.reachable = True
         self.idle_since: float | None = None  # since when nobody waits and nothing is answered; the loop's clock
 
@@ -320,7 +322,7 @@ class Engine:
             await self._lost(error)
             self.submit(UnloadFailed(key, generation))
         else:
-            self._replaced = name
+            self._replaced = name if cause in SWAPPING else ""
             self._observer.unloaded(name, self._loop.time() - began, cause)
             self.submit(Unloaded(key, generation))
 

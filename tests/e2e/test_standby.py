@@ -67,6 +67,16 @@ async def test_a_load_by_hand_waits_its_turn(ollama: Client) -> None:
         assert await proxy.metric("swapper_model_requests_total", model="beta") == 0
 
 
+async def test_what_was_unloaded_by_hand_is_not_replaced(ollama: Client) -> None:
+    async with configured(ollama, BOTH) as proxy:
+        await proxy.generate("alpha")
+        await proxy.post("/models/alpha/unload")
+        await proxy.generate("beta")
+        assert await proxy.metric("swapper_swaps_total", from_model="", to_model="beta") == 1
+        await proxy.generate("alpha")
+        assert await proxy.metric("swapper_swaps_total", from_model="beta", to_model="alpha") == 1
+
+
 async def test_an_unload_by_hand_waits_for_the_answers(ollama: Client) -> None:
     async with configured(ollama, BOTH) as proxy:
         async with asyncio.TaskGroup() as group, busy(proxy, "alpha"):
