@@ -129,7 +129,8 @@ class Engine:
         self._draining: dict[Key, float] = {}  # since when
         self._cause = Cause.IDLE  # of the last change: a load or unload is started right after its own
         self._replaced = ""  # what was unloaded to make room for the next load
-        self.reachable = True
+        self.up = asyncio.Event()  # Ollama is reachable
+        self.up.set()
         self.idle_since: float | None = None  # since when nobody waits and nothing is answered; the loop's clock
 
     async def __aenter__(self) -> Self:
@@ -197,7 +198,7 @@ class Engine:
     def upstream(self, reachable: bool) -> None:
         """Ollama went down or came back."""
         if reachable != self.reachable:
-            self.reachable = reachable
+            self.up.set() if reachable else self.up.clear()
             self._observer.upstream(reachable)
             self.submit(UpstreamUp() if reachable else UpstreamDown())
 
@@ -362,6 +363,10 @@ class Engine:
             self.upstream(True)
 
     # For reading
+
+    @property
+    def reachable(self) -> bool:
+        return self.up.is_set()
 
     async def key_of(self, ollama_name: str) -> Key:
         """The key of a runner that /api/ps shows, as far as can be known: with its Modelfile's options."""

@@ -8,6 +8,8 @@ import pytest
 from swapper_proxy.config import Model
 from swapper_proxy.runtime import watcher
 from tests.e2e.conftest import Client, at_rest, busy, configured, is_in, until, waits
+from tests.e2e.test_faults import mortal  # noqa: F401 - a fixture
+from tests.real.server import OllamaServer
 
 BOTH = {name: Model(path=f"ollama:{name}") for name in ("alpha", "beta", "slow")}
 
@@ -27,6 +29,15 @@ async def test_a_preload_that_ollama_does_not_have(ollama: Client, caplog: pytes
         await is_in(proxy, "beta", "loaded")
     (warning,) = [r for r in caplog.records if r.name == "swapper_proxy.runtime.standby"]
     assert (warning.getMessage(), warning.model) == ("cannot be loaded: Ollama does not have it", "gone")
+
+
+async def test_a_preload_waits_for_an_ollama_that_starts_later(session, mortal: OllamaServer) -> None:  # noqa: F811
+    mortal.stop()
+    models = {"beta": Model(path="ollama:beta", preload=True)}
+    async with configured(Client(session, mortal.url), models) as proxy:
+        assert (await proxy.get("/ready"))[0] == 503
+        mortal.start()
+        await is_in(proxy, "beta", "loaded")
 
 
 async def test_the_default_model_comes_back(ollama: Client) -> None:
