@@ -2,7 +2,8 @@
 
 One model is resident and serves one request at a time; the requests of one model are served in order of arrival.
 A plan is then the order in which the models are served: it never pays to load a model without serving it, and to wait
-idle is to serve one that comes later.  A model may be loaded before its request arrives.
+idle is to serve one that comes later.  Who loads ahead has the model in memory before its request arrives, which nobody
+can who does not know the future; who does not starts every swap when somebody waits for it.
 
 The optimum is a dynamic program over how many requests of each model were served, and which model is resident.  A plan
 that is further behind may have cost less, so each state keeps all pairs of time and sum of waits of which neither is
@@ -19,10 +20,14 @@ from swapper_proxy.replay.workload import Model, Workload
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Per model: arrival and service of each request in order of arrival (seconds), and how it loads."""
+    """Per model: arrival and service of each request in order of arrival (seconds), and how it loads.
+
+    `ahead`: whether a model may be loaded before its request arrives.
+    """
 
     requests: Mapping[str, Sequence[tuple[float, float]]]
     models: Mapping[str, Model]
+    ahead: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +41,12 @@ class Point:
 State = tuple[tuple[int, ...], str | None]  # served of each model, and who is resident
 
 
-def trace(workload: Workload) -> Trace:
+def trace(workload: Workload, *, ahead: bool = True) -> Trace:
     """The trace of open-loop clients (one step each)."""
     requests = defaultdict(list)
     for step in sorted((client[0] for client in workload.clients), key=lambda step: step.after_s):
         requests[step.model].append((step.after_s, step.service_s))
-    return Trace(requests, workload.models)
+    return Trace(requests, workload.models, ahead)
 
 
 def optimum(of: Trace) -> float:
@@ -72,7 +77,7 @@ def serve(of: Trace, name: str, index: int, resident: str | None, point: Point) 
     swap_s = 0.0
     if name != resident:
         swap_s = of.models[name].load_s + (of.models[resident].unload_s if resident else 0.0)
-    start = max(arrival, point.free_at + swap_s)
+    start = max(arrival, point.free_at + swap_s) if of.ahead else max(arrival, point.free_at) + swap_s
     return Point(start + service_s, point.waited + start - arrival)
 
 

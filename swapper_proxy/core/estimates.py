@@ -31,6 +31,7 @@ class Speed:
 
     load_s: float = LOAD_UNKNOWN_S
     unload_s: float = UNLOAD_S
+    swap_s: float = LOAD_UNKNOWN_S + UNLOAD_S  # U + L: what it costs to have gone and to come back
     service_s: float = SERVICE_S
     loads: int = 0
     unloads: int = 0
@@ -40,22 +41,20 @@ class Speed:
         """Whether Ollama loaded if it says that loading took so long; for a loaded model it says milliseconds."""
         return seconds >= max(RELOAD_LEAST_S, RELOAD_PART * self.load_s)
 
-    @property
-    def swap_s(self) -> float:
-        """U + L: what it costs to have gone and to come back."""
-        return self.load_s + self.unload_s
-
     def sized(self, gb: float | None) -> None:
         """The size is known, nothing was measured."""
         if not self.loads and gb is not None:
             self.load_s = LOAD_S + LOAD_PER_GB_S * gb
+            self.swap_s = self.unload_s + self.load_s
 
     def loaded(self, seconds: float) -> None:
         self.load_s = _average(self.load_s, seconds, self.loads)
+        self.swap_s = self.unload_s + self.load_s
         self.loads += 1
 
     def unloaded(self, seconds: float) -> None:
         self.unload_s = _average(self.unload_s, seconds, self.unloads)
+        self.swap_s = self.unload_s + self.load_s
         self.unloads += 1
 
     def served(self, seconds: float) -> None:

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from math import ceil
 
-from swapper_proxy.core import policy, victims
 from swapper_proxy.core.host import Host
+from swapper_proxy.core.policy import Policy
 from swapper_proxy.core.residency import Residency, Waiter
 from swapper_proxy.core.types import Key, State
+from swapper_proxy.core.victims import Room
 
 
 class Why(StrEnum):
@@ -40,11 +41,11 @@ class Outlook:
 
 def outlooks(host: Host, now: float) -> Iterator[Outlook]:
     """All who wait, key by key, in the order in which each key serves them."""
-    starts, contention = _starts(host, now), policy.contention_s(host)
+    starts, policy = _starts(host, now), Policy(host, now)
     rules = host.limits.rules
     for record in host.queued.values():
         why, blocker = _why(host, record, now)
-        first = policy.deadline(record, contention, rules.kappa)
+        first = policy.deadline(record)
         waiters = sorted(record.waiters, key=lambda w: (w.arrived_at + record.patience_s(w, rules), w.number))
         for place, waiter in enumerate(waiters):
             deadline = max(first, waiter.arrived_at + record.patience_s(waiter, rules))
@@ -75,9 +76,10 @@ def _starts(host: Host, now: float) -> dict[Key, float]:
         elif record.state is State.RESIDENT:
             found[record.key] = now + record.speed.service_s / record.profile.parallel
     turn = max(free_at, _let_go(host, now))
+    room = Room(host.occupants.values(), host.limits)
     for record in sorted(host.queued.values(), key=lambda r: r.due):
         if record.key not in found:
-            fits = victims.cheapest(record, host.occupants.values(), (), host.limits) is not None
+            fits = room.cheapest(record, ()) is not None
             free_at = found[record.key] = (free_at if fits else turn) + record.speed.swap_s
             turn = free_at + ceil(len(record.waiters) / record.profile.parallel) * record.speed.service_s
     return found
@@ -85,8 +87,8 @@ def _starts(host: Host, now: float) -> dict[Key, float]:
 
 def _let_go(host: Host, now: float) -> float:
     """When what is in memory has finished or is forced out."""
-    contention, kappa = policy.contention_s(host), host.limits.rules.kappa
-    forced = min((policy.deadline(r, contention, kappa) for r in host.absent_queued()), default=now)
+    policy = Policy(host, now)
+    forced = min((policy.deadline(r) for r in host.absent_queued()), default=now)
     busy = [r for r in host.occupants.values() if r.in_flight]
     done = max((now + _work_s(r, len(r.in_flight) + len(r.waiters)) for r in busy), default=now)
     last = max((r.speed.service_s for r in busy), default=0.0)

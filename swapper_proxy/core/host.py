@@ -48,20 +48,41 @@ class Host:
         self.holder: dict[int, Residency] = {}  # where each id waits or is in flight
         self.touched: dict[Key, Residency] = {}  # what may have somebody to grant now
         self.changed_at = -math.inf
+        self.unsettled = False  # pins, sizes or limits have changed: who waits may wait for what can never be
+        self.shrunk = False  # more may be in memory than the limits allow
         self.out: list[Command] = []
         self.numbers = 0  # of all who ever waited
 
     # Records
 
-    def record(self, key: Key, profile: Profile | None = None, now: float = 0.0) -> Residency:
+    def record(self, key: Key, profile: Profile, now: float) -> Residency:
         """The record that a request for this key belongs to: its own, or the loaded runner that serves it as it is."""
         occupant = self.occupant(key.runner)
         serves = occupant is not None and key.served_by(occupant.key) and occupant.state is not State.UNLOADING
         record = occupant if occupant is not None and serves else self.records.get(key) or self._new(key, now)
-        if profile is not None:
-            record.profile = profile
-            record.speed.sized(profile.size_gb)
+        self.treat(record, profile, now)
         return record
+
+    def treat(self, record: Residency, profile: Profile, now: float) -> None:
+        """This is how it is to be treated from now on: a pin keeps it, whatever was wanted of it before."""
+        if profile == record.profile:
+            return
+        before, record.profile = record.profile, profile
+        record.speed.sized(profile.size_gb)
+        self.unsettled |= (before.pinned, before.size_gb, before.slot) != (
+            profile.pinned,
+            profile.size_gb,
+            profile.slot,
+        )
+        if profile.pinned and record.state is not State.UNLOADING:
+            self.end_unloaders(record, Rejection.PINNED)
+            self.stay(record, Cause.LIMITS, now)
+
+    def stay(self, record: Residency, cause: Cause, now: float) -> None:
+        """It need not go after all; then something else may have to."""
+        if record.state is State.DRAINING:
+            self.change(record, State.RESIDENT, cause, now)
+            self.shrunk = True
 
     def _new(self, key: Key, now: float) -> Residency:
         if len(self.records) >= REMEMBERED:
@@ -104,9 +125,11 @@ class Host:
 
     def become_absent(self, record: Residency, cause: Cause, now: float) -> None:
         record.generation = 0  # whatever is still under way for it belongs to the past
+        record.left_at = now
         record.gate_left = 0
         record.hold_until = None
         record.unload_backoff.clear()
+        self.unsettled |= bool(record.waiters)
         self.change(record, State.ABSENT, cause, now)
         self.end_unloaders(record)
 

@@ -3,8 +3,9 @@
 What is resident is served as long as it has anything to do, and a little longer if its client is likely to call again;
 but nobody waits for ever:
 
-1. `u` is the key with the earliest due head of those whose deadline has passed: it is loaded by force.  Once something
-   was unloaded for it, it stays `u`.
+1. `u` is the key with the earliest due head of those whose deadline has passed, but those that were in memory since
+   stand behind those that were due before they left: it is loaded by force.  Once something was unloaded for it, it
+   stays `u`.
 2. Its victims are taken from the residents that are idle past their hold; if these do not do, from all idle ones; if
    these do not do either, from those that are busy, once their gate is closed: they drain.
 3. (The scheduler grants.)
@@ -16,15 +17,14 @@ leave time for work.  Both together bound the wait (ARCHITECTURE.md says by how 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from swapper_proxy.core import victims
-from swapper_proxy.core.errors import Rejection
 from swapper_proxy.core.estimates import hold_s
 from swapper_proxy.core.host import Host
 from swapper_proxy.core.residency import Residency
 from swapper_proxy.core.types import Cause, State
+from swapper_proxy.core.victims import Room, Victims
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Plan:
     """Load `wanted` once all `victims` are gone."""
 
     wanted: Residency
-    victims: tuple[Residency, ...] = ()
+    victims: Victims = ()
 
     @property
     def ready(self) -> bool:
@@ -40,136 +40,144 @@ class Plan:
         return all(not victim.in_flight for victim in self.victims)
 
 
-# 1. When force is used
+class Policy:
+    """What is right at one instant: made for one decision, from the queues as they are before it."""
 
+    def __init__(self, host: Host, now: float) -> None:
+        self._host = host
+        self._now = now
+        self._occupants = host.occupants.values()
+        self._absent = [r for r in host.queued.values() if r.state is State.ABSENT]
+        self._fair_s = host.limits.rules.kappa * self._contention_s()
 
-def contention_s(host: Host) -> float:
-    """Seconds to load and unload every key once that somebody waits for or that is answering."""
-    waited = sum(record.speed.swap_s for record in host.queued.values())
-    return waited + sum(r.speed.swap_s for r in host.occupants.values() if r.in_flight and not r.waiters)
+    def _contention_s(self) -> float:
+        """Seconds to load and unload every key once that somebody waits for or that is answering."""
+        waited = sum([r.speed.swap_s for r in self._host.queued.values()])
+        return waited + sum([r.speed.swap_s for r in self._occupants if r.in_flight and not r.waiters])
 
+    def deadline(self, record: Residency) -> float:
+        """When the head of this queue may force a swap.
 
-def deadline(record: Residency, contention: float, kappa: float) -> float:
-    """When the head of this queue may force a swap.
+        kappa = 3: if every contending key forced its way as soon as it may, loads would take a third of the time.
+        """
+        fair = record.arrived_at + self._fair_s
+        return fair if fair > record.due else record.due
 
-    kappa = 3: if every contending key forced its way as soon as it may, loads would take a third of the time.
-    """
-    return math.inf if record.head is None else max(record.due, record.head.arrived_at + kappa * contention)
+    # 1. When force is used
 
-
-def candidates(host: Host, now: float) -> list[Residency]:
-    """The absent keys that somebody waits for and that are not in back-off, the earliest due first.
-
-    Before all others comes the one that something was unloaded for: else what had to go, being wanted and due earlier,
-    would come straight back.
-    """
-    waiting = [r for r in host.queued.values() if r.state is State.ABSENT and now >= r.load_backoff.until]
-    wanted = host.swap and host.swap.wanted
-    return sorted(waiting, key=lambda r: (r is not wanted, r.due, r.head.number if r.head else 0))
-
-
-def force(host: Host, now: float) -> Plan | None:
-    """1. and 2.: the load whose time has come."""
-    contention, kappa = contention_s(host), host.limits.rules.kappa
-    for wanted in candidates(host, now):
-        if now >= deadline(wanted, contention, kappa) or _forced_already(host, wanted):
-            going = _forcible(host, wanted, now)
+    def force(self) -> Plan | None:
+        """1. and 2.: the load whose time has come, if anything can be made to go for it."""
+        pool = sorted((r for r in self._occupants if self._may_be_forced(r)), key=_last_used)
+        if not pool or not self._absent:
+            return None
+        room = Room((r for r in self._occupants if r.state is not State.UNLOADING), self._host.limits)
+        now, deadline, forced = self._now, self.deadline, self._forced_already()
+        overdue = [r for r in self._candidates() if now >= deadline(r) or r is forced]
+        for wanted in self._in_order(overdue, _turn):
+            going = self._forcible(wanted, room, pool)
             if going is not None:
                 return Plan(wanted, going)
-    return None
+        return None
+
+    def _candidates(self) -> list[Residency]:
+        now = self._now
+        return [r for r in self._absent if now >= r.load_backoff.until]
+
+    def _in_order(self, records: list[Residency], turn: Callable[[Residency], float]) -> list[Residency]:
+        """The earliest turn first, but before all others the one that something was unloaded for.
+
+        Else what had to go, being wanted and due earlier, would come straight back.
+        """
+        wanted = self._host.swap and self._host.swap.wanted
+        return sorted(records, key=lambda r: (r is not wanted, turn(r), r.arrived_at))
+
+    def _forced_already(self) -> Residency | None:
+        swap = self._host.swap
+        return swap.wanted if swap is not None and swap.cause is Cause.DEADLINE else None
+
+    # 2. Victims by force
+
+    def _forcible(self, wanted: Residency, room: Room, pool: list[Residency]) -> Victims | None:
+        draining = tuple(r for r in room.occupants if r.state is State.DRAINING)
+        if self._host.forced is not None and self._host.forced[0] is wanted:
+            staying = Room((r for r in room.occupants if r not in draining), self._host.limits)
+            if staying.cheapest(wanted, ()) is not None:
+                return draining  # victims stay the victims
+        reluctance = {record: self._reluctance(record) for record in pool}
+        for most in range(3):
+            able = sorted((r for r in pool if reluctance[r] <= most), key=reluctance.__getitem__)
+            found = room.cheapest(wanted, able)
+            if found is not None:
+                return found
+        return None
+
+    def _may_be_forced(self, record: Residency) -> bool:
+        if record.profile.pinned or self._now < record.unload_backoff.until:
+            return False
+        return record.state is State.DRAINING or (record.state is State.RESIDENT and not record.gate_open(self._now))
+
+    def _reluctance(self, record: Residency) -> int:
+        """0: idle past its hold, or on its way out anyway; 1: idle; 2: busy."""
+        if record.idle or (record.state is State.DRAINING and not record.in_flight):
+            return 0 if record.past_hold(self._now) else 1
+        return 0 if record.state is State.DRAINING and record.cause is not Cause.DEADLINE else 2
+
+    # 4. Victims that are willing
+
+    def willing(self, forced: Plan | None) -> Plan | None:
+        """The next load that disturbs nobody; `forced` is the one that waits for its victims, and keeps its room."""
+        if not self._absent:
+            return None
+        now = self._now
+        pool = sorted((r for r in self._occupants if r.evictable(now) and r.past_hold(now)), key=_last_used)
+        room = Room((*self._occupants, *([forced.wanted] if forced else ())), self._host.limits)
+        if not pool and room.full:
+            return None
+        able = self._candidates()
+        for wanted in self._in_order(able if pool else room.small_enough(able), _due):
+            if forced is None or wanted is not forced.wanted:
+                going = room.cheapest(wanted, pool)
+                if going is not None:
+                    return Plan(wanted, going)
+        return None
+
+    # Holds
+
+    def hold_until(self, record: Residency) -> float | None:
+        """Until when an idle resident is kept although others wait; None if nobody does."""
+        if not self._absent:
+            return None
+        waiting = sum(len(r.waiters) for r in self._absent)
+        since = self._now if record.idle_since is None else record.idle_since
+        return since + hold_s(record.gaps, record.speed.swap_s, waiting, self._host.limits.rules.theta)
+
+    # When to look again
+
+    def times(self) -> Iterator[float]:
+        """When this policy may decide otherwise although nothing has happened."""
+        if self._absent:
+            now, deadline = self._now, self.deadline
+            yield min([at for r in self._absent if (at := deadline(r)) > now], default=math.inf)
+            yield min([at for r in self._absent if (at := r.load_backoff.until) > now], default=math.inf)
+        for record in self._occupants:
+            yield record.unload_backoff.until
+            if self._absent and record.gate_left:
+                yield record.gate_until
+            if self._absent and record.hold_until is not None:
+                yield record.hold_until
 
 
-def _forced_already(host: Host, wanted: Residency) -> bool:
-    return host.swap is not None and host.swap.wanted is wanted and host.swap.cause is Cause.DEADLINE
+def _due(record: Residency) -> float:
+    return record.due
 
 
-# 2. Victims by force
+def _turn(record: Residency) -> float:
+    """Who had to leave although others waited gets the next turn behind all who were due by then.
+
+    Else two keys with long queues would take turns until both are empty, and a third one would wait for all of it.
+    """
+    return max(record.due, record.left_at)
 
 
-def _forcible(host: Host, wanted: Residency, now: float) -> tuple[Residency, ...] | None:
-    staying = [r for r in host.occupants.values() if r.state is not State.UNLOADING]
-    draining = tuple(r for r in staying if r.state is State.DRAINING)
-    if (
-        host.forced is not None
-        and host.forced[0] is wanted
-        and victims.makes_room(wanted, draining, staying, host.limits)
-    ):
-        return draining  # victims stay the victims
-    pool = sorted((r for r in staying if _may_be_forced(r, now)), key=lambda r: (_reluctance(r, now), r.last_used))
-    for reluctance in range(3):
-        willing = [r for r in pool if _reluctance(r, now) <= reluctance]
-        found = victims.cheapest(wanted, staying, willing, host.limits)
-        if found is not None:
-            return found
-    return None
-
-
-def _may_be_forced(record: Residency, now: float) -> bool:
-    if record.profile.pinned or now < record.unload_backoff.until:
-        return False
-    return record.state is State.DRAINING or (record.state is State.RESIDENT and not record.gate_open(now))
-
-
-def _reluctance(record: Residency, now: float) -> int:
-    """0: idle past its hold, or on its way out anyway; 1: idle; 2: busy."""
-    if record.idle or (record.state is State.DRAINING and not record.in_flight):
-        return 0 if record.past_hold(now) else 1
-    return 0 if record.state is State.DRAINING and record.cause is not Cause.DEADLINE else 2
-
-
-# 4. Victims that are willing
-
-
-def willing(host: Host, now: float, forced: Plan | None) -> Plan | None:
-    """The next load that disturbs nobody; `forced` is the one that waits for its victims, and keeps its room."""
-    occupants = [*host.occupants.values(), *([forced.wanted] if forced else ())]
-    pool = sorted(
-        (r for r in host.occupants.values() if r.evictable(now) and r.past_hold(now)), key=lambda r: r.last_used
-    )
-    for wanted in candidates(host, now):
-        if forced is None or wanted is not forced.wanted:
-            going = victims.cheapest(wanted, occupants, pool, host.limits)
-            if going is not None:
-                return Plan(wanted, going)
-    return None
-
-
-# Holds
-
-
-def hold_until(host: Host, record: Residency, now: float) -> float:
-    """Until when an idle resident is kept although others wait."""
-    waiting = sum(len(r.waiters) for r in host.absent_queued())
-    since = now if record.idle_since is None else record.idle_since
-    return since + hold_s(record.gaps, record.speed.swap_s, waiting, host.limits.rules.theta)
-
-
-# What can never be
-
-
-def hopeless(host: Host, record: Residency) -> Rejection | None:
-    """Why this key cannot be loaded as long as pins and limits are as they are."""
-    alone = victims.cheapest(record, (), (), host.limits)
-    if alone is None:
-        return Rejection.TOO_LARGE
-    pinned = [r for r in host.occupants.values() if r.profile.pinned and r is not record]
-    return None if victims.cheapest(record, pinned, (), host.limits) is not None else Rejection.PINNED_OUT
-
-
-# When to look again
-
-
-def times(host: Host, now: float) -> Iterator[float]:
-    """When this policy may decide otherwise although nothing has happened."""
-    contention, kappa = contention_s(host), host.limits.rules.kappa
-    waited = False
-    for record in host.absent_queued():
-        waited = True
-        yield deadline(record, contention, kappa)
-        yield record.load_backoff.until
-    for record in host.occupants.values():
-        yield record.unload_backoff.until
-        if waited and record.gate_left:
-            yield record.gate_until
-        if waited and record.hold_until is not None:
-            yield record.hold_until
+def _last_used(record: Residency) -> float:
+    return record.last_used

@@ -102,9 +102,10 @@ class Backoff:
 class Residency:
     """One key.  Times are the scheduler's `now`; `generation` tells the current load or unload from older ones.
 
-    `head` is the first of the queue and `due` when its patience ends; `gate` says up to which number those waited who
-    were there when the load finished, `gate_left` how many of them still do.  `idle_since` is when the last request
-    ended after which nobody waited, `hold_until` how long that idle resident is kept while others wait.
+    `head` is the first of the queue, `arrived_at` when it came, `due` when its patience ends.  `gate` is the number up
+    to which those waited who were there when the load finished, `gate_left` how many of them still do.  `idle_since` is
+    when the last request ended after which nobody waited, `hold_until` how long that idle resident is kept while others
+    wait.
     """
 
     key: Key
@@ -115,10 +116,12 @@ class Residency:
     changed_at: float = 0.0
     cause: Cause = Cause.IDLE
     last_used: float = 0.0
+    left_at: float = -math.inf  # when it was in memory last
     ttl_s: float | None = None
     waiters: Queue = field(default_factory=Queue)
     head: Waiter | None = None
     due: float = math.inf
+    arrived_at: float = math.inf
     in_flight: dict[int, float] = field(default_factory=dict)  # request -> when it was granted
     unloaders: list[int] = field(default_factory=list)  # manual unloads to answer
     gate: int = 0
@@ -159,8 +162,13 @@ class Residency:
         return self.hold_until is None or now >= self.hold_until
 
     def begin_idleness(self, now: float) -> None:
-        """If it has nothing to do any more."""
-        if self.occupies and not self.in_flight and not self.waiters and self.idle_since is None:
+        """If it is there and has nothing to do any more."""
+        if (
+            self.state in (State.RESIDENT, State.DRAINING)
+            and not self.in_flight
+            and not self.waiters
+            and self.idle_since is None
+        ):
             self.idle_since = now
 
     def end_idleness(self, now: float) -> None:
@@ -189,11 +197,11 @@ class Residency:
 
     def look_at_head(self, rules: Rules) -> None:
         """After any change of the queue or of the speed."""
-        self.head, self.due = None, math.inf
+        self.head, self.due, self.arrived_at = None, math.inf, math.inf
         for waiter in self.waiters.firsts():
             due = waiter.arrived_at + self.patience_s(waiter, rules)
             if self.head is None or (due, waiter.number) < (self.due, self.head.number):
-                self.head, self.due = waiter, due
+                self.head, self.due, self.arrived_at = waiter, due, waiter.arrived_at
 
     @property
     def oldest(self) -> Waiter:

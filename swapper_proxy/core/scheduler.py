@@ -19,7 +19,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
-from swapper_proxy.core import forecast, policy, timeouts, victims
+from swapper_proxy.core import refusals, victims
 from swapper_proxy.core.commands import Answer, Command, Held, Reject, Reloaded, StartLoad, StartUnload, WakeAt
 from swapper_proxy.core.errors import Rejection
 from swapper_proxy.core.events import (
@@ -41,7 +41,7 @@ from swapper_proxy.core.events import (
     UpstreamUp,
 )
 from swapper_proxy.core.host import Host, Swap
-from swapper_proxy.core.policy import Plan
+from swapper_proxy.core.policy import Plan, Policy
 from swapper_proxy.core.residency import Residency, Waiter
 from swapper_proxy.core.types import Cause, Key, Limits, Sighting, State
 
@@ -60,14 +60,17 @@ class Scheduler:
         for event in events:
             self._HANDLERS[type(event)](self, event, now)  # 1
         self._end_swap()
+        self._reject_hopeless()
         self._reject_overdue(now)  # 2
-        forced = self._force(now)  # 3
+        policy = Policy(self.host, now)
+        forced = self._force(policy, now)  # 3
         touched, self.host.touched = self.host.touched, {}
         for record in touched.values():
             self.host.grant(record, now)  # 4
+        self._drain_excess(now)
         if self.host.down_since is None and not self.host.in_transition:
-            self._act(forced, now)  # 5
-        self._wake(now)  # 6
+            self._act(policy, forced, now)  # 5
+        self._wake(policy, now)  # 6
         return self.host.out
 
     @property
@@ -83,45 +86,28 @@ class Scheduler:
 
     def _on_arrived(self, event: Arrived, now: float) -> None:
         record = self.host.record(event.key, event.profile, now)
-        refusal = self._refusal(record, now)
+        refusal = refusals.on_arrival(self.host, record, now)
         if refusal is not None:
-            self.host.out.append(Reject(event.id, refusal, self._retry_after(record, refusal, now)))
+            self.host.out.append(Reject(event.id, refusal, refusals.retry_after_s(self.host, record, refusal, now)))
         else:
             self._report_hold(record, now, paid=not record.past_hold(now))
             record.end_idleness(now)
             self.host.enqueue(record, Waiter(event.id, self.host.numbers, now, event.priority, event.ttl_s))
 
-    def _refusal(self, record: Residency, now: float) -> Rejection | None:
-        """Why nobody else may wait for this key."""
-        own = record.profile.max_queue
-        if self.host.waiting >= self.host.limits.max_queue or (own is not None and len(record.waiters) >= own):
-            return Rejection.QUEUE_FULL
-        if record.occupies:
-            return None
-        if now < record.load_backoff.until:
-            return Rejection.BACKING_OFF
-        return policy.hopeless(self.host, record)
-
-    def _retry_after(self, record: Residency, refusal: Rejection, now: float) -> float | None:
-        if refusal is Rejection.BACKING_OFF:
-            return record.load_backoff.until - now
-        return forecast.wait_s(self.host, record, now) if refusal is Rejection.QUEUE_FULL else None
-
     def _on_load_requested(self, event: LoadRequested, now: float) -> None:
         record = self.host.record(event.key, event.profile, now)
         refusal = Rejection.SHUTTING_DOWN if self.host.closing_until is not None else None
         if refusal is None and not record.occupies:
-            refusal = policy.hopeless(self.host, record)
+            refusal = refusals.hopeless(self.host, record)
         if refusal is not None:
             self.host.out.append(Reject(event.id, refusal))
             return
         record.load_backoff.clear()  # the operator may try again at once
         if record.state is not State.UNLOADING:  # a load in between wins
             self.host.end_unloaders(record, Rejection.SUPERSEDED)
-        if record.state is State.DRAINING and record.cause is not Cause.DEADLINE:
+        if record.cause is not Cause.DEADLINE:
             record.last_used = now
-            self.host.change(record, State.RESIDENT, Cause.MANUAL, now)
-            self._drain_excess(now)
+            self.host.stay(record, Cause.MANUAL, now)
         self.host.enqueue(record, Waiter(event.id, self.host.numbers, now, event.priority, cause=event.cause))
 
     def _on_unload_requested(self, event: UnloadRequested, now: float) -> None:
@@ -133,6 +119,7 @@ class Scheduler:
         else:
             record.unloaders.append(event.id)
             self.host.holder[event.id] = record
+            self.host.grant(record, now)  # if it was loaded in this very instant, that was not for nothing
             if record.state in (State.RESIDENT, State.DRAINING):
                 self.host.change(record, State.DRAINING, Cause.MANUAL, now)
 
@@ -170,6 +157,7 @@ class Scheduler:
         self.host.swap = None
         record.open_gate(self.host.numbers, now, self.host.limits.rules)
         self.host.change(record, State.RESIDENT, record.cause, now)
+        record.idle_since = None
         self.host.answer_loaders(record, now)
         if record.unloaders:  # asked for during the load: at least one grant per load, then drain
             self.host.grant(record, now)
@@ -206,23 +194,22 @@ class Scheduler:
             settled = record.state in (State.RESIDENT, State.DRAINING) and record.changed_at < event.asked_at
             if settled and not record.in_flight and record.key.runner not in present:
                 self.host.become_absent(record, Cause.OBSERVED, now)
-        grown = False
         for sighting in event.present:
             if occupant := self.host.occupant(sighting.key.runner):
-                before, occupant.profile = occupant.size_gb, sighting.profile
-                grown |= occupant.size_gb > before  # sizes are known better once a model is in memory
+                before = occupant.size_gb
+                self.host.treat(occupant, sighting.profile, now)
+                self.host.shrunk |= occupant.size_gb > before  # sizes are known better once a model is in memory
             elif newest:
                 self._adopt(sighting, now)
-        if grown:
-            self._drain_excess(now)
 
     def _adopt(self, sighting: Sighting, now: float) -> None:
         """Somebody else had it loaded: a resident like any other."""
         record = self.host.record(sighting.key, sighting.profile, now)
         record.last_used = now
-        record.ttl_s = None
+        record.ttl_s = record.idle_since = None
         self.host.change(record, State.RESIDENT, Cause.OBSERVED, now)
         record.begin_idleness(now)
+        self.host.unsettled |= record.profile.pinned
 
     def _on_upstream_down(self, event: UpstreamDown, now: float) -> None:
         if self.host.down_since is not None:
@@ -237,24 +224,17 @@ class Scheduler:
 
     def _on_config_changed(self, event: ConfigChanged, now: float) -> None:
         self.host.limits = event.limits
+        self.host.unsettled = self.host.shrunk = True
         for sighting in event.profiles:
             if record := self.host.records.get(sighting.key):
-                record.profile = sighting.profile
-                self._keep_if_pinned(record, now)
-        for record in list(self.host.queued.values()):
+                self.host.treat(record, sighting.profile, now)
+        for record in self.host.queued.values():
             record.look_at_head(event.limits.rules)
-        for record in self.host.occupants.values():
-            self.host.touched[record.key] = record
-        self._drain_excess(now)
-        self._reject_hopeless()
-
-    def _keep_if_pinned(self, record: Residency, now: float) -> None:
-        if record.profile.pinned and record.state is State.DRAINING:
-            self.host.end_unloaders(record, Rejection.PINNED)
-            self.host.change(record, State.RESIDENT, Cause.LIMITS, now)
+        self.host.touched |= self.host.occupants
 
     def _on_shutdown(self, event: Shutdown, now: float) -> None:
         self.host.closing_until = event.until
+        self._lift((), now)
 
     def _on_tick(self, event: Tick, now: float) -> None:
         self._wake_at = math.inf  # a clock may ring a little early: ask again
@@ -287,50 +267,52 @@ class Scheduler:
             self.host.swap = None
 
     def _reject_overdue(self, now: float) -> None:
-        for record in timeouts.limited(self.host):
-            while record.waiters and (reason := timeouts.overdue(self.host, record, now)):
-                retry = forecast.wait_s(self.host, record, now)
-                self.host.reject(record, record.oldest, reason, retry)
+        for record in refusals.limited(self.host):
+            while record.waiters and (reason := refusals.overdue(self.host, record, now)):
+                retry_s = refusals.retry_after_s(self.host, record, reason, now)
+                self.host.reject(record, record.oldest, reason, retry_s)
             record.begin_idleness(now)
 
     def _reject_hopeless(self) -> None:
-        """Pins, limits or sizes have changed: who can never be served is told at once."""
+        """When pins, limits or sizes have changed, who can never be served is told at once."""
+        if not self.host.unsettled:
+            return
+        self.host.unsettled = False
         for record in list(self.host.absent_queued()):
-            if reason := policy.hopeless(self.host, record):
+            if reason := refusals.hopeless(self.host, record):
                 for waiter in list(record.waiters):
                     self.host.reject(record, waiter, reason)
 
     # 3. Force
 
-    def _force(self, now: float) -> Plan | None:
+    def _force(self, policy: Policy, now: float) -> Plan | None:
         """The load whose time has come: its victims drain, and only they."""
         host = self.host
-        self._set_holds(now)
+        for record in host.occupants.values():
+            if record.hold_until is None and record.idle:
+                record.hold_until = policy.hold_until(record)
         stopped = host.down_since is not None or host.closing_until is not None
-        plan = None if stopped else policy.force(host, now)
+        plan = None if stopped else policy.force()
         going = plan.victims if plan else ()
-        for record in list(host.occupants.values()):
-            if record.state is State.DRAINING and record.cause is Cause.DEADLINE and record not in going:
-                self.host.change(record, State.RESIDENT, Cause.DEADLINE, now)
+        self._lift(going, now)
         for record in going:
             if record.state is State.RESIDENT:
                 self.host.change(record, State.DRAINING, Cause.DEADLINE, now)
-        if plan is None or plan.ready:
+        if plan is None:
             host.forced = None
         elif host.forced is None or host.forced[0] is not plan.wanted:
             host.forced = plan.wanted, now
         return plan
 
-    def _set_holds(self, now: float) -> None:
-        """Whoever is idle while others wait is kept as long as that is likely to pay; computed once per idleness."""
-        idle = [r for r in self.host.occupants.values() if r.idle and r.hold_until is None]
-        if idle and any(self.host.absent_queued()):
-            for record in idle:
-                record.hold_until = policy.hold_until(self.host, record, now)
+    def _lift(self, going: Sequence[Residency], now: float) -> None:
+        """Who drained for a forced load and is not among these stays."""
+        for record in self.host.occupants.values():
+            if record.state is State.DRAINING and record.cause is Cause.DEADLINE and record not in going:
+                self.host.change(record, State.RESIDENT, Cause.DEADLINE, now)
 
     # 5. One load or unload at a time
 
-    def _act(self, forced: Plan | None, now: float) -> None:
+    def _act(self, policy: Policy, forced: Plan | None, now: float) -> None:
         drained = self.host.find(
             lambda r: r.state is State.DRAINING and r.cause is not Cause.DEADLINE and not r.in_flight
         )
@@ -338,7 +320,7 @@ class Scheduler:
             self._start_unload(drained, drained.cause, now)
         elif forced and forced.ready:
             self._work_towards(forced, Cause.DEADLINE, now)
-        elif self.host.closing_until is None and (plan := policy.willing(self.host, now, forced)):
+        elif self.host.closing_until is None and (plan := policy.willing(forced)):
             self._work_towards(plan, Cause.IDLE, now)
         elif expired := self.host.find(lambda r: r.evictable(now) and r.expires_at is not None and now >= r.expires_at):
             self._start_unload(expired, Cause.TTL, now)
@@ -352,8 +334,14 @@ class Scheduler:
             self._start_load(plan.wanted, self.host.swap.cause, now)
 
     def _drain_excess(self, now: float) -> None:
-        for record in victims.excess(self.host.occupants.values(), self.host.limits):
-            self.host.change(record, State.DRAINING, Cause.LIMITS, now)
+        """What the limits do not allow any more goes; tried again if Ollama does not let it go."""
+        if not self.host.shrunk:
+            return
+        surplus = victims.excess(self.host.occupants.values(), self.host.limits)
+        self.host.shrunk = bool(surplus) or self.host.in_transition
+        for record in surplus:
+            if now >= record.unload_backoff.until:
+                self.host.change(record, State.DRAINING, Cause.LIMITS, now)
 
     def _start_load(self, record: Residency, cause: Cause, now: float) -> None:
         self._generation += 1
@@ -363,6 +351,7 @@ class Scheduler:
         head = record.head or record.oldest
         self.host.out.append(StartLoad(record.key, record.generation, head.id, record.speed.load_s))
         if record.profile.pinned:
+            self.host.unsettled = True
             self._reject_hopeless()
 
     def _start_unload(self, record: Residency, cause: Cause, now: float) -> None:
@@ -379,17 +368,17 @@ class Scheduler:
 
     # 6. Time
 
-    def _wake(self, now: float) -> None:
+    def _wake(self, policy: Policy, now: float) -> None:
         """A wake-up that comes too early does no harm: only an earlier one is asked for."""
-        wake_at = min((time for time in self._times(now) if time > now), default=math.inf)
+        wake_at = min((time for time in self._times(policy) if time > now), default=math.inf)
         if wake_at < self._wake_at:
             self._wake_at = wake_at
             self.host.out.append(WakeAt(wake_at))
 
-    def _times(self, now: float) -> Iterator[float]:
-        yield from policy.times(self.host, now)
-        for record in timeouts.limited(self.host):
-            yield from (due for due, _ in timeouts.due_times(self.host, record))
+    def _times(self, policy: Policy) -> Iterator[float]:
+        yield from policy.times()
+        for record in refusals.limited(self.host):
+            yield from (due for due, _ in refusals.due_times(self.host, record))
         for record in self.host.occupants.values():
             if record.expires_at is not None:
                 yield record.expires_at

@@ -1,125 +1,184 @@
-"""Which key is next and what goes for it."""
+"""When force is used, and by whom: the arithmetic behind the conversations."""
 
-from swapper_proxy.core.policy import excess, next_load
-from swapper_proxy.core.residency import BACKOFF_MOST_S, Backoff, Residency, Waiter
-from swapper_proxy.core.types import Key, Limits, State
+from dataclasses import replace
 
-ONE, TWO = Limits(max_resident=1), Limits(max_resident=2)
+import pytest
 
+from swapper_proxy.core.errors import Rejection
+from swapper_proxy.core.host import Host
+from swapper_proxy.core.policy import Plan, Policy
+from swapper_proxy.core.refusals import hopeless
+from swapper_proxy.core.residency import Residency, Waiter
+from swapper_proxy.core.types import Cause, Key, Limits, Priority, Profile, Rules, State
+from tests.core.talk import RULES
 
-def wanted(runner: str, *arrivals: float, manual: bool = False, options: tuple = ()) -> Residency:
-    record = Residency(Key(runner, options))
-    record.waiters = {n: Waiter(n, at, manual) for n, at in enumerate(arrivals)}
-    return record
-
-
-def resident(runner: str, last_used: float = 0, state: State = State.RESIDENT) -> Residency:
-    return Residency(Key(runner), state=state, last_used=last_used)
+WELL = pytest.approx
 
 
-def chosen(records: list[Residency], limits: Limits = ONE, now: float = 10) -> tuple[str, list[str]] | None:
-    plan = next_load(records, limits, now)
+class World:
+    """A host and what is in it."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.host = Host(replace(limits or Limits(), rules=RULES))
+
+    def wants(self, name: str, *arrivals: float, priority: Priority = Priority.MEDIUM) -> Residency:
+        record = self.host.record(Key(name), Profile(), 0)
+        for at in arrivals:
+            self.host.enqueue(record, Waiter(self.host.numbers, self.host.numbers, at, priority))
+        return record
+
+    def holds(self, name: str, *in_flight: int, last_used: float = 0, pinned: bool = False) -> Residency:
+        record = self.host.record(Key(name), Profile(pinned=pinned), 0)
+        self.host.change(record, State.RESIDENT, Cause.IDLE, 0)
+        record.last_used = last_used
+        record.in_flight.update(dict.fromkeys(in_flight, 0.0))
+        return record
+
+
+def names(plan: Plan | None) -> tuple[str, list[str]] | None:
     return plan and (plan.wanted.key.runner, [victim.key.runner for victim in plan.victims])
 
 
-def test_nobody_waits() -> None:
-    assert chosen([resident("a"), Residency(Key("b"))]) is None
+def test_a_deadline_is_the_end_of_patience_or_later_where_many_contend() -> None:
+    world = World()
+    record = world.wants("a", 5)
+    assert Policy(world.host, 5).deadline(record) == 65
+    world.wants("b", 6, 7)
+    world.wants("c", 6)
+    assert Policy(world.host, 5).deadline(record) == 5 + 2 * 33
 
 
-def test_there_is_room() -> None:
-    assert chosen([resident("a"), wanted("b", 1)], TWO) == ("b", [])
+def test_what_answers_contends_once_and_what_is_idle_does_not() -> None:
+    world = World()
+    record = world.wants("a", 5, priority=Priority.HIGH)
+    world.holds("idle")
+    assert Policy(world.host, 5).deadline(record) == 5 + 2 * 11
+    world.holds("busy", 1)
+    assert Policy(world.host, 5).deadline(record) == 5 + 2 * 22
+    world.wants("busy", 6)
+    assert Policy(world.host, 5).deadline(record) == 5 + 2 * 22
 
 
-def test_the_oldest_waiter_is_first() -> None:
-    assert chosen([wanted("a", 2), wanted("b", 1), wanted("c", 3)]) == ("b", [])
+def test_patience_is_the_shorter_of_the_priority_and_some_swaps() -> None:
+    record, rules = World().wants("a"), Rules()
+    patience = [record.patience_s(Waiter(1, 1, 0, priority), rules) for priority in Priority]
+    assert patience == [15, 60, 110]
+    record.speed.loaded(0.3)
+    record.speed.unloaded(0.1)
+    assert record.patience_s(Waiter(1, 1, 0), rules) == WELL(4)
 
 
-def test_a_manual_load_is_before_requests() -> None:
-    assert chosen([wanted("a", 1), wanted("b", 2, manual=True)]) == ("b", [])
+def test_the_due_of_a_queue_is_the_earliest_of_all_priorities() -> None:
+    world = World()
+    record = world.wants("a", 1, priority=Priority.LOW)
+    assert (record.head and record.head.arrived_at, record.due) == (1, 111)
+    world.wants("a", 40, priority=Priority.HIGH)
+    assert (record.head and record.head.arrived_at, record.due) == (40, 55)
+    world.wants("a", 41, priority=Priority.HIGH)
+    assert record.due == 55
 
 
-def test_a_manual_load_counts_wherever_it_stands_in_the_queue() -> None:
-    behind = wanted("b", 2, 3)
-    behind.waiters[1] = Waiter(1, 3, manual=True)
-    assert chosen([wanted("a", 1), behind]) == ("b", [])
+def test_the_earliest_due_that_is_not_in_back_off_is_next() -> None:
+    world = World(Limits(max_resident=2))
+    world.wants("late", 5)
+    world.wants("early", 1)
+    world.wants("failed", 0).load_backoff.failed(9.5)
+    world.holds("there")
+    world.wants("there", 0)
+    assert names(Policy(world.host, 10).willing(None)) == ("early", [])
+    assert names(Policy(world.host, 10.5).willing(None)) == ("failed", [])
 
 
-def test_a_key_in_back_off_is_no_candidate() -> None:
-    failed = wanted("a", 1)
-    failed.load_backoff.failed(9.5)
-    assert chosen([failed, wanted("b", 2)]) == ("b", [])
-    assert chosen([failed, wanted("b", 2)], now=10.5) == ("a", [])
+def test_force_waits_for_the_deadline() -> None:
+    world = World()
+    world.holds("a", 1)
+    world.wants("b", 0)
+    assert Policy(world.host, 59.9).force() is None
+    assert names(Policy(world.host, 60).force()) == ("b", ["a"])
 
 
-def test_the_least_recently_used_goes() -> None:
-    assert chosen([resident("a", 5), resident("b", 4), wanted("c", 9)], TWO) == ("c", ["b"])
+def test_force_helps_the_first_that_can_be_helped() -> None:
+    world = World(Limits(max_resident=2))
+    world.holds("a", 1, pinned=True)
+    world.holds("b", 1)
+    other = world.host.record(Key("a", (("num_ctx", 1),)), Profile(), 0)
+    world.host.enqueue(other, Waiter(90, 90, 0))
+    world.wants("c", 1)
+    assert names(Policy(world.host, 100).force()) == ("c", ["b"])
 
 
-def test_as_many_go_as_the_limit_asks_for() -> None:
-    assert chosen([resident("a", 5), resident("b", 4), wanted("c", 9)], ONE) == ("c", ["b", "a"])
+def test_force_prefers_the_idle_to_the_busy_and_those_past_their_hold_to_those_that_are_held() -> None:
+    world = World(Limits(max_resident=3))
+    busy, held, idle = world.holds("busy", 1), world.holds("held"), world.holds("idle", last_used=50)
+    held.hold_until = 101
+    world.wants("w", 0)
+    assert names(Policy(world.host, 100).force()) == ("w", ["idle"])
+    idle.in_flight[2] = 0
+    assert names(Policy(world.host, 100).force()) == ("w", ["held"])
+    held.in_flight[3] = 0
+    assert names(Policy(world.host, 100).force()) == ("w", ["busy"])
+    busy.gate_left, busy.gate_until = 1, 200
+    assert names(Policy(world.host, 100).force()) == ("w", ["held"])
 
 
-def test_the_same_runner_goes_even_where_there_is_room() -> None:
-    assert chosen([resident("a"), wanted("a", 1, options=(("num_ctx", 1),))], TWO) == ("a", ["a"])
+def test_what_is_drained_for_another_reason_is_on_its_way_and_taken_first() -> None:
+    world = World(Limits(max_resident=2))
+    world.holds("busy", 1)
+    leaving = world.holds("leaving", 2, last_used=50)
+    world.host.change(leaving, State.DRAINING, Cause.MANUAL, 60)
+    world.wants("w", 0)
+    assert names(Policy(world.host, 100).force()) == ("w", ["leaving"])
 
 
-def test_the_same_runner_makes_the_room() -> None:
-    records = [resident("b", 0), resident("a", 5), wanted("a", 1, options=(("num_ctx", 1),))]
-    assert chosen(records, TWO) == ("a", ["a"])
+def test_force_leaves_alone_what_did_not_go_a_moment_ago() -> None:
+    world = World()
+    world.holds("a", 1).unload_backoff.failed(99.5)
+    world.wants("b", 0)
+    assert Policy(world.host, 100).force() is None
+    assert names(Policy(world.host, 100.5).force()) == ("b", ["a"])
 
 
-def test_a_busy_resident_stays() -> None:
-    busy = resident("a")
-    busy.in_flight.add(1)
-    assert chosen([busy, wanted("b", 1)]) is None
-    assert chosen([busy, resident("c", 9), wanted("b", 1)], TWO) == ("b", ["c"])
+def test_a_plan_is_ready_when_its_victims_have_nothing_to_finish() -> None:
+    world = World()
+    a, b = world.holds("a", 1), world.wants("b", 0)
+    assert not Plan(b, (a,)).ready
+    a.in_flight.clear()
+    assert Plan(b, (a,)).ready
+    assert Plan(b).ready
 
 
-def test_a_resident_somebody_waits_for_stays() -> None:
-    awaited = wanted("a", 5)
-    awaited.state = State.RESIDENT
-    assert chosen([awaited, wanted("b", 1)]) is None
+def test_willing_are_the_idle_that_nobody_wants_past_their_hold() -> None:
+    world = World()
+    record = world.holds("a")
+    world.wants("b", 0)
+    assert names(Policy(world.host, 10).willing(None)) == ("b", ["a"])
+    record.hold_until = 11
+    assert Policy(world.host, 10).willing(None) is None
+    assert names(Policy(world.host, 11).willing(None)) == ("b", ["a"])
+    world.wants("a", 5)
+    assert Policy(world.host, 11).willing(None) is None
 
 
-def test_a_resident_that_did_not_go_is_left_alone_for_a_while() -> None:
-    stubborn = resident("a", 1)
-    stubborn.unload_backoff.failed(9.5)
-    assert chosen([stubborn, wanted("b", 1)]) is None
-    assert chosen([stubborn, resident("c", 2), wanted("b", 1)], TWO) == ("b", ["c"])
-    assert chosen([stubborn, wanted("b", 1)], now=10.5) == ("b", ["a"])
+def test_the_pinned_are_not_willing() -> None:
+    world = World()
+    world.holds("a", pinned=True)
+    world.wants("b", 0)
+    assert Policy(world.host, 10).willing(None) is None
 
 
-def test_the_first_that_can_be_helped_is_taken() -> None:
-    busy = resident("a")
-    busy.in_flight.add(1)
-    assert chosen([busy, wanted("a", 1, options=(("num_ctx", 1),)), wanted("b", 2)], TWO) == ("b", [])
+def test_the_least_recently_used_is_willing_first() -> None:
+    world = World(Limits(max_resident=2))
+    world.holds("a", last_used=5)
+    world.holds("b", last_used=4)
+    world.wants("c", 0)
+    assert names(Policy(world.host, 10).willing(None)) == ("c", ["b"])
 
 
-def test_excess() -> None:
-    records = [resident("a", 3), resident("b", 1), resident("c", 2), Residency(Key("d"))]
-    assert excess(records, Limits(max_resident=3)) == []
-    assert [record.key.runner for record in excess(records, ONE)] == ["b", "c"]
-
-
-def test_what_is_going_anyway_is_no_excess() -> None:
-    assert excess([resident("a"), resident("b", state=State.DRAINING), resident("c", state=State.UNLOADING)], ONE) == []
-
-
-def test_a_load_under_way_counts_and_stays() -> None:
-    records = [resident("a", 9), resident("b", state=State.LOADING)]
-    assert [record.key.runner for record in excess(records, ONE)] == ["a"]
-
-
-def test_back_off_doubles_up_to_a_minute_and_is_forgotten() -> None:
-    backoff, now, waits = Backoff(), 100.0, []
-    for _ in range(9):
-        backoff.failed(now)
-        waits.append(backoff.until - now)
-        now = backoff.until
-    assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
-    now += BACKOFF_MOST_S
-    assert backoff.forgotten(now)
-    backoff.failed(now)
-    assert backoff.until == now + 1
-    backoff.clear()
-    assert backoff.forgotten(now)
+def test_what_can_never_be() -> None:
+    world = World(Limits(max_resident=1, memory_gb=10))
+    record = world.host.record(Key("w"), Profile(size_gb=11), 0)
+    assert hopeless(world.host, record) is Rejection.TOO_LARGE
+    record.profile = Profile(size_gb=10)
+    assert hopeless(world.host, record) is None
+    world.holds("a", pinned=True)
+    assert hopeless(world.host, record) is Rejection.PINNED_OUT

@@ -1,11 +1,39 @@
-"""When those who wait are turned away, and why.  Patience (policy) forces a swap; only these limits reject."""
+"""Who is turned away, and why: at once, or after a while.  Patience only forces a swap; these limits reject."""
 
+import math
 from collections.abc import Iterator
 
+from swapper_proxy.core import forecast
 from swapper_proxy.core.errors import Rejection
 from swapper_proxy.core.host import Host
 from swapper_proxy.core.residency import Residency
 from swapper_proxy.core.types import State
+from swapper_proxy.core.victims import Room
+
+
+def on_arrival(host: Host, record: Residency, now: float) -> Rejection | None:
+    """Why nobody else may wait for this key."""
+    own = record.profile.max_queue
+    if host.waiting >= host.limits.max_queue or (own is not None and len(record.waiters) >= own):
+        return Rejection.QUEUE_FULL
+    if record.occupies:
+        return None
+    return Rejection.BACKING_OFF if now < record.load_backoff.until else hopeless(host, record)
+
+
+def retry_after_s(host: Host, record: Residency, reason: Rejection, now: float) -> float | None:
+    """When it is worth another try; None if there is no telling."""
+    if reason is Rejection.BACKING_OFF:
+        return record.load_backoff.until - now
+    return None if reason in (Rejection.TOO_LARGE, Rejection.PINNED_OUT) else forecast.wait_s(host, record, now)
+
+
+def hopeless(host: Host, record: Residency) -> Rejection | None:
+    """Why this key cannot be loaded as long as pins and limits are as they are."""
+    if Room((), host.limits).cheapest(record, ()) is None:
+        return Rejection.TOO_LARGE
+    pinned = [r for r in host.occupants.values() if r.profile.pinned and r is not record]
+    return Rejection.PINNED_OUT if pinned and Room(pinned, host.limits).cheapest(record, ()) is None else None
 
 
 def limited(host: Host) -> list[Residency]:
@@ -33,6 +61,7 @@ def due_times(host: Host, record: Residency) -> Iterator[tuple[float, Rejection]
     if host.swap is not None and host.swap.wanted is record:
         yield max(arrived, host.swap.since) + record.profile.swap_timeout_s, Rejection.SWAP_TIMEOUT
     if limits.drain_timeout_s is not None and host.forced is not None and host.forced[0] is record:
-        yield host.forced[1] + limits.drain_timeout_s, Rejection.DRAIN_TIMEOUT
+        finishing = host.find(lambda r: r.state is State.DRAINING and bool(r.in_flight))
+        yield (host.forced[1] + limits.drain_timeout_s if finishing else math.inf), Rejection.DRAIN_TIMEOUT
     if limits.queue_timeout_s is not None:
         yield arrived + limits.queue_timeout_s, Rejection.QUEUE_TIMEOUT

@@ -1,0 +1,158 @@
+"""What is said to those who wait: until when at most, when probably, and why."""
+
+import pytest
+
+from swapper_proxy.core import forecast
+from swapper_proxy.core.commands import Reject
+from swapper_proxy.core.errors import Rejection
+from swapper_proxy.core.events import (
+    Arrived,
+    Finished,
+    Loaded,
+    LoadFailed,
+    LoadRequested,
+    Unloaded,
+    UnloadRequested,
+    UpstreamDown,
+)
+from swapper_proxy.core.forecast import Outlook, Why
+from swapper_proxy.core.types import Key, Priority
+from tests.core.talk import A, B, C, Talk
+
+
+def outlook(talk: Talk, id_: int, now: float) -> Outlook:
+    return next(o for o in forecast.outlooks(talk.scheduler.host, now) if o.waiter.id == id_)
+
+
+def why(talk: Talk, id_: int, now: float) -> tuple[Why, Key | None]:
+    found = outlook(talk, id_, now)
+    return found.why, found.blocker
+
+
+@pytest.fixture
+def busy() -> Talk:
+    """A is resident since 10 (a load takes 10 s, an answer 4 s), answers request 2 since 14, and 3 waits for it."""
+    talk = Talk()
+    talk(0, Arrived(1, A))
+    talk(10, Loaded(A, 1))
+    talk(14, Finished(1), Arrived(2, A), Arrived(3, A))
+    return talk
+
+
+def test_nobody_waits(busy: Talk) -> None:
+    assert list(forecast.outlooks(Talk().scheduler.host, 0)) == []
+
+
+def test_a_busy_model(busy: Talk) -> None:
+    found = outlook(busy, 3, 15)
+    assert (found.why, found.blocker, found.start) == (Why.BUSY, A, 19.0)
+
+
+def test_the_queue_of_a_key_is_in_order_of_due(busy: Talk) -> None:
+    busy(15, Arrived(4, A), Arrived(5, A, priority=Priority.HIGH))
+    order = [o.waiter.id for o in forecast.outlooks(busy.scheduler.host, 15)]
+    assert order == [5, 3, 4]
+    assert [outlook(busy, id_, 15).start for id_ in order] == [19.0, 23.0, 27.0]
+
+
+def test_a_turn_comes_when_the_resident_has_finished_or_is_forced_out(busy: Talk) -> None:
+    busy(15, Arrived(4, B))
+    found = outlook(busy, 4, 15)
+    assert (found.why, found.blocker) == (Why.TURN, A)
+    assert found.deadline == 15 + 60
+    assert found.start == 15 + 2 * 4 + 11  # two answers, then a swap
+
+
+def test_the_next_key_stands_behind_the_first(busy: Talk) -> None:
+    busy(15, Arrived(4, B), Arrived(5, C))
+    assert outlook(busy, 5, 15).start == outlook(busy, 4, 15).start + 5 + 11
+
+
+def test_a_key_that_is_being_loaded() -> None:
+    talk = Talk()
+    talk(0, Arrived(1, A), Arrived(2, B))
+    assert why(talk, 1, 1) == (Why.LOADING, A)
+    assert outlook(talk, 1, 1).start == 10.0
+    assert why(talk, 2, 1) == (Why.SWAPPING, A)
+
+
+def test_a_load_that_takes_longer_than_expected_is_over_at_any_moment() -> None:
+    talk = Talk()
+    talk(0, Arrived(1, A))
+    assert outlook(talk, 1, 25).start == 25
+
+
+def test_a_key_that_is_on_its_way_out(busy: Talk) -> None:
+    busy(15, UnloadRequested(9, "a"))
+    assert why(busy, 3, 15) == (Why.LEAVING, A)
+    busy(16, Finished(2))
+    assert why(busy, 3, 16) == (Why.LEAVING, A)
+
+
+def test_the_end_of_an_unload_comes_before_the_load(busy: Talk) -> None:
+    busy(15, UnloadRequested(9, "a"), Arrived(4, B))
+    busy(16, Finished(2))
+    assert outlook(busy, 4, 16).start > 17
+
+
+def test_the_gate(busy: Talk) -> None:
+    talk = Talk()
+    talk(0, *(Arrived(n, A) for n in range(1, 5)))
+    talk(10, Loaded(A, 1), Arrived(9, B))
+    assert why(talk, 9, 11) == (Why.GATE, A)
+
+
+def test_draining(busy: Talk) -> None:
+    busy(15, Arrived(4, B, priority=Priority.HIGH))
+    assert why(busy, 4, 90) == (Why.TURN, A)
+    busy(90, Finished(2), Arrived(5, A))
+    assert why(busy, 4, 90)[0] in (Why.DRAINING, Why.SWAPPING)
+
+
+def test_a_hold() -> None:
+    talk = Talk()
+    talk(0, Arrived(1, A))
+    talk(10, Loaded(A, 1))
+    talk(11, Finished(1), Arrived(2, B))
+    assert why(talk, 2, 11.1) == (Why.HOLD, A)
+
+
+def test_back_off() -> None:
+    talk = Talk()
+    talk(0, Arrived(1, A))
+    talk(1, LoadFailed(A, 1))
+    talk(1.5, LoadRequested(2, A))  # the operator need not wait
+    talk(2, LoadFailed(A, 2))
+    record = talk.scheduler.host.records[A]
+    assert forecast.wait_s(talk.scheduler.host, record, 2) == record.speed.swap_s
+
+
+def test_ollama_is_away() -> None:
+    talk = Talk()
+    talk(0, UpstreamDown(), Arrived(1, A))
+    assert why(talk, 1, 1) == (Why.DOWN, None)
+
+
+def test_who_is_turned_away_is_told_when_to_come_back(busy: Talk) -> None:
+    """One answer is being given and one waits: the next would be served after both."""
+    busy.scheduler.host.limits = Talk(max_queue=1).scheduler.host.limits
+    busy(15, Arrived(4, A))
+    assert busy.everything == [Reject(4, Rejection.QUEUE_FULL, 8.0)]
+
+
+def test_a_key_that_nobody_waits_for_yet_stands_behind_all(busy: Talk) -> None:
+    busy.scheduler.host.limits = Talk(max_queue=1).scheduler.host.limits
+    busy(15, Arrived(4, B))
+    assert busy.everything == [Reject(4, Rejection.QUEUE_FULL, 4 + 11)]
+
+
+def test_the_end_of_an_unload_of_somebody_else() -> None:
+    talk = Talk()
+    talk(0, Arrived(1, A))
+    talk(10, Loaded(A, 1))
+    talk(11, Finished(1))
+    talk(12, UnloadRequested(2, "a"), Arrived(3, B))
+    assert why(talk, 3, 12.5) == (Why.SWAPPING, A)
+    assert outlook(talk, 3, 12.5).start == 13 + 11
+    talk(13, Unloaded(A, 2))
+    assert why(talk, 3, 13.5) == (Why.LOADING, B)

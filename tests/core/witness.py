@@ -1,0 +1,233 @@
+"""Somebody who tells a scheduler what happens, does what it wants, and checks that it keeps its promises."""
+
+from collections import Counter
+
+from swapper_proxy.core.commands import Answer, Changed, Command, Grant, Reject, StartLoad, StartUnload, WakeAt
+from swapper_proxy.core.events import Cancelled, ConfigChanged, Event, Finished, Loaded, UpstreamDown
+from swapper_proxy.core.scheduler import Scheduler
+from swapper_proxy.core.types import Cause, Key, Limits, Profile, Sighting, State
+
+KEYS = (
+    Key("a"),
+    Key("a", (("num_gpu", 5),)),
+    Key("a", (("num_ctx", 8192),)),
+    Key("a", (("num_ctx", 8192), ("num_gpu", 5))),
+    Key("b"),
+    Key("b", (("num_batch", 64),)),
+    Key("c"),
+    Key("d"),
+    Key("e"),
+)
+PROFILES = {
+    "a": Profile(parallel=1, swap_timeout_s=10.0, size_gb=4.0),
+    "b": Profile(parallel=2, swap_timeout_s=10.0, size_gb=2.0, max_queue=3),
+    "c": Profile(parallel=3, swap_timeout_s=10.0, size_gb=6.0),
+    "d": Profile(parallel=1, swap_timeout_s=60.0),
+    "e": Profile(parallel=4, swap_timeout_s=10.0, size_gb=1.0, slot="embed"),
+}
+TOLERANCE_GB = 1e-6
+
+
+class Witness:
+    """One scheduler, and usually a twin that is told the same and says the same."""
+
+    def __init__(self, limits: Limits, *, twin: bool = True) -> None:
+        self.now = 0.0
+        self.limits = limits
+        self.profiles = dict(PROFILES)
+        self.scheduler = Scheduler(limits)
+        self.twin = Scheduler(limits) if twin else None
+        self.events: list[Event] = []  # of this instant, not told yet
+        self.told: list[Event] = []  # what is being answered
+        self.last_id = 0
+        self.asked: dict[int, Key | None] = {}  # who asked, and for which key; None: an unload
+        self.outcomes: Counter[int] = Counter()
+        self.cancelled: set[int] = set()
+        self.in_flight: dict[int, Key] = {}  # granted, neither finished nor orphaned
+        self.orphans: dict[int, Key] = {}  # granted by an Ollama that went down
+        self.states: dict[Key, State] = {}
+        self.excused: set[Key] = set()  # what somebody else loaded, and what was there when limits or sizes changed
+        self.owed: dict[Key, set[int]] = {}  # who waited at the end of a load that has served nobody yet
+        self.under_way: tuple[State, Key, int] | None = None
+        self.generation = 0
+        self.wake: float | None = None
+        self.down = self.closing = False
+        self.loads = 0
+
+    # What happens
+
+    def ask(self, key: Key | None) -> int:
+        self.last_id += 1
+        self.asked[self.last_id] = key
+        return self.last_id
+
+    def sighting(self, key: Key) -> Sighting:
+        return Sighting(key, self.profiles[key.runner])
+
+    def change_config(self, limits: Limits, profiles: dict[str, Profile]) -> ConfigChanged:
+        self.limits, self.profiles = limits, profiles
+        return ConfigChanged(limits, tuple(map(self.sighting, KEYS)))
+
+    def leave(self, id_: int, how: type[Cancelled | Finished]) -> Event:
+        if how is Cancelled and not self.outcomes[id_]:
+            self.cancelled.add(id_)
+        self.in_flight.pop(id_, None)
+        self.orphans.pop(id_, None)
+        self.settle(id_)
+        return how(id_)
+
+    def go_down(self) -> Event:
+        self.under_way = None
+        self.orphans |= self.in_flight
+        self.in_flight.clear()
+        self.down = True
+        return UpstreamDown()
+
+    def happen(self, event: Event, more: bool = False) -> list[Command]:
+        """With `more`, something else happens in the same instant."""
+        self.events.append(event)
+        return [] if more else self.decide()
+
+    def decide(self) -> list[Command]:
+        self.told, self.events = self.events, []
+        if any(isinstance(event, ConfigChanged) for event in self.told):
+            self.excused |= self.states.keys()
+        self.owe()
+        commands = self.scheduler.handle(self.told, self.now)
+        assert self.twin is None or commands == self.twin.handle(self.told, self.now)
+        for command in commands:
+            self.take(command)
+        self.check()
+        return commands
+
+    def owe(self) -> None:
+        """At least one of those who wait at the end of a load is to be served.
+
+        Not so if whatever shrinks or empties the host happens in the same instant, or old answers use up the runner.
+        """
+        if not all(isinstance(event, Loaded | Finished) for event in self.told):
+            return
+        loaded = {event.key for event in self.told if isinstance(event, Loaded) and event.generation == self.generation}
+        for record in self.scheduler.residencies() if loaded else ():
+            busy = any(key.runner == record.key.runner for key in self.orphans.values())
+            if record.key in loaded and record.state is State.LOADING and record.waiters and not busy:
+                self.owed[record.key] = {waiter.id for waiter in record.waiters}
+
+    def settle(self, id_: int) -> None:
+        """This one is not to be served any more."""
+        for key, ids in list(self.owed.items()):
+            ids.discard(id_)
+            if not ids:
+                del self.owed[key]
+
+    # What the scheduler wants
+
+    def take(self, command: Command) -> None:
+        match command:
+            case Grant(id_):
+                self.end(id_)
+                self.take_grant(id_)
+            case Reject(id_):
+                self.end(id_)
+                self.settle(id_)
+            case Answer(id_):
+                self.end(id_)
+                self.serve(id_)
+            case StartLoad(key, generation, for_id):
+                assert not self.closing
+                assert self.asked[for_id] is not None
+                assert not self.outcomes[for_id]
+                self.loads += 1
+                self.start(State.LOADING, key, generation)
+                self.check_room_for(key)
+            case StartUnload(key, generation):
+                assert key.runner not in {other.runner for other in self.in_flight.values()}
+                assert not self.profiles[key.runner].pinned
+                assert key not in self.owed, "a load for nothing"
+                self.start(State.UNLOADING, key, generation)
+            case Changed(key, state, cause):
+                self.change(key, state, cause)
+            case WakeAt(time):
+                assert time > self.now
+                self.wake = time
+
+    def take_grant(self, id_: int) -> None:
+        key = self.asked[id_]
+        assert key is not None
+        assert any(key.served_by(k) and s is State.RESIDENT for k, s in self.states.items())
+        self.serve(id_)
+        if any(isinstance(event, UpstreamDown) for event in self.told):
+            self.orphans[id_] = key
+        elif id_ not in self.cancelled:
+            self.in_flight[id_] = key
+        sharing = [other for other in self.in_flight.values() if other.runner == key.runner]
+        assert len(sharing) <= self.profiles[key.runner].parallel
+
+    def serve(self, id_: int) -> None:
+        self.owed = {key: ids for key, ids in self.owed.items() if id_ not in ids}
+
+    def end(self, id_: int) -> None:
+        assert id_ in self.asked
+        assert id_ not in self.cancelled or Cancelled(id_) in self.told  # may be too late by a moment
+        self.outcomes[id_] += 1
+        assert self.outcomes[id_] == 1
+
+    def start(self, state: State, key: Key, generation: int) -> None:
+        assert not self.down
+        assert self.under_way is None
+        assert self.states[key] is state
+        assert generation > self.generation
+        self.generation = generation
+        self.under_way = (state, key, generation)
+
+    def change(self, key: Key, state: State, cause: Cause) -> None:
+        assert self.states.get(key) is not state or state is State.DRAINING
+        if state is State.ABSENT:
+            self.states.pop(key)
+            self.excused.discard(key)
+            self.owed.pop(key, None)
+            return
+        self.states[key] = state
+        if cause is Cause.OBSERVED:
+            self.excused.add(key)
+        assert len({k.runner for k in self.states}) == len(self.states)
+
+    # What holds
+
+    def slot(self, key: Key) -> str:
+        slot = self.profiles[key.runner].slot
+        return slot if slot in self.limits.slots else ""
+
+    def check_limits(self, keys: set[Key], slots: set[str]) -> None:
+        count = Counter(map(self.slot, keys))
+        assert all(count[slot] <= self.limits.slots.get(slot, self.limits.max_resident) for slot in slots)
+        gb = sum(self.profiles[key.runner].size_gb or 0.0 for key in keys)
+        assert self.limits.memory_gb is None or gb <= self.limits.memory_gb + TOLERANCE_GB
+
+    def check_room_for(self, key: Key) -> None:
+        """It fits beside all that is there, whoever loaded that."""
+        self.check_limits(set(self.states), {self.slot(key)})
+
+    def check(self) -> None:
+        records = self.scheduler.residencies()
+        assert {record.key: record.state for record in records if record.occupies} == self.states
+        assert sum(len(record.waiters) for record in records) == self.scheduler.waiting
+        requests = {record.key: len(record.waiters) - len(record.waiters.loaders) for record in records}
+        assert sum(requests.values()) <= self.limits.max_queue  # manual loads are queued beyond the limit
+        for key, number in requests.items():
+            assert number <= (self.profiles[key.runner].max_queue or number)
+        own = self.states.keys() - self.excused
+        self.check_limits(own, {"", *self.limits.slots})
+        assert not any(self.profiles[k.runner].pinned for k, s in self.states.items() if s is State.DRAINING)
+
+    def check_all_over(self) -> None:
+        """Nobody is left, and nothing of them."""
+        for record in self.scheduler.residencies():
+            assert (len(record.waiters), record.in_flight, record.unloaders) == (0, {}, [])
+        assert self.scheduler.waiting == 0
+        assert self.scheduler.host.holder == {}
+        assert self.scheduler.host.queued == {}
+        assert self.scheduler.host.swap is None
+        assert self.scheduler.host.forced is None
+        for id_ in self.asked.keys() - self.cancelled:
+            assert self.outcomes[id_] == 1, id_
