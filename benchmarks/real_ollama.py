@@ -8,8 +8,8 @@ that load in a quarter of a second and answer 16 tokens in 0.02 to 0.1 s (as 5 s
 - fixed: six clients, two per model, 15 requests each, 90 in all;
 - random: eight clients, 20 requests each for models chosen at random (from a seed), 160 in all.
 
-A request that Ollama says it spent more than 50 ms loading for is a load; through the proxy those are added to the
-loads that the proxy counts itself.  The proxy runs in a process of its own, with its defaults.
+Loads are counted in Ollama's log, in both runs alike: what an answer says in `load_duration` is also the time it waited
+for the loads of others.  The proxy runs in a process of its own, with its defaults.
 """
 
 import argparse
@@ -29,13 +29,12 @@ from pathlib import Path
 from random import Random
 
 import aiohttp
-from prometheus_client.parser import text_string_to_metric_families
 
 from tests.real.install import find
 from tests.real.server import OllamaServer, free_port
 
 MODELS = ("alpha", "beta", "gamma")
-LOAD_S = 0.05
+LOADED = "llama runner started in"  # a line of Ollama's log
 START_LIMIT_S = 30
 
 Chooser = Callable[[], str]
@@ -54,7 +53,7 @@ class Workload:
 class Outcome:
     """What came of one run; seconds."""
 
-    loads: float
+    loads: int
     makespan_s: float
     latencies_s: Sequence[float]
 
@@ -64,7 +63,7 @@ class Outcome:
 
     def cells(self) -> list[str]:
         seconds = (self.makespan_s, self.percentile_s(50), self.percentile_s(99), max(self.latencies_s))
-        return [f"{self.loads:.0f}", *(f"{s:.2f}" for s in seconds), f"{len(self.latencies_s) / self.makespan_s:.1f}"]
+        return [str(self.loads), *(f"{s:.2f}" for s in seconds), f"{len(self.latencies_s) / self.makespan_s:.1f}"]
 
 
 def fixed(_: int) -> list[Chooser]:
@@ -84,15 +83,13 @@ def workloads(requests: int) -> list[Workload]:
 # Measuring
 
 
-async def measured(url: str, workload: Workload, seed: int, tokens: int) -> Outcome:
-    """Run it against a base URL."""
+async def measured(url: str, workload: Workload, seed: int, tokens: int, log: Path) -> Outcome:
+    """Run it against a base URL; the log is that of the Ollama behind it."""
     latencies: list[float] = []
-    loads = 0
     connector, timeout = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(total=None)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
 
         async def client(choose: Chooser) -> None:
-            nonlocal loads
             for _ in range(workload.each):
                 body = {"model": choose(), "prompt": "x", "stream": False, "options": {"num_predict": tokens}}
                 began = time.perf_counter()
@@ -101,23 +98,16 @@ async def measured(url: str, workload: Workload, seed: int, tokens: int) -> Outc
                 latencies.append(time.perf_counter() - began)
                 if response.status != 200 or answer["eval_count"] != tokens:
                     raise RuntimeError(f"{response.status}: {answer}")
-                loads += answer["load_duration"] / 1e9 > LOAD_S
 
-        counted = await loads_counted(session, url)
+        before = loads_logged(log)
         began = time.perf_counter()
         await asyncio.gather(*(client(choose) for choose in workload.choosers(seed)))
         makespan = time.perf_counter() - began
-        counted = await loads_counted(session, url) - counted
-    return Outcome(loads + counted, makespan, latencies)
+    return Outcome(loads_logged(log) - before, makespan, latencies)
 
 
-async def loads_counted(session: aiohttp.ClientSession, url: str) -> float:
-    """By the proxy; none by Ollama, which has no metrics."""
-    async with session.get(f"{url}/metrics") as answer:
-        if answer.status != 200:
-            return 0.0
-        families = text_string_to_metric_families(await answer.text())
-        return sum(s.value for f in families for s in f.samples if s.name == "swapper_load_seconds_count")
+def loads_logged(log: Path) -> int:
+    return log.read_text().count(LOADED)
 
 
 async def emptied(url: str) -> None:
@@ -154,13 +144,15 @@ def proxy(upstream: str, folder: Path) -> Iterator[str]:
         process.wait()
 
 
-async def both(ollama: str, workload: Workload, seed: int, tokens: int, folder: Path) -> tuple[Outcome, Outcome]:
+async def both(
+    ollama: OllamaServer, workload: Workload, seed: int, tokens: int, folder: Path
+) -> tuple[Outcome, Outcome]:
     """Direct, then proxied, each from an empty memory."""
-    await emptied(ollama)
-    direct = await measured(ollama, workload, seed, tokens)
-    await emptied(ollama)
-    with proxy(ollama, folder) as url:
-        return direct, await measured(url, workload, seed, tokens)
+    await emptied(ollama.url)
+    direct = await measured(ollama.url, workload, seed, tokens, ollama.log)
+    await emptied(ollama.url)
+    with proxy(ollama.url, folder) as url:
+        return direct, await measured(url, workload, seed, tokens, ollama.log)
 
 
 # Reporting
@@ -199,7 +191,7 @@ def main() -> None:
             print(f"{os.cpu_count()} CPUs, load average {os.getloadavg()[0]:.1f}")
             for run in range(arguments.runs):
                 for workload in workloads(arguments.requests):
-                    outcomes = asyncio.run(both(server.url, workload, run, arguments.tokens, folder))
+                    outcomes = asyncio.run(both(server, workload, run, arguments.tokens, folder))
                     report(workload, *outcomes)
         finally:
             server.stop()
