@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import msgspec
 from aiohttp import hdrs, web
 
-from swapper_proxy.config import ConfigError, Settings, warnings
+from swapper_proxy.config import ConfigError, Server, Settings, warnings
 from swapper_proxy.observe import logs
 from swapper_proxy.observe.metrics import Metrics
 from swapper_proxy.ollama.client import OllamaClient
@@ -144,10 +144,15 @@ async def _listening(settings: Settings, app: web.Application) -> AsyncIterator[
     server = settings.server
     site = web.TCPSite(runner, server.host, server.port, backlog=1024)
     try:
-        await site.start()
+        await _start(site, server)
         host, port = runner.addresses[0][:2]
         yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    except OSError as error:
-        raise ConfigError(f"cannot listen on {server.host}:{server.port}: {error.strerror or error}") from error
     finally:
         await runner.cleanup()
+
+
+async def _start(site: web.TCPSite, server: Server) -> None:
+    try:
+        await site.start()
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {server.host}:{server.port}: {error.strerror or error}") from error

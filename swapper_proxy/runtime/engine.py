@@ -57,6 +57,8 @@ log = logging.getLogger(__name__)
 # How often /api/ps is asked whether an unloaded runner is gone: at first often, because it takes milliseconds.
 ABSENCE_POLL_FIRST_S = 0.01
 ABSENCE_POLL_MOST_S = 0.25
+# Why something is unloaded that another model replaces.
+SWAPPING = (Cause.IDLE, Cause.DEADLINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +128,9 @@ class Engine:
         self._names: dict[Key, str] = {}  # under which name each resident is known to people
         self._draining: dict[Key, float] = {}  # since when
         self._cause = Cause.IDLE  # of the last change: a load or unload is started right after its own
-        self._replaced = ""  # what the last unload took away
-        self.reachable = True
+        self._replaced = ""  # what was unloaded to make room for the next load
+        self.up = asyncio.Event()  # Ollama is reachable
+        self.up.set()
         self.idle_since: float | None = None  # since when nobody waits and nothing is answered; the loop's clock
 
     async def __aenter__(self) -> Self:
@@ -195,7 +198,7 @@ class Engine:
     def upstream(self, reachable: bool) -> None:
         """Ollama went down or came back."""
         if reachable != self.reachable:
-            self.reachable = reachable
+            self.up.set() if reachable else self.up.clear()
             self._observer.upstream(reachable)
             self.submit(UpstreamUp() if reachable else UpstreamDown())
 
@@ -320,7 +323,7 @@ class Engine:
             await self._lost(error)
             self.submit(UnloadFailed(key, generation))
         else:
-            self._replaced = name
+            self._replaced = name if cause in SWAPPING else ""
             self._observer.unloaded(name, self._loop.time() - began, cause)
             self.submit(Unloaded(key, generation))
 
@@ -360,6 +363,10 @@ class Engine:
             self.upstream(True)
 
     # For reading
+
+    @property
+    def reachable(self) -> bool:
+        return self.up.is_set()
 
     async def key_of(self, ollama_name: str) -> Key:
         """The key of a runner that /api/ps shows, as far as can be known: with its Modelfile's options."""

@@ -33,6 +33,7 @@ class Standby:
 
     async def _run(self) -> None:
         default, after = self._swapper.default_model, self._swapper.default_after
+        await self._engine.up.wait()  # Ollama may start after the proxy
         for name in self._at_start:
             await self._load(name, Cause.PRELOAD)
         if default is not None and default not in self._at_start:

@@ -16,7 +16,7 @@ from swapper_proxy.web.dialects import Dialect, dialect_of, respond
 log = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-MANAGEMENT = ("/health", "/ready", "/status", "/models", "/metrics")
+MANAGEMENT = ("/health", "/ready", "/status", "/queue", "/models", "/metrics")
 ALLOWED = web.RequestKey("allowed", bool)  # the origin, if there is one, may use the proxy
 LOCAL_SUFFIXES = (".local", ".internal", ".localhost")
 

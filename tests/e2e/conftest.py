@@ -1,7 +1,7 @@
 """The proxy as it ships, through `app.running`, in front of the real Ollama or the simulator."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +9,12 @@ from typing import Any
 import aiohttp
 import msgspec
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from swapper_proxy.app import Running, running
 from swapper_proxy.config import Model, Server, Settings, Swapper, Upstream
 from swapper_proxy.ollama.simulator import SimulatedModel, Simulator, serving
+from tests.real.install import find
 from tests.real.server import OllamaServer
 
 LIMIT_S = 60
@@ -56,6 +58,19 @@ class Client:
     async def status(self) -> Any:
         return (await self.get("/status"))[1]
 
+    async def waiting(self) -> list[Any]:
+        """Those who wait, as /queue shows them."""
+        return (await self.get("/queue"))[1]["requests"]
+
+    async def state(self, model: str) -> str:
+        return (await self.get(f"/models/{model}"))[1]["status"]
+
+    async def metric(self, name: str, **labels: str) -> float:
+        """The sum of the samples of this name with at least these labels."""
+        families = text_string_to_metric_families((await self.get("/metrics"))[1])
+        samples = [s for family in families for s in family.samples if s.name == name]
+        return sum(s.value for s in samples if labels.items() <= s.labels.items())
+
 
 async def _content(answer: aiohttp.ClientResponse) -> Any:
     return await answer.json() if answer.content_type == "application/json" else await answer.text()
@@ -68,8 +83,58 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
             await asyncio.sleep(0.01)
 
 
+async def waits(proxy: Client, number: int) -> None:
+    """Until so many wait in all."""
+
+    async def so_many() -> bool:
+        return (await proxy.status())["waiting"] == number
+
+    await until(so_many)
+
+
+async def is_in(proxy: Client, model: str, *states: str) -> None:
+    """Until the model is in one of these states."""
+
+    async def there() -> bool:
+        return await proxy.state(model) in states
+
+    await until(there)
+
+
+async def at_rest(proxy: Client) -> None:
+    """Until nobody waits and nothing is in flight: what a client that left must leave behind."""
+
+    async def free() -> bool:
+        status = await proxy.status()
+        return status["waiting"] == status["in_flight"] == 0
+
+    await until(free)
+
+
+@asynccontextmanager
+async def busy(proxy: Client, model: str) -> AsyncIterator[aiohttp.ClientResponse]:
+    """Keep the model answering until the end of the block; then the client leaves."""
+    async with proxy.stream(model, 20000) as stream:
+        assert stream.status == 200
+        await stream.content.readline()
+        yield stream
+        stream.close()
+
+
 def settings(url: str, **swapper: Any) -> Settings:
     return Settings(server=Server(port=0), upstream=Upstream(url=url), models=MODELS, swapper=Swapper(**swapper))
+
+
+@pytest.fixture(scope="session")
+def roomy_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OllamaServer]:
+    """A real Ollama that holds three models at a time."""
+    server = OllamaServer(find(), tmp_path_factory.mktemp("roomy"), OLLAMA_MAX_LOADED_MODELS="3")
+    server.start()
+    try:
+        server.create(["alpha", "beta", "gamma", "embedder"])
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture
@@ -82,11 +147,20 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 @pytest.fixture
 async def ollama(session: aiohttp.ClientSession, ollama_server: OllamaServer) -> Client:
     """The real Ollama, directly, with nothing resident."""
-    direct = Client(session, ollama_server.url)
+    return await _emptied(Client(session, ollama_server.url))
 
+
+@pytest.fixture
+async def roomy(session: aiohttp.ClientSession, roomy_server: OllamaServer) -> Client:
+    """The real Ollama that holds three models, directly, with nothing resident."""
+    return await _emptied(Client(session, roomy_server.url))
+
+
+async def _emptied(direct: Client) -> Client:
     async def empty() -> bool:
         for name in await direct.resident():
-            await direct.post("/api/generate", {"model": name, "keep_alive": 0})
+            path = "/api/embed" if name.startswith("embedder") else "/api/generate"
+            await direct.post(path, {"model": name, "keep_alive": 0})
         return not await direct.resident()
 
     await until(empty)

@@ -1,0 +1,173 @@
+"""A client that leaves at any moment leaves nothing behind, and what was begun for it alone is taken back."""
+
+import asyncio
+from typing import Any
+
+import aiohttp
+import pytest
+
+from swapper_proxy.config import MaxWait, Model
+from swapper_proxy.core import policy
+from swapper_proxy.ollama.simulator import SimulatedModel
+from tests.e2e.conftest import Client, at_rest, busy, configured, is_in, simulated, until, waits
+from tests.e2e.test_fairness import acquainted
+
+IMPATIENT = MaxWait(high=0.1, medium=0.1)
+MODELS = {name: Model(path=f"ollama:{name}", parallel=1) for name in ("alpha", "beta", "gamma")}
+# The simulated one says that its models are in GPU memory, which takes `unload_settle` to come back.
+TWO = [SimulatedModel(name, size=1, load_s=0.02, tokens_per_second=100) for name in ("alpha", "beta")]
+
+
+async def leaves(*tasks: "asyncio.Task[Any]") -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def nothing_is_left(proxy: Client) -> None:
+    """And both models can be had again."""
+    await at_rest(proxy)
+    for name in ("beta", "alpha"):
+        assert (await proxy.generate(name, 2))[0] == 200
+    await at_rest(proxy)
+    assert (await proxy.get("/queue"))[1]["requests"] == []
+
+
+async def test_while_others_drain_for_it(ollama: Client) -> None:
+    async with configured(ollama, MODELS, max_wait=IMPATIENT) as proxy:
+        await acquainted(proxy)
+        await proxy.generate("alpha")
+        async with busy(proxy, "alpha"):
+            more = asyncio.create_task(proxy.generate("alpha", 2))
+            asking = asyncio.create_task(proxy.generate("beta"))
+            await is_in(proxy, "alpha", "draining")
+            await leaves(asking)
+            await is_in(proxy, "alpha", "loaded")  # the draining is lifted
+        assert (await more)[0] == 200
+        assert await ollama.resident() == ["alpha:latest"]
+        assert await proxy.metric("swapper_swaps_total", reason="deadline") == 0
+        await nothing_is_left(proxy)
+
+
+async def test_one_of_several_while_others_drain_for_them(ollama: Client) -> None:
+    async with configured(ollama, MODELS, max_wait=IMPATIENT) as proxy:
+        await acquainted(proxy)
+        await proxy.generate("alpha")
+        async with busy(proxy, "alpha"):
+            first, second = (asyncio.create_task(proxy.generate("beta")) for _ in range(2))
+            await is_in(proxy, "alpha", "draining")
+            await leaves(first)
+            await waits(proxy, 1)
+            assert await proxy.state("alpha") in ("draining", "loaded")  # the second's own deadline is near
+        assert (await second)[0] == 200
+        await nothing_is_left(proxy)
+
+
+async def test_during_the_hold(ollama: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policy, "hold_s", lambda *_: 3600.0)
+    async with configured(ollama, MODELS) as proxy:
+        await proxy.generate("alpha")
+        asking = asyncio.create_task(proxy.generate("beta"))
+
+        async def held() -> bool:
+            return [w["why"] for w in await proxy.waiting()] == ["hold"]
+
+        await until(held)
+        await leaves(asking)
+        await at_rest(proxy)
+        assert await ollama.resident() == ["alpha:latest"]
+        monkeypatch.undo()
+        assert (await proxy.generate("alpha"))[0] == 200  # ends the idleness for which the hold was worked out
+        await nothing_is_left(proxy)
+
+
+async def test_whoever_it_is_held_for_leaves(ollama: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hold that paid, by a request that is then not wanted any more: the other one gets its model."""
+    async with configured(ollama, MODELS, max_wait=IMPATIENT) as proxy:
+        await acquainted(proxy)
+        await proxy.generate("alpha")
+        monkeypatch.setattr(policy, "hold_s", lambda *_: 3600.0)
+        other = asyncio.create_task(proxy.generate("beta"))
+        await waits(proxy, 1)
+        async with busy(proxy, "alpha"):
+            assert await proxy.metric("swapper_holds_total", model="alpha", outcome="paid") == 1
+        assert (await other)[0] == 200
+        monkeypatch.undo()
+        await nothing_is_left(proxy)
+
+
+async def test_during_the_unload_for_it(session: aiohttp.ClientSession) -> None:
+    async with simulated(session, *TWO, max_wait=IMPATIENT, unload_settle=0.5) as proxy:
+        await acquainted(proxy)
+        await proxy.generate("alpha")
+        asking = asyncio.create_task(proxy.generate("beta"))
+        await is_in(proxy, "first", "unloading")
+        await leaves(asking)
+        await is_in(proxy, "first", "unloaded")  # it is carried through
+        assert (await proxy.status())["loaded_models"] == []
+        await nothing_is_left(proxy)
+
+
+async def test_during_a_forced_unload_that_others_wait_behind(session: aiohttp.ClientSession) -> None:
+    async with simulated(session, *TWO, max_wait=IMPATIENT, unload_settle=0.5, parallel=1) as proxy:
+        await acquainted(proxy)
+        await proxy.generate("alpha")
+        async with busy(proxy, "alpha"):
+            asking = asyncio.create_task(proxy.generate("beta"))
+            await is_in(proxy, "first", "draining")
+            back = asyncio.create_task(proxy.generate("alpha"))
+            await waits(proxy, 2)
+        await is_in(proxy, "first", "unloading")
+        await leaves(asking)
+        assert (await back)[0] == 200  # comes back at once
+        assert await proxy.metric("swapper_swaps_total", from_model="first", to_model="first") == 1
+        await nothing_is_left(proxy)
+
+
+async def test_before_the_body_has_come(proxy: Client) -> None:
+    async def endless() -> Any:
+        yield b'{"model": "alpha", "prompt": "'
+        await asyncio.Event().wait()
+
+    asking = asyncio.create_task(proxy.session.post(f"{proxy.url}/api/generate", data=endless()).__aenter__())
+    await asyncio.sleep(0.05)  # whether it has begun or not: nothing must be left
+    await leaves(asking)
+    await nothing_is_left(proxy)
+
+
+async def test_who_asked_for_a_load_by_hand(ollama: Client) -> None:
+    async with configured(ollama, MODELS) as proxy:
+        async with busy(proxy, "alpha"):
+            asking = asyncio.create_task(proxy.post("/models/beta/load"))
+            await waits(proxy, 1)
+            await leaves(asking)
+            await waits(proxy, 0)
+        await at_rest(proxy)
+        assert await ollama.resident() == ["alpha:latest"]
+        await nothing_is_left(proxy)
+
+
+async def test_who_asked_for_an_unload_by_hand(ollama: Client) -> None:
+    async with configured(ollama, MODELS) as proxy:
+        async with busy(proxy, "alpha"):
+            asking = asyncio.create_task(proxy.post("/models/alpha/unload"))
+            await is_in(proxy, "alpha", "draining")
+            await leaves(asking)
+        await is_in(proxy, "alpha", "unloaded")  # it was said, and is done
+        await nothing_is_left(proxy)
+
+
+async def test_all_who_wait_for_a_budget(roomy: Client) -> None:
+    sizes = {n: Model(path=f"ollama:{n}", size_gb=gb) for n, gb in (("alpha", 1), ("beta", 3), ("gamma", 1))}
+    limits = {"mode": "multi-active", "memory_budget_gb": 3, "max_wait": IMPATIENT}
+    async with configured(roomy, sizes, **limits) as proxy:
+        for name in ("alpha", "beta", "alpha", "gamma"):
+            await proxy.generate(name)
+        async with busy(proxy, "alpha"), busy(proxy, "gamma"):
+            asking = asyncio.create_task(proxy.generate("beta"))
+            await is_in(proxy, "alpha", "draining")
+            await is_in(proxy, "gamma", "draining")  # both have to go
+            await leaves(asking)
+            await is_in(proxy, "alpha", "loaded")
+            await is_in(proxy, "gamma", "loaded")
+        await nothing_is_left(proxy)
