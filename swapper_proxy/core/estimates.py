@@ -16,7 +16,7 @@ UNLOAD_S = 1.0
 BLIND_HOLD = 0.05
 # A hold is a little longer than the gap it aims at, so that jitter does not waste it.
 HOLD_MARGIN, HOLD_MARGIN_S = 1.25, 0.05
-# A reload behind the scheduler's back takes about as long as a load; what is shorter than both is looking things up.
+# A reload behind the scheduler's back takes about as long as a load was measured to; what is shorter is looking up.
 RELOAD_LEAST_S, RELOAD_PART = 0.1, 0.5
 # What an answer is taken to last until one was measured.
 SERVICE_S = 5.0
@@ -39,7 +39,7 @@ class Speed:
 
     def is_load(self, seconds: float) -> bool:
         """Whether Ollama loaded if it says that loading took so long; for a loaded model it says milliseconds."""
-        return seconds >= max(RELOAD_LEAST_S, RELOAD_PART * self.load_s)
+        return seconds >= max(RELOAD_LEAST_S, RELOAD_PART * self.load_s if self.loads else 0.0)
 
     def sized(self, gb: float | None) -> None:
         """The size is known, nothing was measured."""

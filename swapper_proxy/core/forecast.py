@@ -49,19 +49,25 @@ def outlooks(host: Host, now: float) -> Iterator[Outlook]:
         waiters = sorted(record.waiters, key=lambda w: (w.arrived_at + record.patience_s(w, rules), w.number))
         for place, waiter in enumerate(waiters):
             deadline = max(first, waiter.arrived_at + record.patience_s(waiter, rules))
-            yield Outlook(waiter, record.key, deadline, starts[record.key] + _work_s(record, place), why, blocker)
+            yield Outlook(waiter, record.key, deadline, starts[record.key] + _place_s(record, place), why, blocker)
 
 
 def wait_s(host: Host, record: Residency, now: float) -> float:
     """Seconds until a request for this key that arrives now would be served."""
     starts = _starts(host, now)
     start = starts[record.key] if record.key in starts else max(starts.values(), default=now) + record.speed.swap_s
-    return start + _work_s(record, len(record.waiters)) - now
+    return start + _place_s(record, len(record.waiters)) - now
 
 
-def _work_s(record: Residency, requests: int) -> float:
-    """How long so many requests take, side by side as far as the model allows."""
-    return requests // record.profile.parallel * record.speed.service_s
+def _place_s(record: Residency, place: int) -> float:
+    """How long after the first of its queue somebody at this place is served."""
+    return place // record.profile.parallel * record.speed.service_s
+
+
+def _work_s(record: Residency) -> float:
+    """How long it takes to answer all that it answers or is asked."""
+    rounds = ceil((len(record.in_flight) + len(record.waiters)) / record.profile.parallel)
+    return rounds * record.speed.service_s
 
 
 def _starts(host: Host, now: float) -> dict[Key, float]:
@@ -81,7 +87,7 @@ def _starts(host: Host, now: float) -> dict[Key, float]:
         if record.key not in found:
             fits = room.cheapest(record, ()) is not None
             free_at = found[record.key] = (free_at if fits else turn) + record.speed.swap_s
-            turn = free_at + ceil(len(record.waiters) / record.profile.parallel) * record.speed.service_s
+            turn = free_at + _work_s(record)
     return found
 
 
@@ -90,7 +96,7 @@ def _let_go(host: Host, now: float) -> float:
     policy = Policy(host, now)
     forced = min((policy.deadline(r) for r in host.absent_queued()), default=now)
     busy = [r for r in host.occupants.values() if r.in_flight]
-    done = max((now + _work_s(r, len(r.in_flight) + len(r.waiters)) for r in busy), default=now)
+    done = max((now + _work_s(r) for r in busy), default=now)
     last = max((r.speed.service_s for r in busy), default=0.0)
     return max(now, min(done, forced + last))
 

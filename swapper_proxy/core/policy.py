@@ -20,6 +20,7 @@ leave time for work.  Both together bound the wait (ARCHITECTURE.md says by how 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from swapper_proxy.core.estimates import hold_s
 from swapper_proxy.core.host import Host
@@ -152,10 +153,14 @@ class Policy:
 
     # Holds
 
-    def hold_until(self, record: Residency) -> float | None:
-        """Until when an idle resident is kept although others wait; None if nobody does."""
-        if not self._absent:
-            return None
+    @cached_property
+    def crowded(self) -> bool:
+        """Whether somebody waits for a key for which there is no room."""
+        room = Room(self._occupants, self._host.limits)
+        return any(room.cheapest(record, ()) is None for record in self._absent)
+
+    def hold_until(self, record: Residency) -> float:
+        """Until when an idle resident is kept although others wait."""
         waiting = sum(len(r.waiters) for r in self._absent)
         since = self._now if record.idle_since is None else record.idle_since
         return since + hold_s(record.gaps, record.speed.swap_s, waiting, self._host.limits.rules.theta)

@@ -104,8 +104,8 @@ class Residency:
 
     `head` is the first of the queue, `arrived_at` when it came, `due` when its patience ends.  `gate` is the number up
     to which those waited who were there when the load finished, `gate_left` how many of them still do.  `idle_since` is
-    when the last request ended after which nobody waited, `hold_until` how long that idle resident is kept while others
-    wait.
+    when the last request ended after which nobody waited, `hold_until` how long that idle resident is kept because
+    others have waited since `held_since`.
     """
 
     key: Key
@@ -130,6 +130,7 @@ class Residency:
     gate_until: float = 0.0
     gaps: deque[float] = field(default_factory=lambda: deque(maxlen=GAPS))
     idle_since: float | None = None
+    held_since: float = 0.0
     hold_until: float | None = None
     load_backoff: Backoff = field(default_factory=Backoff)
     unload_backoff: Backoff = field(default_factory=Backoff)
@@ -178,10 +179,9 @@ class Residency:
             self.gaps.append(now - self.idle_since)
         self.idle_since = self.hold_until = None
 
-    @property
-    def held_s(self) -> float:
-        """How long this idle resident is kept at most, from the start of its idleness, because others wait."""
-        return 0.0 if self.hold_until is None or self.idle_since is None else self.hold_until - self.idle_since
+    def hold(self, now: float, until: float) -> None:
+        """Others wait from now on; until when is it kept all the same?"""
+        self.held_since, self.hold_until = now, until
 
     def open_gate(self, number: int, now: float, rules: Rules) -> None:
         """Those who wait now, up to this number, are served before it may be forced out."""
@@ -193,8 +193,10 @@ class Residency:
         return self.gate_left > 0 and now < self.gate_until
 
     def patience_s(self, waiter: Waiter, rules: Rules) -> float:
-        """Seconds; a minute for a load of a third of a second would be absurd: some swaps are the most."""
-        return min(rules.max_wait_s[waiter.priority], rules.patience_swaps * self.speed.swap_s)
+        """Seconds; where swaps are quick, all priorities are less patient: a minute for a load of 0.3 s is absurd."""
+        longest = rules.max_wait_s[waiter.priority]
+        quickness = rules.patience_swaps * self.speed.swap_s / rules.max_wait_s[Priority.MEDIUM]
+        return longest * quickness if quickness < 1.0 else longest
 
     def look_at_head(self, rules: Rules) -> None:
         """After any change of the queue or of the speed."""

@@ -291,8 +291,8 @@ class Scheduler:
         """The load whose time has come: its victims drain, and only they."""
         host = self.host
         for record in host.occupants.values():
-            if record.hold_until is None and record.idle:
-                record.hold_until = policy.hold_until(record)
+            if record.hold_until is None and record.evictable(now) and policy.crowded:
+                record.hold(now, policy.hold_until(record))
         stopped = host.down_since is not None or host.closing_until is not None
         plan = None if stopped else policy.force()
         going = (plan.victims if plan else None) or ()
@@ -364,9 +364,8 @@ class Scheduler:
         self.host.out.append(StartUnload(record.key, record.generation))
 
     def _report_hold(self, record: Residency, now: float, *, paid: bool) -> None:
-        if record.held_s > 0 and record.idle_since is not None and now > record.idle_since:
-            self.host.out.append(Held(record.key, now - record.idle_since, paid))
-            record.hold_until = None
+        if record.hold_until is not None and record.held_since < min(now, record.hold_until):
+            self.host.out.append(Held(record.key, min(now, record.hold_until) - record.held_since, paid))
 
     # 6. Time
 

@@ -30,6 +30,7 @@ class ModelState:
     size_gb: float | None
     priority: str
     configured: bool
+    pinned: bool
     status: str
     waiting: int
     gate: int
@@ -152,6 +153,7 @@ class Board:
             size_gb=self._catalog.size_gb(model),
             priority=model.priority,
             configured=model.configured is not None,
+            pinned=self._catalog.is_pinned(model),
             status=self._status(model, mine, residence),
             waiting=sum(len(r.waiters) for r in mine),
             gate=sum(r.gate_left for r in mine),

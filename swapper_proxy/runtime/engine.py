@@ -129,7 +129,7 @@ class Engine:
         self._draining: dict[Key, float] = {}  # since when
         self._cause = Cause.IDLE  # of the last change: a load or unload is started right after its own
         self._replaced = ""  # what was unloaded to make room for the next load
-        self.up = asyncio.Event()  # Ollama is reachable
+        self.up, self.down = asyncio.Event(), asyncio.Event()  # whether Ollama is reachable: one of them is set
         self.up.set()
         self.idle_since: float | None = None  # since when nobody waits and nothing is answered; the loop's clock
 
@@ -198,7 +198,9 @@ class Engine:
     def upstream(self, reachable: bool) -> None:
         """Ollama went down or came back."""
         if reachable != self.reachable:
-            self.up.set() if reachable else self.up.clear()
+            now, before = (self.up, self.down) if reachable else (self.down, self.up)
+            now.set()
+            before.clear()
             self._observer.upstream(reachable)
             self.submit(UpstreamUp() if reachable else UpstreamDown())
 

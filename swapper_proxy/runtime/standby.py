@@ -19,7 +19,9 @@ class Standby:
 
     def __init__(self, settings: Settings, catalog: Catalog, engine: Engine) -> None:
         self._swapper = settings.swapper
-        self._at_start = [name for name, model in settings.models.items() if model.preload or model.pinned]
+        wanted = [name for name, model in settings.models.items() if model.preload or model.pinned]
+        default = settings.swapper.default_model
+        self._at_start = wanted if default is None or default in wanted else [*wanted, default]
         self._catalog = catalog
         self._engine = engine
 
@@ -32,12 +34,20 @@ class Standby:
         await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._load_at_start())
+            tasks.create_task(self._bring_back_the_default())
+
+    async def _load_at_start(self) -> None:
+        """Of Ollama: it may start after the proxy, and again later."""
+        while True:
+            await self._engine.up.wait()
+            for name in self._at_start:
+                await self._load(name, Cause.PRELOAD)
+            await self._engine.down.wait()
+
+    async def _bring_back_the_default(self) -> None:
         default, after = self._swapper.default_model, self._swapper.default_after
-        await self._engine.up.wait()  # Ollama may start after the proxy
-        for name in self._at_start:
-            await self._load(name, Cause.PRELOAD)
-        if default is not None and default not in self._at_start:
-            await self._load(default, Cause.PRELOAD)
         while default is not None and after is not None:
             await asyncio.sleep(after - self._idle_s)
             if self._idle_s >= after:

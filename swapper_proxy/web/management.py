@@ -213,6 +213,7 @@ def _described(state: ModelState) -> dict[str, object]:
         "priority": state.priority,
         "status": state.status,
         "configured": state.configured,
+        "pinned": state.pinned,
     }
     if state.status == "missing":
         described["reason"] = _how_to_pull(Model(state.name, state.ollama_name))

@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from tests.contract.asking import Ask
 
 
@@ -22,6 +24,7 @@ async def test_a_request_for_the_resident_model_shares_it_when_nobody_else_waits
         assert await ask.names() == ["alpha:latest"]
 
 
+@pytest.mark.direct  # the proxy's order is its own: whoever is due first
 async def test_the_queue_is_first_in_first_out(ask: Ask) -> None:
     order: list[str] = []
 

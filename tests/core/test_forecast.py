@@ -17,7 +17,7 @@ from swapper_proxy.core.events import (
 )
 from swapper_proxy.core.forecast import Outlook, Why
 from swapper_proxy.core.types import Key, Priority
-from tests.core.talk import A, B, C, Talk
+from tests.core.talk import WIDE, A, B, C, Talk
 
 
 def outlook(talk: Talk, id_: int, now: float) -> Outlook:
@@ -156,3 +156,10 @@ def test_the_end_of_an_unload_of_somebody_else() -> None:
     assert outlook(talk, 3, 12.5).start == 13 + 11
     talk(13, Unloaded(A, 2))
     assert why(talk, 3, 13.5) == (Why.LOADING, B)
+
+
+def test_what_is_being_answered_is_waited_for_to_its_end() -> None:
+    talk = Talk()
+    talk(0, Arrived(1, A, WIDE))
+    talk(10, Loaded(A, 1), Arrived(2, B))
+    assert outlook(talk, 2, 11).start == 11 + 5 + 11  # an answer is guessed to last 5 s

@@ -49,7 +49,7 @@ def test_a_client_that_does_not_call_again_is_not_waited_for_longer(agent: Talk)
 def test_who_comes_after_the_hold_comes_in_vain(agent: Talk) -> None:
     agent(14, Arrived(20, B), Finished(9))
     assert agent(15, Arrived(10, A)) == [Grant(10)]
-    assert agent.holds == [(A, 1.0, False)]
+    assert agent.holds == [(A, pytest.approx(0.675), False)]  # the hold was over by then
 
 
 def test_many_who_wait_are_not_kept_waiting(agent: Talk) -> None:
@@ -168,3 +168,20 @@ def test_only_the_latest_gaps_count(agent: Talk) -> None:
         agent(id_ + 5, Finished(id_))
     (record,) = agent.scheduler.residencies()
     assert list(record.gaps) == [1.0] * 32
+
+
+def test_a_hold_counts_only_while_others_wait(agent: Talk) -> None:
+    agent(14, Finished(9))
+    agent(14.2, Arrived(20, B))
+    agent(14.5, Arrived(10, A))
+    assert agent.holds == [(A, pytest.approx(0.3), True)]
+
+
+def test_nothing_is_held_where_there_is_room() -> None:
+    talk = Talk(max_resident=2)
+    talk(0, Arrived(1, A))
+    talk(1, Loaded(A, 1))
+    talk(2, Finished(1))
+    assert talk(2.01, Arrived(2, B)) == [StartLoad(B, 2, 2)]
+    talk(2.02, Arrived(3, A))
+    assert talk.holds == []

@@ -59,19 +59,20 @@ def test_what_answers_contends_once_and_what_is_idle_does_not() -> None:
     assert Policy(world.host, 5).deadline(record) == 5 + 2 * 22
 
 
-def test_patience_is_the_shorter_of_the_priority_and_some_swaps() -> None:
+def test_patience_is_that_of_the_priority_and_shorter_for_all_where_swaps_are_quick() -> None:
     record, rules = World().wants("a"), Rules()
     patience = [record.patience_s(Waiter(1, 1, 0, priority), rules) for priority in Priority]
-    assert patience == [15, 60, 110]
+    assert patience == [15, 60, 240]
     record.speed.loaded(0.3)
     record.speed.unloaded(0.1)
-    assert record.patience_s(Waiter(1, 1, 0), rules) == WELL(4)
+    patience = [record.patience_s(Waiter(1, 1, 0, priority), rules) for priority in Priority]
+    assert patience == [WELL(1), WELL(4), WELL(16)]  # ten swaps for the medium one
 
 
 def test_the_due_of_a_queue_is_the_earliest_of_all_priorities() -> None:
     world = World()
     record = world.wants("a", 1, priority=Priority.LOW)
-    assert (record.head and record.head.arrived_at, record.due) == (1, 111)
+    assert (record.head and record.head.arrived_at, record.due) == (1, 241)
     world.wants("a", 40, priority=Priority.HIGH)
     assert (record.head and record.head.arrived_at, record.due) == (40, 55)
     world.wants("a", 41, priority=Priority.HIGH)

@@ -1,6 +1,7 @@
 """From arrival to the end of the answer."""
 
-from swapper_proxy.core.commands import Grant, StartLoad, StartUnload
+from swapper_proxy.core.commands import Grant, Reject, StartLoad, StartUnload
+from swapper_proxy.core.errors import Rejection
 from swapper_proxy.core.events import (
     Arrived,
     Cancelled,
@@ -149,11 +150,11 @@ def test_an_arrival_during_the_unload_is_not_granted_by_the_old_residency(with_a
 def test_the_queue_is_in_order_of_due(with_a: Talk) -> None:
     with_a(3, Arrived(2, A))
     with_a(4, Arrived(3, A, priority=LOW), Arrived(4, A), Arrived(5, A, priority=HIGH), Arrived(6, A))
-    assert [with_a(5 + n, Finished(id_))[0] for n, id_ in enumerate((2, 5, 3, 4))] == [
-        Grant(5),  # patient for 15 s
-        Grant(3),  # for ten unloads and loads, as those who would be patient for longer
+    assert [with_a(5 + n, Finished(id_))[0] for n, id_ in enumerate((2, 5, 4, 6))] == [
+        Grant(5),
         Grant(4),
         Grant(6),
+        Grant(3),
     ]
 
 
@@ -214,3 +215,12 @@ def test_keys_that_nobody_wants_any_more_are_forgotten_the_oldest_first() -> Non
     talk(1000, Arrived(1000, A))
     left = [record.key.runner for record in talk.scheduler.residencies()]
     assert left == ["1", *(str(number) for number in range(REMEMBERED // 4 + 1, REMEMBERED)), "a"]
+
+
+def test_who_would_be_served_at_once_is_not_refused_because_others_wait() -> None:
+    talk = Talk(max_queue=1)
+    talk(0, Arrived(1, A))
+    talk(1, Loaded(A, 1))
+    assert talk(2, Arrived(2, B)) == []
+    assert talk(3, Finished(1), Arrived(3, A)) == [Grant(3)]
+    assert talk(4, Arrived(4, A)) == [Reject(4, Rejection.QUEUE_FULL)]

@@ -152,6 +152,13 @@ def test_a_long_load_in_an_answer_is_a_reload_and_is_measured(with_a: Talk) -> N
     assert record.speed.load_s == pytest.approx(0.85)
 
 
+def test_a_quick_reload_of_what_was_never_measured_counts(talk: Talk) -> None:
+    talk(1, Observed(1, (Sighting(A),)))
+    talk(2, Arrived(1, A))
+    talk(3, Finished(1, load_s=0.25))
+    assert talk.everything[0] == Reloaded(A, 0.25, guessed=True)
+
+
 def test_a_reload_that_several_answers_tell_of_is_one(with_a: Talk) -> None:
     with_a(3, Arrived(2, A, WIDE), Arrived(3, A, WIDE))
     with_a(3.5, Arrived(4, A, WIDE))

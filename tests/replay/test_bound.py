@@ -45,7 +45,8 @@ class Watched:
         A key that had to leave although others waited has had its turn: its next one counts from then.
         """
         own = self.swap_s[event.key.runner]
-        patience = min(RULES.max_wait_s[event.priority], RULES.patience_swaps * own)
+        quickness = RULES.patience_swaps * own / RULES.max_wait_s[Priority.MEDIUM]
+        patience = RULES.max_wait_s[event.priority] * min(1.0, quickness)
         deadline = at + max(patience, RULES.kappa * sum(self.swap_s.values()))
         deadline = max(deadline, self.left_at.get(event.key.runner, 0.0))
         others = [swap for name, swap in self.swap_s.items() if name != event.key.runner]
