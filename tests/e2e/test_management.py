@@ -43,6 +43,7 @@ async def test_models(proxy: Client) -> None:
         "priority": "high",
         "status": "unloaded",
         "configured": True,
+        "pinned": False,
     }
     assert models["gone"]["status"] == "missing"
     assert "ollama pull never-pulled" in models["gone"]["reason"]
