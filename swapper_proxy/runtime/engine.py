@@ -4,7 +4,6 @@ All of it happens in one event loop: events of one turn of the loop are collecte
 """
 
 import asyncio
-import contextlib
 import itertools
 import logging
 from collections.abc import Coroutine
@@ -50,13 +49,11 @@ from swapper_proxy.core.scheduler import Scheduler
 from swapper_proxy.core.types import Cause, Key, Limits, Priority, RunnerOption, Sighting, State
 from swapper_proxy.runtime.catalog import Catalog, Model
 from swapper_proxy.runtime.ledger import Ledger
+from swapper_proxy.runtime.loader import Loader
 from swapper_proxy.runtime.ports import Control, LoadSpec, Observer, UpstreamRefused, UpstreamUnreachable
 
 log = logging.getLogger(__name__)
 
-# How often /api/ps is asked whether an unloaded runner is gone: at first often, because it takes milliseconds.
-ABSENCE_POLL_FIRST_S = 0.01
-ABSENCE_POLL_MOST_S = 0.25
 # Why something is unloaded that another model replaces.
 SWAPPING = (Cause.IDLE, Cause.DEADLINE)
 
@@ -118,7 +115,7 @@ class Engine:
         self._catalog = catalog
         self._ledger = ledger
         self._observer = observer
-        self._swapper = swapper
+        self._loader = Loader(control, catalog, swapper)
         self._scheduler = Scheduler(limits)
         self._tickets: dict[int, Ticket] = {}
         self._ids = itertools.count(1)
@@ -288,13 +285,10 @@ class Engine:
         replaced, self._replaced = self._replaced, ""
         name = self.name_of(key)
         try:
-            async with asyncio.timeout(self._swapper.load_stall_timeout):
-                await self._control.load(spec)
+            await self._loader.load(spec, key.runner)
         except UpstreamRefused as error:
             self._load_failed(key, generation, name, began, error.failure)
-        except TimeoutError:  # the connection is closed by now, which makes Ollama give the load up
-            with contextlib.suppress(UpstreamUnreachable, UpstreamRefused):
-                await self._absent(key)
+        except TimeoutError:
             self._load_failed(key, generation, name, began, None)
         except UpstreamUnreachable as error:
             await self._lost(error)
@@ -311,14 +305,7 @@ class Engine:
         began = self._loop.time()
         name = self.name_of(key)
         try:
-            async with asyncio.timeout(self._swapper.unload_timeout):
-                running = await self._find_running(key.runner)
-                for entry_name, _ in running:
-                    await self._control.unload(entry_name)
-                if running and not await self._absent(key):
-                    raise TimeoutError
-            if any(size_vram for _, size_vram in running):
-                await asyncio.sleep(self._swapper.unload_settle)
+            await self._loader.unload(key.runner)
         except (TimeoutError, UpstreamRefused):
             self.submit(UnloadFailed(key, generation))
         except UpstreamUnreachable as error:
@@ -328,27 +315,6 @@ class Engine:
             self._replaced = name if cause in SWAPPING else ""
             self._observer.unloaded(name, self._loop.time() - began, cause)
             self.submit(Unloaded(key, generation))
-
-    async def _absent(self, key: Key) -> bool:
-        """Wait until /api/ps no longer shows the runner."""
-        pause = ABSENCE_POLL_FIRST_S
-        deadline = self._loop.time() + self._swapper.unload_timeout
-        while self._loop.time() < deadline:
-            with contextlib.suppress(UpstreamRefused):  # in the middle of an unload Ollama sometimes answers 500
-                if not await self._find_running(key.runner):
-                    return True
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, ABSENCE_POLL_MOST_S)
-        return False
-
-    async def _find_running(self, runner: str) -> list[tuple[str, int]]:
-        """Names and GPU bytes under which /api/ps shows this runner."""
-        found = []
-        for entry in await self._control.running():
-            key = await self.key_of(entry.name)
-            if key.runner == runner:
-                found.append((entry.name, entry.size_vram))
-        return found
 
     async def _lost(self, error: UpstreamUnreachable) -> None:
         """A control call failed: down if Ollama does not even tell its version."""
@@ -369,11 +335,6 @@ class Engine:
     @property
     def reachable(self) -> bool:
         return self.up.is_set()
-
-    async def key_of(self, ollama_name: str) -> Key:
-        """The key of a runner that /api/ps shows, as far as can be known: with its Modelfile's options."""
-        model = await self._catalog.find_running(ollama_name)
-        return model.key({}) if model else Key(ollama_name)
 
     def name_of(self, key: Key) -> str:
         """What people call a resident: the name it was loaded for, else any model that it serves."""
