@@ -5,7 +5,8 @@
 1. every event changes the records (`_on_*`);
 2. whoever waited longer than a limit allows is turned away;
 3. if somebody's deadline has passed, the victims of that load drain; who drains for nothing any more does so no longer;
-4. every resident that is not draining grants its queue, in order of due, up to its parallel limit;
+4. every resident that is not draining grants its queue, in order of due, up to its parallel limit; then what the
+   limits do not allow any more drains;
 5. unless a load or unload is under way: a key drained on request is unloaded; else the forced load is worked towards
    once its victims are done, one unload or the load itself; else a load that disturbs nobody; else a key whose time
    to live is over is unloaded;
