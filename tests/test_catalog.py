@@ -58,13 +58,16 @@ async def test_the_profile_of_a_configured_model() -> None:
     fields = {"size_gb": 3, "type": "code", "parallel": 2, "pinned": True, "max_queue": 5}
     of = catalog_of({"a": fields}, model_swap_timeout=9)
     profile = Profile(parallel=2, swap_timeout_s=9, size_gb=3, slot="code", pinned=True, max_queue=5)
-    assert of.profile(await found(of, "a")) == profile
+    a = await found(of, "a")
+    assert of.profile(a, of.own_key(a)) == profile
+    assert not of.profile(a, a.key({"num_ctx": 4096})).pinned  # that is another key
 
 
 async def test_the_profile_of_any_other() -> None:
     of = catalog_of()
-    assert of.profile(await found(of, "b")) == Profile(parallel=4, swap_timeout_s=34, size_gb=2, slot="llm")
-    assert of.profile(await found(of, "e")).slot == "embedding"
+    b, e = await found(of, "b"), await found(of, "e")
+    assert of.profile(b, b.key({})) == Profile(parallel=4, swap_timeout_s=34, size_gb=2, slot="llm")
+    assert of.profile(e, e.key({})).slot == "embedding"
 
 
 async def test_type_and_priority() -> None:
@@ -80,7 +83,7 @@ async def test_what_was_measured_goes_before_the_disk_and_behind_the_config() ->
     of.measured(b, 5 * GB)
     of.measured(a, 0)  # an Ollama that does not tell
     assert [of.size_gb(model) for model in (a, a_kind, b)] == [5, 5, 7]
-    assert of.profile(a_kind).size_gb == 5
+    assert of.profile(a_kind, a_kind.key({})).size_gb == 5
 
 
 async def test_a_pinned_model_pins_its_runner() -> None:
@@ -109,7 +112,7 @@ async def test_a_pinned_model_that_is_not_there_does_no_harm() -> None:
 async def test_where_parallel_comes_from(models, num_parallel, swapper, expected) -> None:
     of = catalog_of(models, num_parallel, **swapper)
     model = await found(of, "a")
-    assert (of.profile(model).parallel, of.parallel_source(model)) == expected
+    assert (of.profile(model, model.key({})).parallel, of.parallel_source(model)) == expected
 
 
 @pytest.mark.parametrize(

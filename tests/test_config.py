@@ -79,6 +79,23 @@ def test_without_a_file_at_the_default_place_the_defaults_hold(tmp_path: Path, m
         ("swapper: {gpu_enabled: 1}", "swapper.gpu_enabled: expected bool, got int"),
         ("swapper: {default_model: a}", "swapper.default_model: 'a' is not one of the models"),
         ("server: {port: 70000}", "server.port: expected int <= 65535"),
+        (
+            "models: {a: {path: 'ollama:x', pinned: true}, b: {path: 'ollama:y', preload: true}}",
+            "models.b: cannot be loaded at start beside what is pinned: a",
+        ),
+        (
+            "swapper: {mode: multi-active, memory_budget_gb: 5, default_model: b}\n"
+            "models: {a: {path: 'ollama:x', pinned: true, size_gb: 3}, b: {path: 'ollama:y', size_gb: 4}}",
+            "models.b.size_gb: 4 beside the pinned models' 3 is more than memory_budget_gb, 5",
+        ),
+        (
+            "models: {a: {path: 'ollama:x:cloud', preload: true}}",
+            "models.a: runs elsewhere: it cannot be pinned, preloaded or the default model",
+        ),
+        (
+            "swapper: {default_model: a, default_after: 5}\nmodels: {a: {path: 'ollama:x', keep_alive: 3}}",
+            "models.a.keep_alive: contradicts default_after: it would come and go for ever",
+        ),
         ("upstream: {url: localhost}", "upstream.url: expected a URL like http://localhost:11434, got 'localhost'"),
         ("models: {a: {type: llm}}", "models.a.path: is required"),
         ("models: {a: {path: 'x'}}", 'models.a.path: expected "ollama:" and the name'),
@@ -157,6 +174,11 @@ def test_a_mistake_in_the_environment_names_the_variable(tmp_path: Path) -> None
         ({"OLLAMA_BASE_URL": "http://x:y"}, {}, "OLLAMA_BASE_URL: upstream.url: Port could not be cast"),
         ({"OLLAMA_BASE_URL": "box"}, {("upstream", "url"): "ftp://x"}, "command line: upstream.url: expected a URL"),
         ({"MAX_CONCURRENT_MODELS": "3"}, {}, "MAX_CONCURRENT_MODELS: swapper.max_concurrent_models: 3 has no effect"),
+        (
+            {"OLLAMA_BASE_URL": "http://127.0.0.1:8890"},
+            {},
+            "OLLAMA_BASE_URL: upstream.url: http://127.0.0.1:8890 is the",
+        ),
         ({"OLLAMA_NUM_PARALLEL": "-1"}, {}, "OLLAMA_NUM_PARALLEL: expected int from 0 to 1024, got '-1'"),
         ({"OLLAMA_NUM_PARALLEL": "x"}, {}, "OLLAMA_NUM_PARALLEL: expected int from 0 to 1024, got 'x'"),
         ({"OLLAMA_NUM_PARALLEL": "1025"}, {}, "OLLAMA_NUM_PARALLEL: expected int from 0 to 1024, got '1025'"),
@@ -217,7 +239,7 @@ def test_how_many_models_may_be_in_memory(tmp_path: Path, swapper: str, number: 
             "type: vision",
             "slots: {vision: 1, llm: 1, embedding: 2}, keep_alive: 1h30m, ignore_client_keep_alive: true",
         ),
-        one("preload: true, max_queue: 3, keep_alive: 0", "default_model: a, default_after: 5, priority_header: any"),
+        one("preload: true, max_queue: 3, keep_alive: -1", "default_model: a, default_after: 5, priority_header: any"),
         two("pinned: true", "mode: multi-active, memory_budget_gb: 8"),
     ],
 )

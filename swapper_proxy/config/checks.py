@@ -7,10 +7,13 @@ from urllib.parse import urlsplit
 
 from swapper_proxy.config.keep_alive import InvalidKeepAlive, KeepAlive, seconds_of
 from swapper_proxy.config.settings import Model, Settings
-from swapper_proxy.core.names import canonical
+from swapper_proxy.core.names import canonical, is_cloud
 
 # Models that are not configured have these types, so a slot for one is never without use.
 TYPES_OF_OLLAMA = frozenset(("llm", "embedding"))
+
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class Problem(NamedTuple):
@@ -31,6 +34,7 @@ def problems(settings: Settings) -> Iterator[Problem]:
     yield from _keep_alives(settings)
     yield from _runner_options(settings)
     yield from _pinned_number(settings)
+    yield from _remote(settings)
     yield from _sizes(settings)
 
 
@@ -51,6 +55,8 @@ def _url(settings: Settings) -> Iterator[Problem]:
         return
     if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment:
         yield Problem("upstream.url", f"expected a URL like http://localhost:11434, got {url.geturl()!r}")
+    elif url.hostname in LOOPBACK and settings.server.port and url.port == settings.server.port:
+        yield Problem("upstream.url", f"{url.geturl()} is the proxy itself")
 
 
 def _names(settings: Settings) -> Iterator[Problem]:
@@ -101,8 +107,12 @@ def _keep_alives(settings: Settings) -> Iterator[Problem]:
         key_path = f"models.{name}.keep_alive"
         wrong = list(_keep_alive(key_path, model.keep_alive))
         yield from wrong
-        if model.pinned and model.keep_alive is not None and not wrong and seconds_of(model.keep_alive) < math.inf:
+        if wrong or model.keep_alive is None or seconds_of(model.keep_alive) == math.inf:
+            continue
+        if model.pinned:
             yield Problem(key_path, "contradicts pinned: a pinned model stays in memory")
+        elif name == settings.swapper.default_model and settings.swapper.default_after is not None:
+            yield Problem(key_path, "contradicts default_after: it would come and go for ever")
 
 
 def _keep_alive(key_path: str, value: KeepAlive | None) -> Iterator[Problem]:
@@ -130,18 +140,34 @@ def _pinned_number(settings: Settings) -> Iterator[Problem]:
         if len(pinned) > room:
             text = f"{len(pinned)} models are pinned, {_where(settings, kind)} has room for {room}"
             yield Problem(f"models.{pinned[room]}.pinned", text)
+        for name in _at_start(settings):
+            if name in models and name not in pinned and len(pinned) >= room:
+                yield Problem(f"models.{name}", f"cannot be loaded at start beside what is pinned: {', '.join(pinned)}")
+
+
+def _at_start(settings: Settings) -> list[str]:
+    """The models that the config wants in memory."""
+    default = settings.swapper.default_model
+    return [name for name, model in settings.models.items() if model.pinned or model.preload or name == default]
+
+
+def _remote(settings: Settings) -> Iterator[Problem]:
+    for name in _at_start(settings):
+        if is_cloud(settings.models[name].ollama_name):
+            yield Problem(f"models.{name}", "runs elsewhere: it cannot be pinned, preloaded or the default model")
 
 
 def _sizes(settings: Settings) -> Iterator[Problem]:
     """Only of models that must be in memory: the others are refused when they are asked for."""
     budget = settings.swapper.memory_budget_gb or math.inf
-    pinned = 0.0
-    for name, model in settings.models.items():
-        size = model.size_gb or 0
-        wanted = model.pinned or model.preload or name == settings.swapper.default_model
-        if wanted and size > budget:
+    pinned = sum(model.size_gb or 0 for model in settings.models.values() if model.pinned)
+    for name in _at_start(settings):
+        size = settings.models[name].size_gb or 0
+        if size > budget:
             yield Problem(f"models.{name}.size_gb", f"{size:g} is more than memory_budget_gb, {budget:g}")
-        pinned += size if model.pinned else 0
+        elif not settings.models[name].pinned and size + pinned > budget:
+            text = f"{size:g} beside the pinned models' {pinned:g} is more than memory_budget_gb, {budget:g}"
+            yield Problem(f"models.{name}.size_gb", text)
     if pinned > budget:
         yield Problem("swapper.memory_budget_gb", f"{budget:g} is less than the pinned models' size_gb, {pinned:g}")
 

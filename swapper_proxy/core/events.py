@@ -78,6 +78,7 @@ class LoadRequested:
     profile: Profile = Profile()
     priority: Priority = Priority.HIGH
     cause: Cause = Cause.MANUAL
+    ttl_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,9 +65,8 @@ def _place_s(record: Residency, place: int) -> float:
 
 
 def _work_s(record: Residency) -> float:
-    """How long it takes to answer all that it answers or is asked."""
-    rounds = ceil((len(record.in_flight) + len(record.waiters)) / record.profile.parallel)
-    return rounds * record.speed.service_s
+    """How long it takes to answer all who wait for it."""
+    return ceil(len(record.waiters) / record.profile.parallel) * record.speed.service_s
 
 
 def _starts(host: Host, now: float) -> dict[Key, float]:
@@ -95,10 +94,14 @@ def _let_go(host: Host, now: float) -> float:
     """When what is in memory has finished or is forced out."""
     policy = Policy(host, now)
     forced = min((policy.deadline(r) for r in host.absent_queued()), default=now)
-    busy = [r for r in host.occupants.values() if r.in_flight]
-    done = max((now + _work_s(r) for r in busy), default=now)
-    last = max((r.speed.service_s for r in busy), default=0.0)
-    return max(now, min(done, forced + last))
+    ends = {
+        r: max(now, *(granted_at + r.speed.service_s for granted_at in r.in_flight.values()))
+        for r in host.occupants.values()
+        if r.in_flight
+    }
+    done = max((end + _work_s(r) for r, end in ends.items()), default=now)
+    drained = max(forced, *ends.values()) if ends else forced
+    return max(now, min(done, drained))
 
 
 def _why(host: Host, record: Residency, now: float) -> tuple[Why, Key | None]:

@@ -177,6 +177,7 @@ class Host:
         for waiter in list(record.waiters.loaders.values()):
             self.dequeue(record, waiter)
             record.last_used = now
+            record.live_for(waiter.ttl_s)
             del self.holder[waiter.id]
             self.out.append(Answer(waiter.id))
         record.begin_idleness(now)
@@ -190,8 +191,7 @@ class Host:
             self.dequeue(record, head)
             record.last_used = now
             record.in_flight[head.id] = now
-            if head.ttl_s is not None:
-                record.ttl_s = head.ttl_s if math.isfinite(head.ttl_s) else None
+            record.live_for(head.ttl_s)
             self.out.append(Grant(head.id))
 
     def finish(self, record: Residency, request: int, now: float) -> None:

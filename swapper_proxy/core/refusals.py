@@ -13,7 +13,7 @@ from swapper_proxy.core.victims import Room
 
 def on_arrival(host: Host, record: Residency, now: float) -> Rejection | None:
     """Why nobody else may wait for this key; who would be served at once does not wait."""
-    if record.state is State.RESIDENT and not record.waiters and len(record.in_flight) < record.profile.parallel:
+    if record.state is State.RESIDENT and len(record.waiters) + len(record.in_flight) < record.profile.parallel:
         return None
     own = record.profile.max_queue
     if host.waiting >= host.limits.max_queue or (own is not None and len(record.waiters) >= own):

@@ -179,6 +179,11 @@ class Residency:
             self.gaps.append(now - self.idle_since)
         self.idle_since = self.hold_until = None
 
+    def live_for(self, ttl_s: float | None) -> None:
+        """A new idle time to live; None leaves it as it is, infinity ends it."""
+        if ttl_s is not None:
+            self.ttl_s = ttl_s if math.isfinite(ttl_s) else None
+
     def hold(self, now: float, until: float) -> None:
         """Others wait from now on; until when is it kept all the same?"""
         self.held_since, self.hold_until = now, until

@@ -18,6 +18,7 @@ most one load or unload is under way; at most one key of a runner occupies memor
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from swapper_proxy.core import refusals, victims
@@ -109,7 +110,8 @@ class Scheduler:
         if record.cause is not Cause.DEADLINE:
             record.last_used = now
             self.host.stay(record, Cause.MANUAL, now)
-        self.host.enqueue(record, Waiter(event.id, self.host.numbers, now, event.priority, cause=event.cause))
+        waiter = Waiter(event.id, self.host.numbers, now, event.priority, event.ttl_s, event.cause)
+        self.host.enqueue(record, waiter)
 
     def _on_unload_requested(self, event: UnloadRequested, now: float) -> None:
         record = self.host.occupant(event.runner)
@@ -200,7 +202,8 @@ class Scheduler:
         for sighting in event.present:
             if occupant := self.host.occupant(sighting.key.runner):
                 before = occupant.size_gb
-                self.host.treat(occupant, sighting.profile, now)
+                pinned = (sighting if occupant.key == sighting.key else occupant).profile.pinned
+                self.host.treat(occupant, replace(sighting.profile, pinned=pinned), now)
                 self.host.shrunk |= occupant.size_gb > before  # sizes are known better once a model is in memory
             elif newest:
                 self._adopt(sighting, now)

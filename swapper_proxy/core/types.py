@@ -31,9 +31,13 @@ class Key:
 
     @classmethod
     def of(cls, runner: str, modelfile: Mapping[str, RunnerOption], request: Mapping[str, RunnerOption]) -> "Key":
-        """The key of a request: the Modelfile's options overlaid by the request's own."""
+        """The key of a request: the Modelfile's options overlaid by the request's own.
+
+        A default said aloud is left out, unless the Modelfile says otherwise: a load has to say it then.
+        """
+        defaults = OLLAMA_DEFAULTS.items() - {item for item in OLLAMA_DEFAULTS.items() if _overrides(modelfile, *item)}
         effective = {**modelfile, **request}.items()
-        return cls(runner, tuple(sorted(option for option in effective if option not in OLLAMA_DEFAULTS.items())))
+        return cls(runner, tuple(sorted(option for option in effective if option not in defaults)))
 
     def served_by(self, resident: "Key") -> bool:
         """Whether Ollama would serve this key on that runner without a reload.
@@ -48,6 +52,10 @@ class Key:
             and self.runner == resident.runner
             and self.options == tuple(option for option in resident.options if option[0] != "num_gpu")
         )
+
+
+def _overrides(modelfile: Mapping[str, RunnerOption], name: str, default: RunnerOption) -> bool:
+    return modelfile.get(name, default) != default
 
 
 class Priority(StrEnum):

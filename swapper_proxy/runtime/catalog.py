@@ -157,13 +157,14 @@ class Catalog:
 
     # What the scheduler is told of a model
 
-    def profile(self, model: Model) -> Profile:
+    def profile(self, model: Model, key: Key) -> Profile:
+        """How this key of the model is to be treated."""
         return Profile(
             parallel=self._parallel(model)[0],
             swap_timeout_s=self._swap_timeout(model),
             size_gb=self.size_gb(model),
             slot=model.type,
-            pinned=self.is_pinned(model),
+            pinned=any(key.served_by(pinned) for pinned in self._pinned_keys(model)),
             max_queue=model.configured.max_queue if model.configured else None,
         )
 
@@ -181,7 +182,16 @@ class Catalog:
 
     def is_pinned(self, model: Model) -> bool:
         """Whether this or another model of the same runner is pinned."""
-        return any(self._known(name).runner == model.runner for name in self._pinned)
+        return bool(self._pinned_keys(model))
+
+    def _pinned_keys(self, model: Model) -> list[Key]:
+        """The keys of its runner that are pinned: those with the options that the config or the Modelfile gives."""
+        pinned = (self._known(name) for name in self._pinned)
+        return [self.own_key(other) for other in pinned if other.runner == model.runner]
+
+    def own_key(self, model: Model) -> Key:
+        """The key of the model when nobody asks for other options."""
+        return model.key(self.options(model, {}))
 
     def parallel_source(self, model: Model) -> Literal["config", "OLLAMA_NUM_PARALLEL", "assumed"]:
         """Where the limit of requests at once comes from."""
@@ -232,6 +242,10 @@ class Catalog:
         if model.configured is not None and model.configured.keep_alive is not None:
             return model.configured.keep_alive
         return FOREVER if self._comes_back(model) else self._swapper.keep_alive
+
+    def ttl_s(self, model: Model) -> float | None:
+        """The idle time to live that the config gives it, as the scheduler keeps it."""
+        return divided(self.keep_alive(model, None))[1]
 
     def _comes_back(self, model: Model) -> bool:
         return self._swapper.default_after is not None and model.name == self._swapper.default_model

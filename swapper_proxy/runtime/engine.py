@@ -150,7 +150,8 @@ class Engine:
     async def acquire(self, demand: Demand) -> int:
         """Wait until the model is resident and has room; the id to finish with.  Raises Rejected."""
         model = demand.model
-        key, profile = model.key(demand.options), self._catalog.profile(model)
+        key = model.key(demand.options)
+        profile = self._catalog.profile(model, key)
         event = Arrived(next(self._ids), key, profile, demand.ttl_s, priority=demand.priority)
         began = self._loop.time()
         await self._answered(event, Ticket(self._loop.create_future(), model, demand.keep_alive))
@@ -159,8 +160,9 @@ class Engine:
 
     async def load(self, model: Model, priority: Priority = Priority.HIGH, cause: Cause = Cause.MANUAL) -> None:
         """Make the model resident.  Raises Rejected."""
-        key = model.key(self._catalog.options(model, {}))
-        event = LoadRequested(next(self._ids), key, self._catalog.profile(model), priority, cause)
+        key = self._catalog.own_key(model)
+        profile, ttl_s = self._catalog.profile(model, key), self._catalog.ttl_s(model)
+        event = LoadRequested(next(self._ids), key, profile, priority, cause, ttl_s)
         await self._answered(event, Ticket(self._loop.create_future(), model))
 
     async def unload(self, model: Model) -> None:
@@ -354,8 +356,9 @@ class Engine:
         return [(self._tickets[o.waiter.id].model.name, o) for o in outlooks if o.waiter.id in self._tickets]
 
     def is_resident(self, model: Model) -> bool:
-        """Whether its runner is in memory, or on its way in or out."""
-        return self._scheduler.host.occupant(model.runner) is not None
+        """Whether it is in memory as the config wants it, or on its way in or out."""
+        occupant = self._scheduler.host.occupant(model.runner)
+        return occupant is not None and self._catalog.own_key(model).served_by(occupant.key)
 
     def residencies(self) -> tuple[Residency, ...]:
         return self._scheduler.residencies()

@@ -13,13 +13,18 @@ from swapper_proxy.runtime.ports import UpstreamRefused, UpstreamUnreachable
 
 log = logging.getLogger(__name__)
 
+# How often is looked whether the pinned models are there; after a failure less and less often.
+KEEP_FIRST_S = 5.0
+KEEP_MOST_S = 60.0
+
 
 class Standby:
     """A background task; `async with` it.  Its loads wait like everybody's, with the lowest priority."""
 
     def __init__(self, settings: Settings, catalog: Catalog, engine: Engine) -> None:
         self._swapper = settings.swapper
-        wanted = [name for name, model in settings.models.items() if model.preload or model.pinned]
+        self._pinned = [name for name, model in settings.models.items() if model.pinned]
+        wanted = [*self._pinned, *(name for name, m in settings.models.items() if m.preload and not m.pinned)]
         default = settings.swapper.default_model
         self._at_start = wanted if default is None or default in wanted else [*wanted, default]
         self._catalog = catalog
@@ -36,6 +41,7 @@ class Standby:
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._load_at_start())
+            tasks.create_task(self._keep_pinned())
             tasks.create_task(self._bring_back_the_default())
 
     async def _load_at_start(self) -> None:
@@ -45,6 +51,15 @@ class Standby:
             for name in self._at_start:
                 await self._load(name, Cause.PRELOAD)
             await self._engine.down.wait()
+
+    async def _keep_pinned(self) -> None:
+        """Ollama may have been away for a moment, or somebody unloaded one there."""
+        pause_s = KEEP_FIRST_S
+        while self._pinned:
+            await asyncio.sleep(pause_s)
+            await self._engine.up.wait()
+            there = [await self._load(name, Cause.PRELOAD) for name in self._pinned]
+            pause_s = KEEP_FIRST_S if all(there) else min(2 * pause_s, KEEP_MOST_S)
 
     async def _bring_back_the_default(self) -> None:
         default, after = self._swapper.default_model, self._swapper.default_after
@@ -60,13 +75,15 @@ class Standby:
         since = self._engine.idle_since
         return 0.0 if since is None else self._engine.now - since
 
-    async def _load(self, name: str, cause: Cause) -> None:
+    async def _load(self, name: str, cause: Cause) -> bool:
+        """Unless it is there; whether it is."""
         try:
-            if model := await self._catalog.resolve(name):
-                if not self._engine.is_resident(model):
-                    await self._engine.load(model, Priority.LOW, cause)
-                return
-            why = "Ollama does not have it"
+            model = await self._catalog.resolve(name)
+            if model is not None and not self._engine.is_resident(model):
+                await self._engine.load(model, Priority.LOW, cause)
+            why = "" if model else "Ollama does not have it"
         except (UpstreamUnreachable, UpstreamRefused, Rejected) as error:
             why = str(error)
-        log.warning("cannot be loaded: %s", why, extra={"model": name, "cause": cause})
+        if why:
+            log.warning("cannot be loaded: %s", why, extra={"model": name, "cause": cause})
+        return not why

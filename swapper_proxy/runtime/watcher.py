@@ -64,4 +64,5 @@ class Watcher:
         if model is None:
             return Sighting(Key(entry.name))
         self._catalog.measured(model, entry.size)
-        return Sighting(model.key({}), self._catalog.profile(model))
+        key = self._catalog.own_key(model)
+        return Sighting(key, self._catalog.profile(model, key))

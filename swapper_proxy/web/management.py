@@ -155,6 +155,8 @@ class Management:
             raise _unknown(name)
         if model is None:
             raise ProxyError(409, "model_missing", _how_to_pull(self._catalog.by_name(name) or Model(name, name)))
+        if model.remote:
+            raise ProxyError(409, "model_remote", "the model runs elsewhere: there is nothing to load or unload here")
         return model
 
     async def _done(self, request: web.Request, model: Model, work: Awaitable[None], what: str) -> web.Response:
@@ -251,7 +253,7 @@ def _waiting(waiting: Waiting, now: float) -> dict[str, object]:
 _REASONS = {
     Why.BUSY: "the model answers as many requests as it may at once",
     Why.LOADING: "the model is being loaded",
-    Why.LEAVING: "the model is being unloaded for another one and will come back",
+    Why.LEAVING: "the model is making room for another one and will come back",
     Why.SWAPPING: "{blocker} is being loaded or unloaded",
     Why.DRAINING: "{blocker} finishes its answers, then it goes",
     Why.GATE: "{blocker} first serves those who waited when it was loaded",

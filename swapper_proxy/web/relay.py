@@ -1,5 +1,6 @@
 """Hands one request to Ollama and its answer to the client, as it comes."""
 
+import contextlib
 from collections.abc import AsyncIterable, Iterable
 
 import msgspec
@@ -68,16 +69,17 @@ async def _stream(request: web.Request, answer: Answer, outcome: Outcome, added:
     for name, value in (*towards_client(answer.headers), *added):
         response.headers.add(name, value)
     response.untyped = hdrs.CONTENT_TYPE not in response.headers
-    await response.prepare(request)
-    try:
-        async for chunk in answer.chunks():
-            await response.write(chunk)
-            outcome.chunk(chunk)
-    except UpstreamBroken as error:
-        response.broken_off = True
-        await _break_off(request, response, str(error))
-    else:
-        await response.write_eof()
+    with contextlib.suppress(ConnectionResetError):  # the client left: nobody is there to be told
+        await response.prepare(request)
+        try:
+            async for chunk in answer.chunks():
+                await response.write(chunk)
+                outcome.chunk(chunk)
+        except UpstreamBroken as error:
+            response.broken_off = True
+            await _break_off(request, response, str(error))
+        else:
+            await response.write_eof()
     return response
 
 

@@ -16,7 +16,7 @@ from swapper_proxy.core.events import (
     UnloadRequested,
 )
 from swapper_proxy.core.types import Limits, Profile, Sighting, State
-from tests.core.talk import A, B, Talk
+from tests.core.talk import A_LONG, A, B, Talk
 
 PINNED = Profile(pinned=True)
 LARGE = Profile(size_gb=8)
@@ -142,3 +142,11 @@ def test_the_hold_of_what_somebody_else_loaded_begins_when_it_is_seen(with_a: Ta
     with_a(50, Observed(49, ()))
     with_a(100, Observed(99, (Sighting(A),)))
     assert with_a.scheduler.host.records[A].idle_since == 100
+
+
+def test_a_key_with_other_options_than_the_pinned_one_does_not_become_pinned_when_it_is_seen(talk: Talk) -> None:
+    talk(0, Arrived(1, A_LONG))
+    talk(1, Loaded(A_LONG, 1))
+    talk(2, Finished(1))
+    talk(3, Observed(2.5, (Sighting(A, PINNED),)))
+    assert talk(10, Arrived(2, A, PINNED)) == [StartUnload(A_LONG, 2)]

@@ -60,7 +60,7 @@ def test_a_turn_comes_when_the_resident_has_finished_or_is_forced_out(busy: Talk
     found = outlook(busy, 4, 15)
     assert (found.why, found.blocker) == (Why.TURN, A)
     assert found.deadline == 15 + 60
-    assert found.start == 15 + 2 * 4 + 11  # two answers, then a swap
+    assert found.start == 14 + 2 * 4 + 11  # two answers from 14 on, then a swap
 
 
 def test_the_next_key_stands_behind_the_first(busy: Talk) -> None:
@@ -162,4 +162,4 @@ def test_what_is_being_answered_is_waited_for_to_its_end() -> None:
     talk = Talk()
     talk(0, Arrived(1, A, WIDE))
     talk(10, Loaded(A, 1), Arrived(2, B))
-    assert outlook(talk, 2, 11).start == 11 + 5 + 11  # an answer is guessed to last 5 s
+    assert outlook(talk, 2, 11).start == 10 + 5 + 11  # an answer is guessed to last 5 s

@@ -8,6 +8,7 @@ from swapper_proxy.core.events import (
     ConfigChanged,
     Finished,
     Loaded,
+    LoadRequested,
     Observed,
     Tick,
     Unloaded,
@@ -224,3 +225,10 @@ def test_who_would_be_served_at_once_is_not_refused_because_others_wait() -> Non
     assert talk(2, Arrived(2, B)) == []
     assert talk(3, Finished(1), Arrived(3, A)) == [Grant(3)]
     assert talk(4, Arrived(4, A)) == [Reject(4, Rejection.QUEUE_FULL)]
+
+
+def test_all_who_come_in_one_instant_and_would_be_served_at_once_are() -> None:
+    talk = Talk(max_queue=1)
+    talk(0, LoadRequested(1, A, WIDE))
+    talk(1, Loaded(A, 1))
+    assert talk(2, *(Arrived(n, A, WIDE) for n in range(2, 6))) == [Grant(n) for n in range(2, 6)]

@@ -2,7 +2,7 @@
 
 import math
 
-from swapper_proxy.core.commands import Grant, StartUnload
+from swapper_proxy.core.commands import Answer, Grant, StartUnload
 from swapper_proxy.core.events import Arrived, Finished, Loaded, LoadRequested, Observed, Tick, UnloadFailed
 from swapper_proxy.core.types import Cause, State
 from tests.core.talk import A, Talk
@@ -76,3 +76,9 @@ def test_a_new_load_has_no_time_to_live(talk: Talk) -> None:
     talk(3, LoadRequested(2, A))
     talk(4, Loaded(A, 2))
     assert talk(50, Tick()) == []
+
+
+def test_a_manual_load_has_the_time_to_live_that_it_says(talk: Talk) -> None:
+    talk(0, LoadRequested(1, A, ttl_s=3))
+    assert talk(1, Loaded(A, 1)) == [Answer(1)]
+    assert talk(4, Tick()) == [StartUnload(A, 2)]

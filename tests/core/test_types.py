@@ -60,3 +60,9 @@ def test_a_rejection_as_an_error() -> None:
     error = Rejected(Rejection.LOAD_FAILED, 2.0, failure)
     assert (error.status, error.code, error.message) == (503, "load_failed", "the model could not be loaded")
     assert (error.reason, error.retry_after_s, error.failure) == (Rejection.LOAD_FAILED, 2.0, failure)
+
+
+def test_a_default_that_overrides_the_modelfile_is_said() -> None:
+    key = Key.of("r", {"num_batch": 256}, {"num_batch": 512})
+    assert key == Key("r", (("num_batch", 512),))
+    assert not Key.of("r", {"num_batch": 256}, {}).served_by(key)

@@ -93,3 +93,14 @@ async def test_a_value_that_ollama_refuses_is_refused_all_the_same(ollama: Clien
     async with configured(ollama, alpha(), ignore_client_keep_alive=True) as proxy:
         assert (await proxy.generate("alpha", keep_alive="300"))[0] == 400
         assert await ollama.resident() == []
+
+
+async def test_a_model_loaded_by_hand_goes_on_time(ollama: Client) -> None:
+    async with configured(ollama, alpha(keep_alive=1)) as proxy:
+        assert (await proxy.post("/models/first/load"))[0] == 200
+
+        async def gone() -> bool:
+            return not await ollama.resident()
+
+        await until(gone)
+        assert await proxy.metric("swapper_load_seconds_count") == 1

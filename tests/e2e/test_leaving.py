@@ -171,3 +171,17 @@ async def test_all_who_wait_for_a_budget(roomy: Client) -> None:
             await is_in(proxy, "alpha", "loaded")
             await is_in(proxy, "gamma", "loaded")
         await nothing_is_left(proxy)
+
+
+async def test_many_in_mid_stream_leave_no_error_in_the_log(session, caplog: pytest.LogCaptureFixture) -> None:
+    model = SimulatedModel("alpha", size=1, load_s=0.02, tokens_per_second=500)
+    async with simulated(session, model, parallel=100) as proxy:
+
+        async def leave() -> None:
+            async with proxy.stream("alpha", 1000) as stream:
+                await stream.content.readline()
+                stream.close()
+
+        await asyncio.gather(*(leave() for _ in range(100)))
+        await at_rest(proxy)
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []

@@ -7,7 +7,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from swapper_proxy.config import Model
+from swapper_proxy.config import Model, RunnerOptions
+from swapper_proxy.runtime import standby
 from tests.e2e.conftest import Client, at_rest, busy, configured, is_in, until, waits
 from tests.e2e.test_keep_alive import stays_for
 
@@ -197,3 +198,28 @@ async def test_what_waits_when_a_pinned_model_comes_is_told(session: aiohttp.Cli
                 {"error": "pinned models leave no room for the model with these runner options"},
             )
             await is_in(proxy, "alpha", "loaded")
+
+
+async def test_a_pinned_model_with_options_of_its_own_outlives_the_proxy(ollama: Client) -> None:
+    """The next proxy cannot see with which options it runs, and takes those of its config for granted."""
+    chosen = {"a": Model(path="ollama:alpha", pinned=True, runner_options=RunnerOptions(policy="pin", num_ctx=512))}
+    for _ in range(2):
+        async with configured(ollama, chosen) as proxy:
+            await is_in(proxy, "a", "loaded")
+            assert (await proxy.generate("a"))[0] == 200
+            await at_rest(proxy)
+            assert await proxy.metric("swapper_upstream_reloads_total") == 0
+    assert await ollama.resident() == ["alpha:latest"]
+
+
+async def test_a_pinned_model_that_is_unloaded_at_ollama_comes_back(ollama: Client, monkeypatch) -> None:
+    monkeypatch.setattr(standby, "KEEP_FIRST_S", 0.05)
+    async with configured(ollama, pinned()) as proxy:
+        await is_in(proxy, "alpha", "loaded")
+        await ollama.post("/api/generate", {"model": "alpha", "keep_alive": 0})
+
+        async def again() -> bool:
+            return await proxy.metric("swapper_load_seconds_count") == 2
+
+        await until(again)
+        assert await ollama.resident() == ["alpha:latest"]
