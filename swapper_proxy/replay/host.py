@@ -63,6 +63,8 @@ def _profile(name: str, model: Model, settings: Settings | None) -> Profile:
         swap_timeout_s=math.inf,
         size_gb=size_gb,
         slot=configured.type if configured else "",
+        pinned=configured is not None and configured.pinned,
+        max_queue=configured.max_queue if configured else None,
     )
 
 

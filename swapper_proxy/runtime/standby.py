@@ -84,6 +84,9 @@ class Standby:
             why = "" if model else "Ollama does not have it"
         except (UpstreamUnreachable, UpstreamRefused, Rejected) as error:
             why = str(error)
+        except Exception:  # a bug here must not end the watch over the others
+            log.exception("loading failed", extra={"model": name})
+            return False
         if why:
             log.warning("cannot be loaded: %s", why, extra={"model": name, "cause": cause})
         return not why

@@ -242,6 +242,16 @@ def test_the_workload_wins_over_the_configuration() -> None:
     assert box.priorities == {"a": Priority.LOW}
 
 
+def test_pins_and_queues_of_the_configuration_hold_in_the_replay() -> None:
+    configured = Settings(models={"a": Configured(path="ollama:a", pinned=True, max_queue=2)})
+    models = {"a": Model(load_s=1.0), "b": Model(load_s=1.0)}
+    clients = [[Step(model="a", service_s=1.0)], [Step(model="b", service_s=1.0, after_s=5.0)]]
+    work_ = Workload(models=models, clients=clients, mode="single-active")
+    box = host.of(work_, configured)
+    assert (box.profiles["a"].pinned, box.profiles["a"].max_queue) == (True, 2)
+    assert simulate(work_, box, Policy.BOUNDED_WAIT).per_model["b"].rejected == 1
+
+
 def test_a_budget_may_be_the_only_limit() -> None:
     assert host.of(work(mode="multi-active", memory_budget_gb=10.0)).limits.max_resident == host.UNLIMITED
     both = host.of(work(mode="multi-active", memory_budget_gb=10.0, max_concurrent_models=2)).limits
