@@ -4,13 +4,13 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import msgspec
 import yaml
 
 from swapper_proxy.config.checks import problems
-from swapper_proxy.config.settings import NOT_IN_FILES, ConfigError, Model, Settings
+from swapper_proxy.config.settings import NOT_IN_FILES, ConfigError, Model, RunnerOptions, Settings
 
 DEFAULT_PATH = Path("config/swapper_config.yaml")
 MOST_PARALLEL = 1024
@@ -151,6 +151,17 @@ def _explain(error: msgspec.ValidationError, source: str, key_path: str) -> str:
         return f"{source}: {f'{where}.' if where else ''}{unknown[1]}: unknown key"
     if missing := re.fullmatch(r"Object missing required field (.+)", message):
         return f"{source}: {f'{where}.' if where else ''}{missing[1]}: is required"
+    if wrong := re.fullmatch(r"Invalid enum value (.+)", message):
+        message = f"Expected {' or '.join(_choices(where))}, got {wrong[1]}"
     if message.startswith("Expected str matching regex"):
         message = 'Expected "ollama:" and the name that Ollama knows the model by, as in "ollama:llama3.2:3b"'
     return f"{source}: {where}: {message[:1].lower()}{message[1:]}"
+
+
+def _choices(where: str) -> tuple[str, ...]:
+    """The words that a key takes; the last parts of its path are fields, those before name a section or a model."""
+    section, *parts = where.split(".")
+    kind: Any = Model if section == "models" else get_type_hints(Settings)[section]
+    if section == "models" and parts[-2] == "runner_options":
+        kind = RunnerOptions
+    return get_args(get_type_hints(kind)[parts[-1]])
