@@ -5,7 +5,6 @@ import json
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, NoReturn
 from urllib.parse import quote
@@ -111,7 +110,7 @@ def models(url: str, as_json: bool) -> None:
         (m["name"], m["status"], "?" if m["size_gb"] is None else f"{m['size_gb']:g}", m["type"], m["ollama_name"])
         for m in answer["models"]
     ]
-    _show(answer, as_json, _table(rows))
+    _show(answer, as_json, report.grid(rows, names=len(rows[0])))
 
 
 @main.command()
@@ -125,7 +124,7 @@ def queue(url: str, as_json: bool) -> None:
         (w["model"], w["priority"], f"{w['waited_seconds']:.1f}", f"{w['estimated_wait_seconds']:.1f}", w["reason"])
         for w in answer["requests"]
     ]
-    text = _table(rows) if answer["requests"] else "nobody waits"
+    text = report.grid(rows, names=len(rows[0])) if answer["requests"] else "nobody waits"
     _show(answer, as_json, "\n".join([text, *(f"WARNING: {warning}" for warning in answer["warnings"])]))
 
 
@@ -215,13 +214,6 @@ def _message(error: urllib.error.HTTPError) -> str:
         return str(json.load(error)["error"]["message"])
     except (ValueError, KeyError, TypeError):
         return f"HTTP {error.code}"
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    """Columns side by side, the first row being their heads."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
-    return "\n".join(lines)
 
 
 def _show(answer: object, as_json: bool, text: str) -> None:

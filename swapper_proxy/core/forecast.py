@@ -41,7 +41,8 @@ class Outlook:
 
 def outlooks(host: Host, now: float) -> Iterator[Outlook]:
     """All who wait, key by key, in the order in which each key serves them."""
-    starts, policy = _starts(host, now), Policy(host, now)
+    policy = Policy(host, now)
+    starts = _starts(host, policy, now)
     rules = host.limits.rules
     for record in host.queued.values():
         why, blocker = _why(host, record, now)
@@ -54,7 +55,7 @@ def outlooks(host: Host, now: float) -> Iterator[Outlook]:
 
 def wait_s(host: Host, record: Residency, now: float) -> float:
     """Seconds until a request for this key that arrives now would be served."""
-    starts = _starts(host, now)
+    starts = _starts(host, Policy(host, now), now)
     start = starts[record.key] if record.key in starts else max(starts.values(), default=now) + record.speed.swap_s
     return start + _place_s(record, len(record.waiters)) - now
 
@@ -69,7 +70,7 @@ def _work_s(record: Residency) -> float:
     return ceil(len(record.waiters) / record.profile.parallel) * record.speed.service_s
 
 
-def _starts(host: Host, now: float) -> dict[Key, float]:
+def _starts(host: Host, policy: Policy, now: float) -> dict[Key, float]:
     """When each queue is likely to be served first: one load after the other, the earliest due first."""
     found: dict[Key, float] = {}
     free_at = now  # when nothing is being loaded or unloaded any more
@@ -80,7 +81,7 @@ def _starts(host: Host, now: float) -> dict[Key, float]:
             free_at = max(now, record.changed_at + record.speed.unload_s)
         elif record.state is State.RESIDENT:
             found[record.key] = now + record.speed.service_s / record.profile.parallel
-    turn = max(free_at, _let_go(host, now))
+    turn = max(free_at, _let_go(host, policy, now))
     room = Room(host.occupants.values(), host.limits)
     for record in sorted(host.queued.values(), key=lambda r: r.due):
         if record.key not in found:
@@ -90,9 +91,8 @@ def _starts(host: Host, now: float) -> dict[Key, float]:
     return found
 
 
-def _let_go(host: Host, now: float) -> float:
+def _let_go(host: Host, policy: Policy, now: float) -> float:
     """When what is in memory has finished or is forced out."""
-    policy = Policy(host, now)
     forced = min((policy.deadline(r) for r in host.absent_queued()), default=now)
     ends = {
         r: max(now, *(granted_at + r.speed.service_s for granted_at in r.in_flight.values()))

@@ -21,6 +21,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 
 from swapper_proxy.core.estimates import hold_s
 from swapper_proxy.core.host import Host
@@ -69,7 +70,7 @@ class Policy:
 
     def force(self) -> Plan | None:
         """1. and 2.: the load whose time has come, if anything can be made to go for it."""
-        pool = sorted((r for r in self._occupants if self._may_be_forced(r)), key=_last_used)
+        pool = sorted((r for r in self._occupants if self._may_be_forced(r)), key=attrgetter("last_used"))
         if not pool or not self._absent:
             return None
         room = Room((r for r in self._occupants if r.state is not State.UNLOADING), self._host.limits)
@@ -139,12 +140,14 @@ class Policy:
         if not self._absent:
             return None
         now = self._now
-        pool = sorted((r for r in self._occupants if r.evictable(now) and r.past_hold(now)), key=_last_used)
+        pool = sorted(
+            (r for r in self._occupants if r.evictable(now) and r.past_hold(now)), key=attrgetter("last_used")
+        )
         room = Room((*self._occupants, *([forced.wanted] if forced else ())), self._host.limits)
         if not pool and room.full:
             return None
         able = self._candidates()
-        for wanted in self._in_order(able if pool else room.small_enough(able), _due):
+        for wanted in self._in_order(able if pool else room.small_enough(able), attrgetter("due")):
             if forced is None or wanted is not forced.wanted:
                 going = room.cheapest(wanted, pool)
                 if going is not None:
@@ -181,17 +184,9 @@ class Policy:
                 yield record.hold_until
 
 
-def _due(record: Residency) -> float:
-    return record.due
-
-
 def _turn(record: Residency) -> float:
     """Who had to leave although others waited gets the next turn behind all who were due by then.
 
     Else two keys with long queues would take turns until both are empty, and a third one would wait for all of it.
     """
     return max(record.due, record.left_at)
-
-
-def _last_used(record: Residency) -> float:
-    return record.last_used

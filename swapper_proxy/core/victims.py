@@ -7,6 +7,7 @@ Limits: runners without a slot (`max_resident`), runners of a type that has one 
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 
 from swapper_proxy.core.residency import Residency
 from swapper_proxy.core.types import Cause, Limits, State
@@ -93,7 +94,9 @@ def excess(occupants: Iterable[Residency], limits: Limits) -> list[Residency]:
     Those that are being loaded count, and go once they are there.
     """
     staying = [r for r in occupants if r.state in (State.LOADING, State.RESIDENT) or _forced(r)]
-    free = sorted((r for r in staying if r.state is not State.LOADING and not r.profile.pinned), key=_last_used)
+    free = sorted(
+        (r for r in staying if r.state is not State.LOADING and not r.profile.pinned), key=attrgetter("last_used")
+    )
     chosen: list[Residency] = []
     for slot in dict.fromkeys(slot_of(r, limits) for r in staying):
         count = sum(slot_of(r, limits) == slot for r in staying)
@@ -119,7 +122,3 @@ def _most(slot: str, limits: Limits) -> int:
 def _forced(record: Residency) -> bool:
     """It drains for somebody who may leave, and would then stay."""
     return record.state is State.DRAINING and record.cause is Cause.DEADLINE
-
-
-def _last_used(record: Residency) -> float:
-    return record.last_used

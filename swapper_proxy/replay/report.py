@@ -104,8 +104,8 @@ def nearest_rank(ordered: Sequence[float], percent: int) -> float:
 
 def table(results: Sequence[Result]) -> str:
     """The results side by side, then model by model, then what must not be."""
-    parts = [_grid([["", *(r.policy for r in results)], *([name, *map(cell, results)] for name, cell in _TOTALS)])]
-    parts.append(_grid([_MODEL_COLUMNS, *(row for result in results for row in _model_rows(result))], names=2))
+    parts = [grid([["", *(r.policy for r in results)], *([name, *map(cell, results)] for name, cell in _TOTALS)])]
+    parts.append(grid([_MODEL_COLUMNS, *(row for result in results for row in _model_rows(result))], names=2))
     parts += [f"VIOLATION ({r.policy}): {violation}" for r in results for violation in r.violations]
     return "\n\n".join(parts)
 
@@ -138,7 +138,7 @@ def _cells(waits: Waits) -> list[str]:
     return [f"{value:.2f}" for value in (waits.mean, waits.p50, waits.p95, waits.p99, waits.max)]
 
 
-def _grid(rows: Sequence[Sequence[str]], names: int = 1) -> str:
+def grid(rows: Sequence[Sequence[str]], names: int = 1) -> str:
     """Columns of one width each: so many of names to the left, then numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
