@@ -140,6 +140,13 @@ class Host:
             self.out.append(Answer(unloader) if reason is None else Reject(unloader, reason))
         record.unloaders = []
 
+    def end_swap(self) -> None:
+        """A swap is over when its key is there otherwise, or nobody waits for it before its load began."""
+        if self.swap is None or (wanted := self.swap.wanted).state is State.LOADING:
+            return
+        if wanted.occupies or not wanted.waiters:
+            self.swap = None
+
     # Queues
 
     def enqueue(self, record: Residency, waiter: Waiter) -> None:

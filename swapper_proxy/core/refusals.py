@@ -23,6 +23,15 @@ def on_arrival(host: Host, record: Residency, now: float) -> Rejection | None:
     return Rejection.BACKING_OFF if now < record.load_backoff.until else hopeless(host, record)
 
 
+def too_many(host: Host, record: Residency) -> bool:
+    """Whether more requests wait than may, in all or for this key; loads that were asked for do not count."""
+    own, mine = record.profile.max_queue, len(record.waiters) - len(record.waiters.loaders)
+    if own is not None and mine > own:
+        return True
+    most = host.limits.max_queue
+    return host.waiting > most and host.waiting - sum(len(r.waiters.loaders) for r in host.queued.values()) > most
+
+
 def retry_after_s(host: Host, record: Residency, reason: Rejection, now: float) -> float | None:
     """When it is worth another try; None if there is no telling."""
     if reason is Rejection.BACKING_OFF:

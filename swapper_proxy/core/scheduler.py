@@ -5,8 +5,8 @@
 1. every event changes the records (`_on_*`);
 2. whoever waited longer than a limit allows is turned away;
 3. if somebody's deadline has passed, the victims of that load drain; who drains for nothing any more does so no longer;
-4. every resident that is not draining grants its queue, in order of due, up to its parallel limit; then what the
-   limits do not allow any more drains;
+4. every resident that is not draining grants its queue, in order of due, up to its parallel limit; who was let in to be
+   served at once and is not is turned away; what the limits do not allow any more drains;
 5. unless a load or unload is under way: a key drained on request is unloaded; else the forced load is worked towards
    once its victims are done, one unload or the load itself; else a load that disturbs nobody; else a key whose time
    to live is over is unloaded;
@@ -61,7 +61,7 @@ class Scheduler:
         self.host.out = []
         for event in events:
             self._HANDLERS[type(event)](self, event, now)  # 1
-        self._end_swap()
+        self.host.end_swap()
         self._reject_hopeless()
         self._reject_overdue(now)  # 2
         policy = Policy(self.host, now)
@@ -69,6 +69,7 @@ class Scheduler:
         touched, self.host.touched = self.host.touched, {}
         for record in touched.values():
             self.host.grant(record, now)  # 4
+        self._reject_surplus(events, now)
         self._drain_excess(now)
         if self.host.down_since is None and not self.host.in_transition:
             self._act(policy, forced, now)  # 5
@@ -265,19 +266,21 @@ class Scheduler:
 
     # 2. Limits on waiting
 
-    def _end_swap(self) -> None:
-        """A swap is over when its key is there otherwise, or nobody waits for it before its load began."""
-        if self.host.swap is None or (wanted := self.host.swap.wanted).state is State.LOADING:
-            return
-        if wanted.occupies or not wanted.waiters:
-            self.host.swap = None
-
     def _reject_overdue(self, now: float) -> None:
         for record in refusals.limited(self.host):
             while record.waiters and (reason := refusals.overdue(self.host, record, now)):
                 retry_s = refusals.retry_after_s(self.host, record, reason, now)
                 self.host.reject(record, record.oldest, reason, retry_s)
             record.begin_idleness(now)
+
+    def _reject_surplus(self, events: Sequence[Event], now: float) -> None:
+        """Who was let in to be served at once, and is not, because something else happened in the same instant."""
+        for id_ in [event.id for event in reversed(events) if isinstance(event, Arrived)]:
+            record = self.host.holder.get(id_)
+            waiter = record.waiters.find(id_) if record else None
+            if record and waiter and refusals.too_many(self.host, record):
+                retry_s = refusals.retry_after_s(self.host, record, Rejection.QUEUE_FULL, now)
+                self.host.reject(record, waiter, Rejection.QUEUE_FULL, retry_s)
 
     def _reject_hopeless(self) -> None:
         """When pins, limits or sizes have changed, who can never be served is told at once."""

@@ -1,5 +1,7 @@
 """From arrival to the end of the answer."""
 
+import pytest
+
 from swapper_proxy.core.commands import Grant, Reject, StartLoad, StartUnload
 from swapper_proxy.core.errors import Rejection
 from swapper_proxy.core.events import (
@@ -232,3 +234,23 @@ def test_all_who_come_in_one_instant_and_would_be_served_at_once_are() -> None:
     talk(0, LoadRequested(1, A, WIDE))
     talk(1, Loaded(A, 1))
     assert talk(2, *(Arrived(n, A, WIDE) for n in range(2, 6))) == [Grant(n) for n in range(2, 6)]
+
+
+@pytest.mark.parametrize("load_too", [False, True])
+def test_who_would_have_been_served_at_once_but_is_not_stands_in_no_full_queue(load_too: bool) -> None:
+    """A is gone in the very instant in which three come for it: one may wait.  Loads asked for are no requests."""
+    talk = Talk(max_queue=1)
+    talk(0, LoadRequested(1, A, WIDE))
+    talk(1, Loaded(A, 1))
+    more = (LoadRequested(9, B),) if load_too else ()
+    told = talk(3, *(Arrived(n, A, WIDE) for n in (2, 3, 4)), *more, Observed(2.5, ()))
+    assert [c for c in told if isinstance(c, Reject)] == [Reject(n, Rejection.QUEUE_FULL) for n in (4, 3)]
+    assert talk.scheduler.waiting == 1 + load_too
+
+
+def test_who_would_have_been_served_at_once_but_is_not_stands_in_no_full_queue_of_its_key(talk: Talk) -> None:
+    narrow = Profile(parallel=8, max_queue=1)
+    talk(0, LoadRequested(1, A, narrow))
+    talk(1, Loaded(A, 1))
+    told = talk(3, Arrived(2, A, narrow), Arrived(3, A, narrow), Observed(2.5, ()))
+    assert told == [Reject(3, Rejection.QUEUE_FULL), StartLoad(A, 2, 2)]
