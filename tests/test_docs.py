@@ -37,7 +37,7 @@ def keys_of(section: str, struct: type) -> list[tuple[str, str]]:
 
 def metric_names() -> list[str]:
     metrics = Metrics()
-    metrics.watch(Mock(Board, snapshot=lambda: Snapshot(None, (), {}, True)))
+    metrics.watch(Mock(Board, snapshot=lambda: Snapshot(None, (), {}, {}, True)))
     return [f"{m.name}_total" if m.type == "counter" else m.name for m in metrics.registry.collect()]
 
 

@@ -18,7 +18,8 @@ def test_the_hooks_fill_the_histograms() -> None:
     metrics.load_failed("c", 1.0, 500)
     metrics.rejected("queue_full")
     metrics.first_byte("a", 0.1)
-    metrics.answered("a", 3.0, Usage(7, 11))
+    metrics.first_token("a", 0.3)
+    metrics.answered("a", 3.0, Usage(7, 11, generation_s=0.5))
     samples = {
         (sample.name, *sorted(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(metrics.exposition().decode())
@@ -36,3 +37,5 @@ def test_the_hooks_fill_the_histograms() -> None:
     assert samples["swapper_rejected_requests_total", ("reason", "queue_full")] == 1
     assert samples["swapper_prompt_tokens_total", ("model", "a")] == 7
     assert samples["swapper_generated_tokens_total", ("model", "a")] == 11
+    assert samples["swapper_time_to_first_token_seconds_sum", ("model", "a")] == 0.3
+    assert samples["swapper_tokens_per_second_sum", ("model", "a")] == 22

@@ -90,6 +90,7 @@ class Swapper(Section, frozen=True):
     ignore_client_keep_alive: bool = False
     parallel: Annotated[int, Meta(ge=1, le=1024)] | None = None
     unlisted_models: Literal["allow", "deny"] = "allow"
+    expose_aliases: bool = False
     max_wait: MaxWait = MaxWait()
     priority_header: Literal["ignore", "lower", "any"] = "lower"
     max_queue: Count = 1000

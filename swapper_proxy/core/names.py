@@ -3,6 +3,7 @@
 DEFAULT_HOST = "registry.ollama.ai"
 DEFAULT_NAMESPACE = "library"
 DEFAULT_TAG = "latest"
+LONGEST = 600  # of a host, a namespace, a model and a tag, Ollama takes 350, 80, 80 and 80 characters
 
 
 def canonical(name: str) -> str:
@@ -18,6 +19,11 @@ def canonical(name: str) -> str:
     if len(parts) == 2 and parts[0] == DEFAULT_NAMESPACE:
         del parts[0]
     return f"{'/'.join(parts)}:{DEFAULT_TAG if tag is None else tag}"
+
+
+def is_plausible(name: str) -> bool:
+    """Whether anything may be called so: what is not never gets into a log, a label or a question to Ollama."""
+    return len(name) <= LONGEST and name.isprintable()
 
 
 def is_cloud(name: str) -> bool:

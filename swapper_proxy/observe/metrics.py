@@ -1,7 +1,7 @@
 """The Prometheus endpoint's figures: histograms filled by hooks, the rest read from the engine at scrape time."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -13,6 +13,8 @@ from swapper_proxy.runtime.ports import Usage
 
 # Queues and loads take from milliseconds (small models, warm caches) to minutes (70B from a slow disk).
 LONG_S = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
+# From a large model on a CPU to a small one on a GPU.
+TOKENS_PER_S = (1, 2, 5, 10, 20, 40, 80, 160, 320, 640)
 
 
 class Metrics:
@@ -24,6 +26,9 @@ class Metrics:
         def histogram(name: str, text: str) -> Histogram:
             return Histogram(f"swapper_{name}_seconds", text, ["model"], buckets=LONG_S, registry=self.registry)
 
+        def speed(name: str, text: str) -> Histogram:
+            return Histogram(f"swapper_{name}", text, ["model"], buckets=TOKENS_PER_S, registry=self.registry)
+
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"swapper_{name}", text, labels, registry=self.registry)
 
@@ -32,6 +37,10 @@ class Metrics:
         self._drain = histogram("drain", "Time from the last grant before an unload until nothing was in flight.")
         self._unload = histogram("unload", "Time to unload a model.")
         self._first_byte = histogram("time_to_first_byte", "Time from the hand-over to Ollama to its first byte.")
+        self._first_token = histogram(
+            "time_to_first_token", "Time from arrival to the first piece of a streamed answer."
+        )
+        self._speed = speed("tokens_per_second", "Generated tokens of an answer by the time it took to generate them.")
         self._duration = histogram("request_duration", "Time from arrival to the end of the answer.")
         self._swaps = counter("swaps", "Loads by what went, what came and why.", "from_model", "to_model", "reason")
         self._load_error = histogram("load_estimate_error", "By how much the expected time of a load was wrong.")
@@ -79,13 +88,18 @@ class Metrics:
 
     # Of single requests
 
-    def first_byte(self, model: str, seconds: float) -> None:
-        self._first_byte.labels(model).observe(seconds)
+    def first_byte(self, model: str, after_hand_over_s: float) -> None:
+        self._first_byte.labels(model).observe(after_hand_over_s)
+
+    def first_token(self, model: str, seconds: float) -> None:
+        self._first_token.labels(model).observe(seconds)
 
     def answered(self, model: str, seconds: float, usage: Usage) -> None:
         self._duration.labels(model).observe(seconds)
         self._tokens_in.labels(model).inc(usage.prompt_tokens)
         self._tokens_out.labels(model).inc(usage.generated_tokens)
+        if usage.generated_tokens and usage.generation_s > 0:
+            self._speed.labels(model).observe(usage.generated_tokens / usage.generation_s)
 
     # Reading
 
@@ -119,12 +133,16 @@ class _Reading(Collector):
             ("in_flight_requests", "Requests that Ollama is answering.", lambda m: m.in_flight),
         ):
             yield _gauge(name, text, ["model"], [([m.name], value(m)) for m in models])
-        requests = CounterMetricFamily(
-            "swapper_model_requests", "Inference requests handed to Ollama.", labels=["model", "endpoint", "status"]
-        )
-        for (model, endpoint, status), count in snapshot.requests.items():
-            requests.add_metric([model, endpoint, str(status)], count)
-        yield requests
+        yield _requests("model_requests", "Inference requests handed to Ollama.", snapshot.requests)
+        text = "Inference requests for models that run elsewhere."
+        yield _requests("remote_requests", text, snapshot.remote_requests)
+
+
+def _requests(name: str, text: str, counts: Mapping[tuple[str, str, int], int]) -> CounterMetricFamily:
+    family = CounterMetricFamily(f"swapper_{name}", text, labels=["model", "endpoint", "status"])
+    for (model, endpoint, status), count in counts.items():
+        family.add_metric([model, endpoint, str(status)], count)
+    return family
 
 
 def _gauge(name: str, text: str, labels: list[str], values: list[tuple[list[str], float]]) -> GaugeMetricFamily:

@@ -9,7 +9,7 @@ from swapper_proxy.core.residency import Residency
 from swapper_proxy.core.types import State
 from swapper_proxy.runtime.catalog import Catalog, Model
 from swapper_proxy.runtime.engine import Engine
-from swapper_proxy.runtime.ledger import Ledger, Residence
+from swapper_proxy.runtime.ledger import Ledger, Residence, Totals
 
 STATUS = {
     State.ABSENT: "unloaded",
@@ -31,11 +31,12 @@ class ModelState:
     priority: str
     configured: bool
     pinned: bool
+    remote: bool
     status: str
     waiting: int
     gate: int
     in_flight: int
-    request_count: int
+    totals: Totals
     residence: Residence
 
     @property
@@ -48,11 +49,12 @@ class ModelState:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """`active` is the most recently used of the loaded models; `requests` counts (model, endpoint, status)."""
+    """`active` is the most recently used of the loaded models; requests are counted by (model, endpoint, status)."""
 
     active: str | None
     models: tuple[ModelState, ...]
     requests: Mapping[tuple[str, str, int], int]
+    remote_requests: Mapping[tuple[str, str, int], int]
     reachable: bool
 
 
@@ -99,7 +101,8 @@ class Board:
     def snapshot(self) -> Snapshot:
         records = self._engine.residencies()
         models = tuple(self._state(model, records) for model in self._catalog.models())
-        return Snapshot(self._active(records), models, self._ledger.requests, self._engine.reachable)
+        ledger = self._ledger
+        return Snapshot(self._active(records), models, ledger.requests, ledger.remote_requests, self._engine.reachable)
 
     def queue(self) -> tuple[Waiting, ...]:
         """All who wait, the likely next first."""
@@ -154,11 +157,12 @@ class Board:
             priority=model.priority,
             configured=model.configured is not None,
             pinned=self._catalog.is_pinned(model),
+            remote=model.remote,
             status=self._status(model, mine, residence),
             waiting=sum(len(r.waiters) for r in mine),
             gate=sum(r.gate_left for r in mine),
             in_flight=sum(len(r.in_flight) for r in mine),
-            request_count=self._ledger.request_count(model.name),
+            totals=self._ledger.totals(model.name),
             residence=residence,
         )
 

@@ -114,6 +114,14 @@ class Catalog:
             return None
         return self._configured[spelling][1].ollama_name
 
+    @property
+    def offered(self) -> dict[str, str]:
+        """The names to list beside Ollama's own, with the Ollama name that each stands for."""
+        if not self._swapper.expose_aliases:
+            return {}
+        named = ((name, model.ollama_name) for name, model in self._configured.values())
+        return {name: ollama_name for name, ollama_name in named if canonical(name) != canonical(ollama_name)}
+
     async def find(self, spelling: str) -> Model | None:
         """The installed model of this canonical name: known already, or asked for once for all who want it."""
         if model := self._models.get(spelling):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from swapper_proxy.core.commands import Changed
 from swapper_proxy.core.types import Cause, State
+from swapper_proxy.runtime.ports import Usage
 
 HELD = (State.RESIDENT, State.DRAINING, State.UNLOADING)
 
@@ -25,13 +26,45 @@ class Residence:
         return now - self.loaded_at if self.held and self.loaded_at is not None else 0.0
 
 
+@dataclass(slots=True)
+class Totals:
+    """What the inference requests for a model came to; the means are None while there is nothing to go by."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    generated_timed: int = 0  # of these: in answers whose time to generate is known
+    generation_s: float = 0.0
+    first_tokens: int = 0
+    first_token_s: float = 0.0
+
+    def add(self, usage: Usage) -> None:
+        self.requests += 1
+        self.prompt_tokens += usage.prompt_tokens
+        self.generated_tokens += usage.generated_tokens
+        if usage.generation_s > 0:
+            self.generated_timed += usage.generated_tokens
+            self.generation_s += usage.generation_s
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """While generating: neither the queue nor the prompt counts."""
+        return self.generated_timed / self.generation_s if self.generation_s else None
+
+    @property
+    def mean_first_token_s(self) -> float | None:
+        """From the arrival to the first token of a streamed answer, the queue included."""
+        return self.first_token_s / self.first_tokens if self.first_tokens else None
+
+
 class Ledger:
     """Written by the engine (residency) and the proxy (requests), read by whoever shows it."""
 
     def __init__(self) -> None:
         self._residences: dict[str, Residence] = {}
         self.requests: Counter[tuple[str, str, int]] = Counter()  # (model, endpoint, HTTP status)
-        self._per_model: Counter[str] = Counter()
+        self.remote_requests: Counter[tuple[str, str, int]] = Counter()  # the same of models that run elsewhere
+        self._totals: dict[str, Totals] = {}
 
     def changed(self, change: Changed) -> None:
         """A runner changed its state."""
@@ -45,13 +78,23 @@ class Ledger:
         residence.held = holds
         residence.failed = change.state is State.ABSENT and change.cause is Cause.FAILED
 
-    def count(self, model: str, endpoint: str, status: int) -> None:
+    def count(self, model: str, endpoint: str, status: int, usage: Usage) -> None:
         """An inference request was handed to Ollama, which answered with this status (502: it broke off before)."""
         self.requests[model, endpoint, status] += 1
-        self._per_model[model] += 1
+        self._totals.setdefault(model, Totals()).add(usage)
 
-    def request_count(self, model: str) -> int:
-        return self._per_model[model]
+    def count_remote(self, model: str, endpoint: str, status: int) -> None:
+        """The same of a model that runs elsewhere."""
+        self.remote_requests[model, endpoint, status] += 1
+
+    def first_token(self, model: str, seconds: float) -> None:
+        """A streamed answer began so long after its request had arrived."""
+        totals = self._totals.setdefault(model, Totals())
+        totals.first_tokens += 1
+        totals.first_token_s += seconds
+
+    def totals(self, model: str) -> Totals:
+        return self._totals.get(model) or Totals()
 
     def residence(self, runner: str) -> Residence:
         return self._residences.get(runner) or Residence()

@@ -71,11 +71,12 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What an answer says at its end: tokens, and seconds that Ollama took to load the model for it."""
+    """What an answer says at its end: tokens, and seconds that Ollama took to load the model for it and to generate."""
 
     prompt_tokens: int = 0
     generated_tokens: int = 0
     load_s: float = 0.0
+    generation_s: float = 0.0
 
 
 class Answer(Protocol):

@@ -29,15 +29,22 @@ NOT_UPSTREAM = HOP_BY_HOP | {
     "access-control-request-headers",
     PRIORITY.lower(),
 }
+# What a client shows to the proxy is no business of whoever runs a remote model.
+CREDENTIALS = frozenset(("authorization", "x-api-key", "api-key", "cookie"))
 NOT_DOWNSTREAM = HOP_BY_HOP | {QUEUE_SECONDS.lower()}
 
 
-def towards_ollama(raw: Iterable[tuple[bytes, bytes]], length: int | None) -> list[Header]:
-    """A client's headers for Ollama; `length` is that of a body which was read here, else the client's own stands."""
+def towards_ollama(
+    raw: Iterable[tuple[bytes, bytes]], length: int | None, without: frozenset[str] = frozenset()
+) -> list[Header]:
+    """A client's headers for Ollama, but `without` those.
+
+    `length` is that of a body which was read and decoded here, else the client's own stands.
+    """
     headers = [(name.decode("latin-1"), text(value)) for name, value in raw]
-    dropped = NOT_UPSTREAM | _named_by_connection(headers)
+    dropped = NOT_UPSTREAM | _named_by_connection(headers) | without
     if length is not None:
-        dropped |= {"content-length"}
+        dropped |= {"content-length", "content-encoding"}
     kept = [header for header in headers if header[0].lower() not in dropped]
     return kept if length is None else [*kept, ("Content-Length", str(length))]
 

@@ -216,6 +216,7 @@ def _described(state: ModelState) -> dict[str, object]:
         "status": state.status,
         "configured": state.configured,
         "pinned": state.pinned,
+        "remote": state.remote,
     }
     if state.status == "missing":
         described["reason"] = _how_to_pull(Model(state.name, state.ollama_name))
@@ -230,9 +231,17 @@ def _measured(state: ModelState) -> dict[str, object]:
         "status": state.status,
         "loaded_at": stamp(residence.loaded_at),
         "uptime_hours": round(total / 3600, 4),
-        "request_count": state.request_count,
+        "request_count": state.totals.requests,
         "total_uptime_seconds": round(total, 3),
+        "prompt_tokens": state.totals.prompt_tokens,
+        "generated_tokens": state.totals.generated_tokens,
+        "tokens_per_second": _rounded(state.totals.tokens_per_second),
+        "time_to_first_token_seconds": _rounded(state.totals.mean_first_token_s),
     }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
 
 
 def _waiting(waiting: Waiting, now: float) -> dict[str, object]:

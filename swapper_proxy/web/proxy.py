@@ -1,15 +1,13 @@
 """Everything that goes to Ollama: swapping routes wait for their model, all others go straight through."""
 
-import asyncio
+import contextlib
 import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import TypeVar
 from urllib.parse import unquote
 
 import msgspec
@@ -17,19 +15,23 @@ from aiohttp import web
 
 from swapper_proxy import config
 from swapper_proxy.core.errors import ProxyError
-from swapper_proxy.core.names import is_cloud
+from swapper_proxy.core.names import is_cloud, is_plausible
 from swapper_proxy.runtime.catalog import Catalog, Model
 from swapper_proxy.runtime.engine import Demand, Engine, Lease
 from swapper_proxy.runtime.ledger import Ledger
-from swapper_proxy.runtime.ports import Relay, UpstreamUnreachable, Usage
-from swapper_proxy.web import endpoints, terms, usage
+from swapper_proxy.runtime.ports import Relay, UpstreamUnreachable
+from swapper_proxy.web import endpoints, offered, terms
 from swapper_proxy.web.body import Ambiguous, Fields, Form, Malformed, WrongType
+from swapper_proxy.web.counting import Counted, CountedRemote, RequestMetrics
 from swapper_proxy.web.dialects import dialect_of, respond
 from swapper_proxy.web.endpoints import ENDPOINTS, Asked, Endpoint, Intent, Unacceptable
-from swapper_proxy.web.headers import Header, queued, towards_ollama
-from swapper_proxy.web.relay import Outcome, relay
+from swapper_proxy.web.headers import CREDENTIALS, Header, queued, towards_ollama
+from swapper_proxy.web.intake import Intake
+from swapper_proxy.web.offered import Edit
+from swapper_proxy.web.relay import Outcome, relay, relay_edited
 
 log = logging.getLogger("swapper_proxy.requests")
+T = TypeVar("T")
 
 # What changes the set of models: the catalog asks again afterwards.
 CHANGES_MODELS = ("/api/pull", "/api/create", "/api/copy", "/api/delete")
@@ -38,55 +40,6 @@ CHANGES_MODELS = ("/api/pull", "/api/create", "/api/copy", "/api/delete")
 MODEL = web.RequestKey("model", str)  # as the client named it, for the log
 WAITED_S = web.RequestKey("waited_s", float)  # in the queue; absent if it never was there
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
-
-
-class RequestMetrics(Protocol):
-    """What single requests tell the metrics; times are seconds."""
-
-    def first_byte(self, model: str, seconds: float) -> None: ...
-    def answered(self, model: str, seconds: float, usage: Usage) -> None: ...
-    def rejected(self, reason: str) -> None: ...
-
-
-@dataclass
-class Counted(Outcome):
-    """Counts a request that was handed to Ollama, once, and what came of it."""
-
-    ledger: Ledger
-    metrics: RequestMetrics
-    model: str
-    endpoint: str
-    handed_over: float = field(default_factory=time.monotonic)
-    status: int = 0
-    sent: bool = False
-    tail: list[bytes] = field(default_factory=lambda: [b"", b""])
-    began: bool = False
-
-    def sending(self) -> None:
-        self.sent = True
-
-    def unreachable(self) -> None:
-        self.sent = False
-
-    def head(self, status: int) -> None:
-        self.status = status
-
-    def chunk(self, data: bytes) -> None:
-        if not self.began:
-            self.began = True
-            self.metrics.first_byte(self.model, time.monotonic() - self.handed_over)
-        self.tail[0] = self.tail[1]
-        self.tail[1] = data
-
-    @property
-    def usage(self) -> Usage:
-        """What the answer says at its end."""
-        return usage.read(self.tail)
-
-    def count(self, arrived: float) -> None:
-        """Once it is over; 499 is a client that left before Ollama answered."""
-        self.ledger.count(self.model, self.endpoint, self.status or 499)
-        self.metrics.answered(self.model, time.monotonic() - arrived, self.usage)
 
 
 def request_id_of(request: web.Request) -> str:
@@ -112,8 +65,7 @@ class Proxy:
         self._catalog = catalog
         self._ledger = ledger
         self._metrics = metrics
-        self._server = server
-        self._buffered = 0
+        self._intake = Intake(server)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Any request for Ollama.  The path decides as Ollama's router does: decoded, but not normalized."""
@@ -145,6 +97,12 @@ class Proxy:
     # Straight through
 
     async def _pass(self, request: web.Request, target: str, path: str) -> web.StreamResponse:
+        if request.method == "GET" and (edited := self._edited(path)) is not None:
+            target, edit = edited[0] or target, edited[1]
+            headers = towards_ollama(request.raw_headers, None)
+            return await self._answered(relay_edited(self._upstream, request, target, headers, edit))
+        if request.method == "POST" and path == "/api/show":
+            return await self._show(request, target)
         body = request.content.iter_any() if request.can_read_body else None
         headers = towards_ollama(request.raw_headers, None)
         try:
@@ -153,27 +111,53 @@ class Proxy:
             if path in CHANGES_MODELS:
                 self._catalog.forget()
 
+    def _edited(self, path: str) -> tuple[str, Edit] | None:
+        """What is asked of Ollama instead ("": the same), and how its answer is edited, where names are told."""
+        if edit := offered.listing(path, self._catalog.offered):
+            return "", edit
+        name = offered.asked_for(path)
+        ollama_name = self._catalog.alias(name) if name else None
+        return offered.one(name, ollama_name) if name and ollama_name else None
+
+    async def _show(self, request: web.Request, target: str) -> web.StreamResponse:
+        """A name that only the config knows is replaced by Ollama's; whatever else is asked stays as it is."""
+        async with self._intake.reading(request) as body:
+            return await self._send(request, target, self._in_ollamas_words(body), Outcome())
+
+    def _in_ollamas_words(self, body: bytes) -> bytes:
+        try:
+            fields = Fields.read(body)
+            name = fields.get("model", str, "") or fields.get("name", str, "")
+        except (Malformed, Ambiguous, WrongType):
+            return body
+        ollama_name = self._catalog.alias(name)
+        if ollama_name is None:
+            return body
+        fields.set("model", ollama_name)
+        return fields.encode()
+
     # Through a swap
 
     async def _swap(self, request: web.Request, target: str, endpoint: Endpoint, arrived: float) -> web.StreamResponse:
         wished = terms.wished_priority(request.headers, self._catalog)
-        async with self._reading(request) as body:
+        async with self._intake.reading(request) as body:
             try:
-                fields = self._fields(request, endpoint, body)
+                fields = self._fields(endpoint, body)
             except Malformed:
                 return await self._send(request, target, body, Outcome())
             try:
                 asked = endpoints.read(endpoint, fields)
             except (Unacceptable, WrongType):
                 return await self._send(request, target, fields.encode(), Outcome())
-            request[MODEL] = asked.model
+            if is_plausible(asked.model):
+                request[MODEL] = asked.model
             model = await self._resolve(asked.model)
             if model is None:
                 return await self._unknown(request, target, endpoint, asked, fields)
             if alias := self._catalog.alias(asked.model):
                 fields.set("model", alias)
             if model.remote:
-                return await self._send(request, target, fields.encode(), Outcome())
+                return await self._elsewhere(request, target, endpoint, asked, fields)
             if asked.intent is Intent.UNLOAD:
                 return await self._unload(endpoint, asked, model)
             demand = terms.demand(self._catalog, endpoint, asked, model, wished)
@@ -191,7 +175,8 @@ class Proxy:
     ) -> web.StreamResponse:
         model = demand.model
         counts = asked.intent is Intent.INFERENCE
-        outcome = Counted(self._ledger, self._metrics, model.name, endpoint.label) if counts else Outcome()
+        ledger, metrics = self._ledger, self._metrics
+        outcome = Counted(ledger, metrics, model.name, endpoint.label, arrived) if counts else Outcome()
         try:
             try:
                 endpoints.check(endpoint, asked, model.shown.capabilities if model.shown else None)
@@ -199,17 +184,13 @@ class Proxy:
                 return await self._send(request, target, fields.encode(), outcome)
             terms.rewrite(fields, endpoint, asked, demand)
             async with self._queued(request, demand) as lease:
-                if isinstance(outcome, Counted):
-                    outcome.handed_over = time.monotonic()
                 response = await self._send(request, target, fields.encode(), outcome)
-                if isinstance(outcome, Counted):
-                    lease.load_s = outcome.usage.load_s
+                lease.load_s = outcome.load_s
                 return response
         finally:
-            if isinstance(outcome, Counted) and outcome.sent:
-                outcome.count(arrived)
+            outcome.count()
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def _queued(self, request: web.Request, demand: Demand) -> AsyncIterator[Lease]:
         """The lease; how long it took is kept for the answer, also where there is none."""
         began = time.monotonic()
@@ -219,6 +200,18 @@ class Proxy:
                 yield lease
         finally:
             request.setdefault(WAITED_S, time.monotonic() - began)
+
+    async def _elsewhere(
+        self, request: web.Request, target: str, endpoint: Endpoint, asked: Asked, fields: Fields | Form
+    ) -> web.StreamResponse:
+        """A model that runs on somebody else's machine: no swap, counted apart, and no credentials of the client's."""
+        known = self._catalog.by_name(asked.model)
+        counts = asked.intent is Intent.INFERENCE
+        outcome = CountedRemote(self._ledger, known.name if known else "other", endpoint.label) if counts else Outcome()
+        try:
+            return await self._send(request, target, fields.encode(), outcome, CREDENTIALS)
+        finally:
+            outcome.count()
 
     async def _unload(self, endpoint: Endpoint, asked: Asked, model: Model) -> web.Response:
         """`ollama stop`: done by the scheduler, answered as Ollama answers."""
@@ -244,15 +237,15 @@ class Proxy:
         raise ProxyError(404, "model_not_found", f"model {quoted} not found{hint}")
 
     async def _resolve(self, name: str) -> Model | None:
+        if not is_plausible(name):
+            return None
         ollama_name = self._catalog.alias(name) or name
         if is_cloud(ollama_name) and not self._catalog.denied(name):
             return Model(name, ollama_name)
         return await self._catalog.resolve(name)
 
     @staticmethod
-    def _fields(request: web.Request, endpoint: Endpoint, body: bytes) -> Fields | Form:
-        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise ProxyError(415, "content_encoding", "request bodies must not be compressed")
+    def _fields(endpoint: Endpoint, body: bytes) -> Fields | Form:
         try:
             return Form(body) if endpoint.multipart else Fields.read(body)
         except Ambiguous as error:
@@ -260,8 +253,11 @@ class Proxy:
 
     # To Ollama
 
-    async def _send(self, request: web.Request, target: str, body: bytes, outcome: Outcome) -> web.StreamResponse:
-        return await self._relay(request, target, towards_ollama(request.raw_headers, len(body)), body, outcome)
+    async def _send(
+        self, request: web.Request, target: str, body: bytes, outcome: Outcome, without: frozenset[str] = frozenset()
+    ) -> web.StreamResponse:
+        headers = towards_ollama(request.raw_headers, len(body), without)
+        return await self._relay(request, target, headers, body, outcome)
 
     async def _relay(
         self,
@@ -271,66 +267,22 @@ class Proxy:
         body: bytes | AsyncIterator[bytes] | None,
         outcome: Outcome,
     ) -> web.StreamResponse:
-        try:
-            response = await relay(self._upstream, request, target, headers, body, outcome, _queue_headers(request))
-        except ProxyError:
-            self._metrics.rejected("upstream_unreachable")
-            await self._engine.probe()
-            raise
+        added = _queue_headers(request)
+        response = await self._answered(relay(self._upstream, request, target, headers, body, outcome, added))
         if response.broken_off:
             fields = {"request_id": request_id_of(request), "model": request.get(MODEL, "")[:200]}
             log.warning("Ollama broke off in mid-answer", extra=fields | {"status": response.status})
         return response
 
-    # Reading the body
-
-    def _reading(self, request: web.Request) -> "_Body":
-        return _Body(self, request)
+    async def _answered(self, answer: Awaitable[T]) -> T:
+        """An answer of Ollama's; if it cannot be reached, the scheduler is to know."""
+        try:
+            return await answer
+        except ProxyError:
+            self._metrics.rejected("upstream_unreachable")
+            await self._engine.probe()
+            raise
 
 
 def _queue_headers(request: web.Request) -> list[Header]:
     return queued(request[WAITED_S]) if WAITED_S in request else []
-
-
-class _Body:
-    """A request's body in memory, within the limits, as long as it is needed: `async with`."""
-
-    def __init__(self, proxy: Proxy, request: web.Request) -> None:
-        self._proxy = proxy
-        self._request = request
-        self._size = 0
-
-    async def __aenter__(self) -> bytes:
-        try:
-            return await self._read()
-        except BaseException:
-            self._proxy._buffered -= self._size
-            raise
-
-    async def __aexit__(self, *_: object) -> None:
-        self._proxy._buffered -= self._size
-
-    async def _read(self) -> bytes:
-        server = self._proxy._server
-        if (self._request.content_length or 0) > server.max_body_bytes:
-            raise self._too_large(server.max_body_bytes)
-        chunks: list[bytes] = []
-        while True:
-            try:
-                async with asyncio.timeout(server.body_idle_timeout):
-                    chunk = await self._request.content.readany()
-            except TimeoutError:
-                raise ProxyError(408, "body_timeout", "the request body did not come") from None
-            if not chunk:
-                return b"".join(chunks)
-            self._size += len(chunk)
-            self._proxy._buffered += len(chunk)
-            chunks.append(chunk)
-            if self._size > server.max_body_bytes:
-                raise self._too_large(server.max_body_bytes)
-            if self._proxy._buffered > server.max_buffered_bytes:
-                raise ProxyError(503, "buffers_full", "too many large requests at once, please try again later", 1.0)
-
-    @staticmethod
-    def _too_large(limit: int) -> ProxyError:
-        return ProxyError(413, "body_too_large", f"the request body is larger than {limit} bytes")

@@ -1,7 +1,7 @@
 """Hands one request to Ollama and its answer to the client, as it comes."""
 
 import contextlib
-from collections.abc import AsyncIterable, Iterable
+from collections.abc import AsyncIterable, Callable, Iterable
 
 import msgspec
 from aiohttp import hdrs, web
@@ -14,17 +14,25 @@ from swapper_proxy.web.headers import Header, towards_client
 class Outcome:
     """What is known of an answer while and after it is relayed; the hooks do nothing by themselves."""
 
+    @property
+    def load_s(self) -> float:
+        """Seconds that Ollama says it took to load the model for it; known at its end."""
+        return 0.0
+
     def sending(self) -> None:
         """It is being handed to Ollama."""
 
     def unreachable(self) -> None:
         """It could not be."""
 
-    def head(self, status: int) -> None:
-        """Ollama's status line is there."""
+    def head(self, status: int, content_type: str) -> None:
+        """Ollama's status line and headers are there."""
 
     def chunk(self, data: bytes) -> None:
         """A piece of the body went through."""
+
+    def count(self) -> None:
+        """It is over, one way or the other."""
 
 
 class RelayedResponse(web.StreamResponse):
@@ -48,26 +56,54 @@ async def relay(
     Ends abruptly where Ollama does.  Closing the answer before its end closes the connection to Ollama, so a client
     that leaves stops the work done for it.
     """
-    outcome.sending()
+    answer = await _sent(upstream, request, target, headers, body, outcome)
     try:
-        answer = await upstream.send(request.method, target, headers, body)
-    except UpstreamUnreachable as error:
-        if error.sent:
-            outcome.head(502)
-        else:
-            outcome.unreachable()
-        raise ProxyError(502, "upstream_unreachable", f"Ollama is not reachable: {error}") from error
-    try:
-        outcome.head(answer.status)
         return await _stream(request, answer, outcome, added)
     finally:
         answer.close()
+
+
+async def relay_edited(
+    upstream: Relay, request: web.Request, target: str, headers: list[Header], edit: Callable[[bytes], bytes]
+) -> web.Response:
+    """The same for a question without a body, whose short answer is read as a whole and edited if it is a 200."""
+    answer = await _sent(upstream, request, target, headers, None, Outcome())
+    try:
+        body = b"".join([chunk async for chunk in answer.chunks()])
+    except UpstreamBroken as error:
+        raise ProxyError(502, "upstream_unreachable", f"Ollama broke off: {error}") from error
+    finally:
+        answer.close()
+    response = web.Response(status=answer.status, body=edit(body) if answer.status == 200 else body)
+    response.headers.clear()
+    response.headers.extend((n, v) for n, v in towards_client(answer.headers) if n.lower() != "content-length")
+    return response
+
+
+async def _sent(
+    upstream: Relay,
+    request: web.Request,
+    target: str,
+    headers: list[Header],
+    body: bytes | AsyncIterable[bytes] | None,
+    outcome: Outcome,
+) -> Answer:
+    outcome.sending()
+    try:
+        return await upstream.send(request.method, target, headers, body)
+    except UpstreamUnreachable as error:
+        if error.sent:
+            outcome.head(502, "")
+        else:
+            outcome.unreachable()
+        raise ProxyError(502, "upstream_unreachable", f"Ollama is not reachable: {error}") from error
 
 
 async def _stream(request: web.Request, answer: Answer, outcome: Outcome, added: Iterable[Header]) -> RelayedResponse:
     response = RelayedResponse(status=answer.status, reason=answer.reason)
     for name, value in (*towards_client(answer.headers), *added):
         response.headers.add(name, value)
+    outcome.head(answer.status, response.headers.get(hdrs.CONTENT_TYPE, ""))
     response.untyped = hdrs.CONTENT_TYPE not in response.headers
     with contextlib.suppress(ConnectionResetError):  # the client left: nobody is there to be told
         await response.prepare(request)

@@ -1,5 +1,6 @@
 """Every shape of the management API on the real Ollama, and counts that are true."""
 
+import json
 import re
 
 import aiohttp
@@ -44,6 +45,7 @@ async def test_models(proxy: Client) -> None:
         "status": "unloaded",
         "configured": True,
         "pinned": False,
+        "remote": False,
     }
     assert models["gone"]["status"] == "missing"
     assert "ollama pull never-pulled" in models["gone"]["reason"]
@@ -109,6 +111,28 @@ async def test_counts_agree_and_loads_are_no_requests(proxy: Client) -> None:
     assert 'swapper_generated_tokens_total{model="first"} 28.0' in text  # 3 * 4, and the Modelfile's 16
 
 
+async def test_usage_per_model(proxy: Client) -> None:
+    async with proxy.stream("alpha", 30) as stream:
+        native = [json.loads(line) async for line in stream.content][-1]
+    chat = {"model": "alpha", "messages": [{"role": "user", "content": "x"}], "max_tokens": 20, "stream": True}
+    asked = chat | {"stream_options": {"include_usage": True}}
+    async with proxy.session.post(f"{proxy.url}/v1/chat/completions", json=asked) as stream:
+        openai = json.loads(
+            [event async for event in stream.content if b'"usage"' in event][-1].removeprefix(b"data: ")
+        )
+    whole = (await proxy.generate("alpha", 7))[1]
+    measured = (await proxy.get("/metrics/first"))[1]
+    assert measured["generated_tokens"] == 30 + 20 + 7
+    prompts = native["prompt_eval_count"], openai["usage"]["prompt_tokens"], whole["prompt_eval_count"]
+    assert measured["prompt_tokens"] == sum(prompts)
+    assert measured["tokens_per_second"] > 0
+    assert measured["time_to_first_token_seconds"] > 0
+    assert await proxy.metric("swapper_time_to_first_token_seconds_count", model="first") == 2
+    assert await proxy.metric("swapper_prompt_tokens_total", model="first") == sum(prompts)
+    speed = native["eval_count"] / native["eval_duration"] * 1e9
+    assert await proxy.metric("swapper_tokens_per_second_sum", model="first") >= speed
+
+
 async def test_metrics_in_both_formats(proxy: Client) -> None:
     assert (await proxy.get("/metrics"))[1].startswith("# HELP")
     assert (await proxy.get("/metrics", Accept="text/plain;q=0.5, application/json;q=0.4"))[1].startswith("# HELP")
@@ -124,6 +148,10 @@ async def test_metrics_in_both_formats(proxy: Client) -> None:
             "uptime_hours": 0,
             "request_count": 0,
             "total_uptime_seconds": 0,
+            "prompt_tokens": 0,
+            "generated_tokens": 0,
+            "tokens_per_second": None,
+            "time_to_first_token_seconds": None,
         } in answer[1]["metrics"]
 
 

@@ -1,25 +1,101 @@
-"""What the end of an answer says, in every dialect."""
+"""What the two ends of an answer say, in every dialect, however it was cut into pieces."""
 
+import json
+
+import pytest
+
+from swapper_proxy.runtime.ledger import Ledger
 from swapper_proxy.runtime.ports import Usage
-from swapper_proxy.web.usage import read
+from swapper_proxy.web.counting import Counted
+from swapper_proxy.web.usage import TAIL_BYTES
+
+LINE = b'{"model":"a","created_at":"2025-11-22T10:30:00.123456789Z","response":"word","done":false}\n'
+NATIVE_END = (
+    b'{"model":"a","response":"","done":true,"done_reason":"stop","context":[%s],"total_duration":3000000000,'
+    b'"load_duration":1500000000,"prompt_eval_count":7,"prompt_eval_duration":1,"eval_count":11,"eval_duration":500000000}\n'
+) % b",".join([b"123"] * 2000)
+OPENAI_END = (
+    b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}}\n\ndata: [DONE]\n\n'
+)
+MESSAGE_START = b'event: message_start\ndata: {"message":{"usage":{"input_tokens":3,"output_tokens":0}}}\n\n'
+MESSAGE_END = b'event: message_delta\ndata: {"usage":{"output_tokens":4}}\n\nevent: message_stop\ndata: {}\n\n'
 
 
-def test_ollama() -> None:
-    end = b'"load_duration":1500000000,"prompt_eval_count":7,"prompt_eval_duration":1,"eval_count":11}'
-    assert read([b'{"x":1}', end]) == Usage(7, 11, 1.5)
+class Noted:
+    """What the metrics were told."""
+
+    def __init__(self) -> None:
+        self.first_tokens = 0
+        self.usages: list[Usage] = []
+
+    def first_byte(self, model: str, after_hand_over_s: float) -> None:
+        """Not looked at."""
+
+    def first_token(self, model: str, seconds: float) -> None:
+        self.first_tokens += 1
+
+    def answered(self, model: str, seconds: float, usage: Usage) -> None:
+        self.usages.append(usage)
+
+    def rejected(self, reason: str) -> None:
+        """Not looked at."""
 
 
-def test_openai() -> None:
-    assert read([b"", b'"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}}']) == Usage(3, 4)
+def counted(content_type: str, *pieces: bytes) -> tuple[Usage, Noted, Ledger]:
+    metrics, ledger = Noted(), Ledger()
+    outcome = Counted(ledger, metrics, "a", "chat", arrived=0.0)
+    outcome.sending()
+    outcome.head(200, content_type)
+    for piece in pieces:
+        outcome.chunk(piece)
+    outcome.count()
+    (usage,) = metrics.usages
+    return usage, metrics, ledger
 
 
-def test_anthropic() -> None:
-    assert read([b'data: {"usage":{"input_tokens":3,"output_tokens":4}}\n\n', b"data: [DONE]\n\n"]) == Usage(3, 4)
+@pytest.mark.parametrize("size", [1, 7, 100, TAIL_BYTES, 1 << 20])
+def test_native_streams(size: int) -> None:
+    answer = LINE * 30 + NATIVE_END
+    usage, metrics, ledger = counted(
+        "application/x-ndjson", *(answer[i : i + size] for i in range(0, len(answer), size))
+    )
+    assert usage == Usage(7, 11, 1.5, 0.5)
+    assert metrics.first_tokens == 1
+    assert ledger.totals("a").tokens_per_second == 22
 
 
-def test_nothing_said() -> None:
-    assert read([b"", b"no figures"]) == Usage()
+def test_native_in_one_piece() -> None:
+    usage, metrics, ledger = counted("application/json; charset=utf-8", NATIVE_END)
+    assert usage == Usage(7, 11, 1.5, 0.5)
+    assert metrics.first_tokens == 0
+    assert ledger.totals("a").mean_first_token_s is None
 
 
-def test_a_model_that_writes_such_a_word_is_not_believed() -> None:
-    assert read([b"", b'{"response":"\\"load_duration\\": 9000000000","done":false}']) == Usage()
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_openai_streams_are_timed_here(size: int) -> None:
+    answer = LINE * 30 + OPENAI_END
+    usage, metrics, _ = counted("text/event-stream", *(answer[i : i + size] for i in range(0, len(answer), size)))
+    assert (usage.prompt_tokens, usage.generated_tokens, usage.load_s) == (3, 4, 0.0)
+    assert usage.generation_s > 0
+    assert metrics.first_tokens == 1
+
+
+def test_the_speed_of_a_stream_that_came_in_one_piece_is_not_known() -> None:
+    usage, _, ledger = counted("text/event-stream", OPENAI_END)
+    assert usage == Usage(3, 4)
+    assert ledger.totals("a").tokens_per_second is None
+
+
+def test_anthropic_tells_the_prompt_first() -> None:
+    usage, _, _ = counted("text/event-stream", MESSAGE_START, *[b"data: {}\n\n"] * 500, MESSAGE_END)
+    assert (usage.prompt_tokens, usage.generated_tokens) == (3, 4)
+
+
+@pytest.mark.parametrize("pieces", [(), (LINE,), (b"no figures",)])
+def test_nothing_said(pieces: tuple[bytes, ...]) -> None:
+    assert counted("application/x-ndjson", *pieces)[0] == Usage()
+
+
+def test_a_model_that_writes_such_words_is_not_believed() -> None:
+    said = json.dumps({"response": '"load_duration": 9000000000, "eval_count": 5', "done": False}).encode()
+    assert counted("application/x-ndjson", LINE, said)[0] == Usage()

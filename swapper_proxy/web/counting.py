@@ -1,0 +1,107 @@
+"""What is counted and timed of a request that was handed to Ollama."""
+
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+from swapper_proxy.runtime.ledger import Ledger
+from swapper_proxy.runtime.ports import Usage
+from swapper_proxy.web import usage
+from swapper_proxy.web.relay import Outcome
+
+# An answer of one of these types comes token by token.
+STREAMS = ("application/x-ndjson", "text/event-stream")
+LEFT = 499  # the client did, before Ollama answered
+
+
+class RequestMetrics(Protocol):
+    """What single requests tell the metrics; times are seconds, from the arrival where not said otherwise."""
+
+    def first_byte(self, model: str, after_hand_over_s: float) -> None: ...
+    def first_token(self, model: str, seconds: float) -> None: ...
+    def answered(self, model: str, seconds: float, usage: Usage) -> None: ...
+    def rejected(self, reason: str) -> None: ...
+
+
+@dataclass
+class Counted(Outcome):
+    """Of one inference request; `arrived` and `handed_over` are on the monotonic clock."""
+
+    ledger: Ledger
+    metrics: RequestMetrics
+    model: str
+    endpoint: str
+    arrived: float
+    handed_over: float = 0.0
+    status: int = 0
+    sent: bool = False
+    streams: bool = False
+    began: float = 0.0
+    pieces: int = 0
+    head_bytes: bytes = b""
+    tail: bytes = b""
+
+    def sending(self) -> None:
+        self.sent = True
+        self.handed_over = time.monotonic()
+
+    def unreachable(self) -> None:
+        self.sent = False
+
+    def head(self, status: int, content_type: str) -> None:
+        self.status = status
+        self.streams = content_type.startswith(STREAMS)
+
+    def chunk(self, data: bytes) -> None:
+        self.pieces += 1
+        if self.pieces == 1:
+            self._begin(data)
+        self.tail = usage.end_of(self.tail, data)
+
+    def _begin(self, data: bytes) -> None:
+        self.began = time.monotonic()
+        self.head_bytes = data[: usage.HEAD_BYTES]
+        self.metrics.first_byte(self.model, self.began - self.handed_over)
+        if self.streams and self.status == 200:
+            self.ledger.first_token(self.model, self.began - self.arrived)
+            self.metrics.first_token(self.model, self.began - self.arrived)
+
+    @cached_property
+    def usage(self) -> Usage:
+        """What the answer says; read it at its end.  The time to generate is measured where Ollama does not tell it."""
+        streamed_s = time.monotonic() - self.began if self.streams and self.pieces > 1 else 0.0
+        return usage.read(self.head_bytes, self.tail, streamed_s)
+
+    @property
+    def load_s(self) -> float:
+        return self.usage.load_s
+
+    def count(self) -> None:
+        if self.sent:
+            self.ledger.count(self.model, self.endpoint, self.status or LEFT, self.usage)
+            self.metrics.answered(self.model, time.monotonic() - self.arrived, self.usage)
+
+
+@dataclass
+class CountedRemote(Outcome):
+    """Of one request for a model that runs elsewhere: apart from the others, and not timed."""
+
+    ledger: Ledger
+    model: str
+    endpoint: str
+    status: int = LEFT
+    sent: bool = False
+
+    def sending(self) -> None:
+        self.sent = True
+
+    def unreachable(self) -> None:
+        self.sent = False
+
+    def head(self, status: int, content_type: str) -> None:
+        self.status = status
+
+    def count(self) -> None:
+        if self.sent:
+            self.ledger.count_remote(self.model, self.endpoint, self.status)

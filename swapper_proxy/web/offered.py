@@ -1,0 +1,62 @@
+"""Names that only the config knows, where Ollama tells which models it has."""
+
+from collections.abc import Callable, Mapping
+from urllib.parse import quote
+
+import msgspec
+
+from swapper_proxy.core.names import canonical
+
+Entry = dict[str, msgspec.Raw]
+Edit = Callable[[bytes], bytes]
+
+# Lists of models: where the entries are, and in which of their fields the name stands.
+LISTS = {"/api/tags": ("models", ("name", "model")), "/v1/models": ("data", ("id",))}
+ONE = "/v1/models/"
+
+
+def listing(path: str, offered: Mapping[str, str]) -> Edit | None:
+    """What adds the offered names (name -> Ollama name) to the answer of this path; None if there is nothing to add."""
+    return (lambda body: _extended(body, *LISTS[path], offered)) if offered and path in LISTS else None
+
+
+def asked_for(path: str) -> str | None:
+    """The model that a question for one model means."""
+    return path.removeprefix(ONE) if path.startswith(ONE) else None
+
+
+def one(name: str, ollama_name: str) -> tuple[str, Edit]:
+    """The path to ask for instead, and what puts the asked name back into the answer."""
+    return ONE + quote(ollama_name, safe="/:"), lambda body: _replaced(body, {"id": name})
+
+
+def _extended(body: bytes, key: str, fields: tuple[str, ...], offered: Mapping[str, str]) -> bytes:
+    """Entries are repeated under the other names; what Ollama does not have is not listed."""
+    try:
+        answer = msgspec.json.decode(body, type=Entry)
+        entries = msgspec.json.decode(answer[key], type=list[Entry] | None) or []
+        known = {canonical(msgspec.json.decode(entry[fields[0]], type=str)): entry for entry in entries}
+    except (msgspec.MsgspecError, KeyError):
+        return body
+    for name, ollama_name in offered.items():
+        entry = known.get(canonical(ollama_name))
+        if entry is not None and canonical(name) not in known:
+            entries.append(entry | {field: _raw(name) for field in fields})
+    return _encoded(answer | {key: _raw(entries)}, body)
+
+
+def _replaced(body: bytes, values: Mapping[str, str]) -> bytes:
+    try:
+        answer = msgspec.json.decode(body, type=Entry)
+    except msgspec.MsgspecError:
+        return body
+    return _encoded(answer | {field: _raw(value) for field, value in values.items()}, body)
+
+
+def _raw(value: object) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(value))
+
+
+def _encoded(answer: Entry, before: bytes) -> bytes:
+    """With the line end that it had."""
+    return msgspec.json.encode(answer) + before[len(before.rstrip()) :]
