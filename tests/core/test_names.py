@@ -2,7 +2,7 @@
 
 import pytest
 
-from swapper_proxy.core.names import canonical, is_cloud
+from swapper_proxy.core.names import LONGEST, canonical, is_cloud, is_plausible
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,20 @@ def test_canonical(name: str, spelling: str) -> None:
 )
 def test_is_cloud(name: str, cloud: bool) -> None:
     assert is_cloud(name) is cloud
+
+
+@pytest.mark.parametrize(
+    ("name", "plausible"),
+    [
+        ("hf.co/me/own:q4_0", True),
+        ("with a space", True),
+        ("x" * LONGEST, True),
+        ("x" * (LONGEST + 1), False),
+        ("line\nbreak", False),
+        ("\x1b[31m", False),
+        ("\u2028", False),
+        ("\ud800", False),
+    ],
+)
+def test_what_anything_may_be_called(name: str, plausible: bool) -> None:
+    assert is_plausible(name) is plausible
