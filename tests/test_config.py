@@ -29,6 +29,12 @@ def two(model: str, swapper: str = "") -> str:
     return f"{{swapper: {{{swapper}}}, models: {{a: {{path: 'ollama:x', {model}}}, b: {{path: 'ollama:y', {model}}}}}}}"
 
 
+def routed(rules: str, swapper: str = "") -> str:
+    """Two models, `a` over `x` and `b` over `y`, and the route `auto`."""
+    models = "{a: {path: 'ollama:x'}, b: {path: 'ollama:y'}}"
+    return f"{{swapper: {{{swapper}}}, models: {models}, routes: {{auto: {rules}}}}}"
+
+
 def test_the_old_service_s_file_works_unchanged(tmp_path: Path) -> None:
     settings = load(tmp_path, OLD)
     assert settings.models["deepseek-r1-70b"].ollama_name == "deepseek-r1:70b"
@@ -152,6 +158,37 @@ def test_without_a_file_at_the_default_place_the_defaults_hold(tmp_path: Path, m
             two("pinned: true, type: embedding", "slots: {embedding: 1}"),
             "models.b.pinned: 2 models are pinned, slot embedding has room for 1",
         ),
+        (routed("{}"), "routes.auto: expected array, got object"),
+        (routed("[]"), "routes.auto: needs at least one rule"),
+        (routed("[a]"), "routes.auto.1: expected object, got str"),
+        (routed("[{has_tools: true}]"), "routes.auto.1.model: is required"),
+        (routed("[{model: a, has_tools: true}, {model: b, has_tool: true}]"), "routes.auto.2.has_tool: unknown key"),
+        (routed("[{model: a, has_images: 1}]"), "routes.auto.1.has_images: expected bool, got int"),
+        (routed("[{model: a, longer_than: -1}]"), "routes.auto.1.longer_than: expected int >= 0"),
+        (routed("[{model: 5}]"), "routes.auto.1.model: expected str | array, got int"),
+        (routed("[{model: [a, 5]}]"), "routes.auto.1.model[1]: expected str, got int"),
+        (routed("[{model: []}]"), "routes.auto.1.model: expected the name of a model, or a list of names"),
+        (routed("[{model: [a, '']}]"), "routes.auto.1.model: expected the name of a model, or a list of names"),
+        (routed("[{model: AUTO}]"), "routes.auto.1.model: 'AUTO' is a route; a rule names models"),
+        (routed("[{model: a}, {model: b}]"), "routes.auto.2: is never reached: rule 1 has no conditions"),
+        (
+            routed("[{model: [B, z]}]", "unlisted_models: deny"),
+            "routes.auto.1.model: 'z' is not one of the models, and unlisted_models is deny",
+        ),
+        (
+            routed("[{model: a}]", "default_model: auto:latest"),
+            "swapper.default_model: 'auto:latest' is a route, no model",
+        ),
+        (routed("[{model: a}], A: [{model: b}]"), "routes.A: 'a:latest' already means model 'a'"),
+        (routed("[{model: a}], library/Y: [{model: b}]"), "routes.library/Y: 'y:latest' already means model 'b'"),
+        (routed("[{model: a}], Auto: [{model: b}]"), "routes.Auto: 'auto:latest' already means route 'auto'"),
+        (routed('[{model: a}], "au\\tto": [{model: b}]'), "routes: expected names of 1 to 255 printable characters"),
+        (
+            'models: {"a\\r\\nb": {path: "ollama:x"}}',
+            r"models: expected names of 1 to 255 printable characters, got 'a\r\nb'",
+        ),
+        (f"models: {{{'a' * 256}: {{path: 'ollama:x'}}}}", "models: expected names of 1 to 255 printable characters"),
+        ("routes: [auto]", "routes: expected object, got array"),
         ("- a", "expected a mapping of sections, got list"),
         ("a: b: c", "not valid YAML"),
     ],
@@ -246,6 +283,8 @@ def test_how_many_models_may_be_in_memory(tmp_path: Path, swapper: str, number: 
         ),
         one("preload: true, max_queue: 3, keep_alive: -1", "default_model: a, default_after: 5, priority_header: any"),
         two("pinned: true", "mode: multi-active, memory_budget_gb: 8"),
+        routed("[{model: y, has_tools: false, longer_than: 0}, {model: [a, unlisted]}]"),
+        routed("[{model: [A, x:latest, 'y']}]", "unlisted_models: deny"),
     ],
 )
 def test_what_is_sound_is_taken_without_a_warning(tmp_path: Path, text: str) -> None:
@@ -275,6 +314,10 @@ def test_what_is_sound_is_taken_without_a_warning(tmp_path: Path, text: str) -> 
             "models: {a: {path: 'ollama:x', type: v, pinned: true}, b: {path: 'ollama:y', type: v}}",
             "models.a.pinned: takes the last room of slot v; once it is resident these are refused: b",
         ),
+        (
+            routed("[{model: a, has_tools: true}, {model: b, has_tools: false}]"),
+            "routes.auto: a request may match no rule (400); a last rule without conditions takes all",
+        ),
     ],
 )
 def test_what_may_surprise_is_a_warning(tmp_path: Path, text: str, expected: str) -> None:
@@ -287,6 +330,19 @@ def test_a_pinned_model_in_a_slot_of_its_own_leaves_room(tmp_path: Path) -> None
     models: {a: {path: "ollama:x"}, b: {path: "ollama:y", type: embedding, pinned: true}}
     """
     assert config.warnings(load(tmp_path, text)) == []
+
+
+def test_what_a_rule_says(tmp_path: Path) -> None:
+    rules = load(tmp_path, routed("[{model: a, longer_than: 0, has_tools: false}, {model: [b, a]}]")).routes["auto"]
+    assert [rule.models for rule in rules] == [("a",), ("b", "a")]
+    assert [rule.conditions for rule in rules] == [{"has_tools": False, "longer_than": 0}, {}]
+
+
+@pytest.mark.parametrize("name", ["a", "A:latest", "X", "library/x"])
+def test_a_configured_model_is_found_in_any_spelling(tmp_path: Path, name: str) -> None:
+    settings = load(tmp_path, routed("[{model: a}]"))
+    assert settings.configured(name) == ("a", settings.models["a"])
+    assert settings.configured("auto") is None
 
 
 def test_a_named_file_must_exist() -> None:

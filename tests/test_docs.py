@@ -18,11 +18,16 @@ CONFIG = ROOT / "config" / "swapper_config.yaml"
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 
 
+# The sections whose keys stand under names that the operator chooses.
+NAMED = {"models": config.Model, "routes": config.Route}
+
+
 def keys() -> list[tuple[str, str]]:
     sections = [f for f in msgspec.structs.fields(config.Settings) if f.name not in NOT_IN_FILES]
-    structs = {f.name: config.Model if f.name == "models" else f.type for f in sections}
     return [
-        key for name, struct in structs.items() for key in keys_of("models.NAME" if name == "models" else name, struct)
+        key
+        for f in sections
+        for key in keys_of(f"{f.name}.NAME" if f.name in NAMED else f.name, NAMED.get(f.name, f.type))
     ]
 
 

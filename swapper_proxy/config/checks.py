@@ -6,13 +6,14 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from swapper_proxy.config.keep_alive import InvalidKeepAlive, KeepAlive, seconds_of
-from swapper_proxy.config.settings import Model, Settings
-from swapper_proxy.core.names import canonical, is_cloud
+from swapper_proxy.config.settings import Model, Route, Settings
+from swapper_proxy.core.names import canonical, is_cloud, is_plausible
 
 # Models that are not configured have these types, so a slot for one is never without use.
 TYPES_OF_OLLAMA = frozenset(("llm", "embedding"))
 
 
+LONGEST = 255  # of the names that the operator chooses, in characters
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -26,7 +27,9 @@ class Problem(NamedTuple):
 def problems(settings: Settings) -> Iterator[Problem]:
     """All that keeps the settings from being used."""
     yield from _url(settings)
+    yield from _plausible_names(settings)
     yield from _names(settings)
+    yield from _routes(settings)
     yield from _default_model(settings)
     yield from _max_wait(settings)
     yield from _count(settings)
@@ -42,7 +45,8 @@ def warnings(settings: Settings) -> list[str]:
     """What can be used but may surprise, a line each."""
     return [
         f"{key_path}: {text}"
-        for key_path, text in (*_v1_options(settings), *_crowded_out(settings), *_preloads(settings))
+        for check in (_v1_options, _crowded_out, _preloads, _open_routes)
+        for key_path, text in check(settings)
     ]
 
 
@@ -59,19 +63,59 @@ def _url(settings: Settings) -> Iterator[Problem]:
         yield Problem("upstream.url", f"{url.geturl()} is the proxy itself")
 
 
+def _plausible_names(settings: Settings) -> Iterator[Problem]:
+    """Others could not be asked for, or not be told in a header."""
+    for section, names in (("models", settings.models), ("routes", settings.routes)):
+        for name in names:
+            if not 1 <= len(name) <= LONGEST or not is_plausible(name):
+                yield Problem(section, f"expected names of 1 to {LONGEST} printable characters, got {name[:300]!r}")
+
+
 def _names(settings: Settings) -> Iterator[Problem]:
     taken: dict[str, str] = {}
-    for name, model in settings.models.items():
-        for spelling in {canonical(name), canonical(model.ollama_name)}:
+    models = [("model", name, (name, model.ollama_name)) for name, model in settings.models.items()]
+    for kind, name, names in (*models, *(("route", name, (name,)) for name in settings.routes)):
+        for spelling in sorted({canonical(n) for n in names}):
             if spelling in taken:
-                yield Problem(f"models.{name}", f"{spelling!r} already means model {taken[spelling]!r}")
-            taken[spelling] = name
+                yield Problem(f"{kind}s.{name}", f"{spelling!r} already means {taken[spelling]}")
+            taken[spelling] = f"{kind} {name!r}"
+
+
+def _routes(settings: Settings) -> Iterator[Problem]:
+    for name, rules in settings.routes.items():
+        if not rules:
+            yield Problem(f"routes.{name}", "needs at least one rule")
+        for number, rule in enumerate(rules, 1):
+            key_path = f"routes.{name}.{number}"
+            if number > 1 and not rules[number - 2].conditions:
+                yield Problem(key_path, f"is never reached: rule {number - 1} has no conditions")
+            yield from _rule_models(settings, f"{key_path}.model", rule)
+
+
+def _rule_models(settings: Settings, key_path: str, rule: Route) -> Iterator[Problem]:
+    routes = {canonical(name) for name in settings.routes}
+    if not all(rule.models) or not rule.models:
+        yield Problem(key_path, "expected the name of a model, or a list of names")
+    for model in rule.models:
+        if canonical(model) in routes:
+            yield Problem(key_path, f"{model!r} is a route; a rule names models")
+        elif settings.swapper.unlisted_models == "deny" and settings.configured(model) is None:
+            yield Problem(key_path, f"{model!r} is not one of the models, and unlisted_models is deny")
+
+
+def _open_routes(settings: Settings) -> Iterator[Problem]:
+    for name, rules in settings.routes.items():
+        if rules[-1].conditions:
+            text = "a request may match no rule (400); a last rule without conditions takes all"
+            yield Problem(f"routes.{name}", text)
 
 
 def _default_model(settings: Settings) -> Iterator[Problem]:
     swapper = settings.swapper
     if swapper.default_model is not None and swapper.default_model not in settings.models:
-        yield Problem("swapper.default_model", f"{swapper.default_model!r} is not one of the models")
+        routes = {canonical(name) for name in settings.routes}
+        wrong = "is a route, no model" if canonical(swapper.default_model) in routes else "is not one of the models"
+        yield Problem("swapper.default_model", f"{swapper.default_model!r} {wrong}")
     if swapper.default_after is not None and swapper.default_model is None:
         yield Problem("swapper.default_after", "has no effect without default_model")
 

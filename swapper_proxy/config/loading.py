@@ -10,7 +10,7 @@ import msgspec
 import yaml
 
 from swapper_proxy.config.checks import problems
-from swapper_proxy.config.settings import NOT_IN_FILES, ConfigError, Model, RunnerOptions, Settings
+from swapper_proxy.config.settings import NOT_IN_FILES, ConfigError, Model, Route, RunnerOptions, Settings
 
 DEFAULT_PATH = Path("config/swapper_config.yaml")
 MOST_PARALLEL = 1024
@@ -128,14 +128,26 @@ def _checked(values: dict[str, Any], source: str, key_path: str) -> Settings:
         if key in values:
             raise ConfigError(f"{source}: {key}: unknown key")
     given = {key: value for key, value in values.items() if value is not None}
-    models = given.get("models")
+    for value, kind, where in _entries(given):  # one by one, because msgspec does not say which
+        _converted(value, kind, source, where)
+    settings: Settings = _converted(given, Settings, source, key_path)
+    return settings
+
+
+def _entries(given: dict[str, Any]) -> Iterator[tuple[Any, Any, str]]:
+    """What stands under names that the operator chose: the value, its type, its key path.  Rules count from 1."""
+    models, routes = given.get("models"), given.get("routes")
     for name, model in models.items() if isinstance(models, dict) else ():
-        try:  # one by one, because msgspec does not say which
-            msgspec.convert(model, Model)
-        except msgspec.ValidationError as error:
-            raise ConfigError(_explain(error, source, f"models.{name}")) from None
+        yield model, Model, f"models.{name}"
+    for name, rules in routes.items() if isinstance(routes, dict) else ():
+        yield rules, list[Any], f"routes.{name}"
+        for number, rule in enumerate(rules, 1):
+            yield rule, Route, f"routes.{name}.{number}"
+
+
+def _converted(value: Any, kind: Any, source: str, key_path: str) -> Any:
     try:
-        return msgspec.convert(given, Settings)
+        return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         raise ConfigError(_explain(error, source, key_path)) from None
 

@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from swapper_proxy.config.keep_alive import KeepAlive
+from swapper_proxy.core.names import canonical
 from swapper_proxy.core.types import Limits, Priority, Rules, RunnerOption
 
 Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
@@ -151,6 +152,29 @@ class Model(Section, frozen=True):
         return self.path.removeprefix("ollama:")
 
 
+class Route(Section, frozen=True):
+    """One rule of a virtual model: which model serves the requests for which every given condition holds.
+
+    Several models are equals: one that is in memory is preferred, else the first.  `longer_than` is characters.
+    """
+
+    model: str | tuple[str, ...]
+    has_images: bool | None = None
+    has_tools: bool | None = None
+    is_embedding: bool | None = None
+    longer_than: Annotated[int, Meta(ge=0)] | None = None
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return (self.model,) if isinstance(self.model, str) else self.model
+
+    @property
+    def conditions(self) -> dict[str, bool | int]:
+        """Those that are given, in the order in which they are listed here."""
+        given = ((field, getattr(self, field)) for field in self.__struct_fields__ if field != "model")
+        return {name: value for name, value in given if value is not None}
+
+
 class Metrics(Section, frozen=True):
     default_format: Literal["prometheus", "json"] = "prometheus"
 
@@ -167,10 +191,17 @@ class Settings(Section, frozen=True):
     upstream: Upstream = Upstream()
     swapper: Swapper = Swapper()
     models: dict[str, Model] = {}
+    routes: dict[str, tuple[Route, ...]] = {}
     metrics: Metrics = Metrics()
     logging: Logging = Logging()
     source: str = "defaults"  # where the settings came from, for people
     ollama_num_parallel: int | None = None  # what OLLAMA_NUM_PARALLEL says of the Ollama behind the proxy
+
+    def configured(self, name: str) -> tuple[str, Model] | None:
+        """The configured model that a name means in any spelling, by its key or its Ollama name."""
+        spelling = canonical(name)
+        named = self.models.items()
+        return next(((n, m) for n, m in named if spelling in (canonical(n), canonical(m.ollama_name))), None)
 
     @property
     def limits(self) -> Limits:
