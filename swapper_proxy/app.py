@@ -26,6 +26,7 @@ from swapper_proxy.web.management import Management
 from swapper_proxy.web.middleware import cors_headers, management_errors, origins
 from swapper_proxy.web.proxy import Proxy
 from swapper_proxy.web.relay import RelayedResponse
+from swapper_proxy.web.routing import Router
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,9 @@ async def running(settings: Settings, *, simulate_if_unreachable: bool = False) 
         await stack.enter_async_context(Watcher(client, catalog, engine))
         board = Board(catalog, engine, ledger)
         metrics.watch(board)
-        proxy = Proxy(client, engine, catalog, ledger, metrics, settings.server)
+        proxy = Proxy(
+            client, engine, catalog, ledger, metrics, Router(settings.routes, board.is_at_hand), settings.server
+        )
         management = Management(board, engine, catalog, metrics, settings, note)
         url = await stack.enter_async_context(_listening(settings, _application(settings, proxy, management)))
         await stack.enter_async_context(Standby(settings, catalog, engine))

@@ -18,6 +18,7 @@ STATUS = {
     State.DRAINING: "draining",
     State.UNLOADING: "unloading",
 }
+AT_HAND = (State.LOADING, State.RESIDENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +141,12 @@ class Board:
         """One model by any of its spellings; None if it is neither configured nor installed."""
         model = self._catalog.by_name(name)
         return None if model is None else self._state(model, self._engine.residencies())
+
+    def is_at_hand(self, name: str) -> bool:
+        """Whether the model of this name is in memory or being loaded, and not about to go."""
+        model = self._catalog.by_name(name)
+        records = self._engine.residencies()
+        return model is not None and any(r.key.runner == model.runner and r.state in AT_HAND for r in records)
 
     def _active(self, records: tuple[Residency, ...]) -> str | None:
         held = [r for r in records if r.state in (State.RESIDENT, State.DRAINING)]

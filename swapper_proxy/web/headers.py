@@ -6,6 +6,7 @@ Header = tuple[str, str]
 
 PRIORITY = "X-Swapper-Priority"
 QUEUE_SECONDS = "X-Swapper-Queue-Seconds"
+CHOSEN_MODEL = "X-Swapper-Model"
 
 HOP_BY_HOP = frozenset(
     (
@@ -31,7 +32,7 @@ NOT_UPSTREAM = HOP_BY_HOP | {
 }
 # What a client shows to the proxy is no business of whoever runs a remote model.
 CREDENTIALS = frozenset(("authorization", "x-api-key", "api-key", "cookie"))
-NOT_DOWNSTREAM = HOP_BY_HOP | {QUEUE_SECONDS.lower()}
+NOT_DOWNSTREAM = HOP_BY_HOP | {QUEUE_SECONDS.lower(), CHOSEN_MODEL.lower()}
 
 
 def towards_ollama(

@@ -25,10 +25,11 @@ from swapper_proxy.web.body import Ambiguous, Fields, Form, Malformed, WrongType
 from swapper_proxy.web.counting import Counted, CountedRemote, RequestMetrics
 from swapper_proxy.web.dialects import dialect_of, respond
 from swapper_proxy.web.endpoints import ENDPOINTS, Asked, Endpoint, Intent, Unacceptable
-from swapper_proxy.web.headers import CREDENTIALS, Header, queued, towards_ollama
+from swapper_proxy.web.headers import CHOSEN_MODEL, CREDENTIALS, Header, queued, towards_ollama
 from swapper_proxy.web.intake import Intake
 from swapper_proxy.web.offered import Edit
 from swapper_proxy.web.relay import Outcome, relay, relay_edited
+from swapper_proxy.web.routing import Router
 
 log = logging.getLogger("swapper_proxy.requests")
 T = TypeVar("T")
@@ -38,6 +39,7 @@ CHANGES_MODELS = ("/api/pull", "/api/create", "/api/copy", "/api/delete")
 
 
 MODEL = web.RequestKey("model", str)  # as the client named it, for the log
+CHOSEN = web.RequestKey("chosen", str)  # the model, where a route or `use_llm` chose it
 WAITED_S = web.RequestKey("waited_s", float)  # in the queue; absent if it never was there
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
@@ -58,6 +60,7 @@ class Proxy:
         catalog: Catalog,
         ledger: Ledger,
         metrics: RequestMetrics,
+        router: Router,
         server: config.Server,
     ) -> None:
         self._upstream = upstream
@@ -65,6 +68,7 @@ class Proxy:
         self._catalog = catalog
         self._ledger = ledger
         self._metrics = metrics
+        self._router = router
         self._intake = Intake(server)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -91,7 +95,7 @@ class Proxy:
         log.warning("refused", extra=fields | {"status": error.status, "code": error.code, "wait_s": round(after_s, 3)})
         response = respond(error, dialect_of(path))
         response.headers["X-Request-Id"] = request_id
-        response.headers.extend(_queue_headers(request))
+        response.headers.extend(_own_headers(request))
         return response
 
     # Straight through
@@ -145,6 +149,7 @@ class Proxy:
                 fields = self._fields(endpoint, body)
             except Malformed:
                 return await self._send(request, target, body, Outcome())
+            self._direct(request, endpoint, fields)
             try:
                 asked = endpoints.read(endpoint, fields)
             except (Unacceptable, WrongType):
@@ -159,9 +164,18 @@ class Proxy:
             if model.remote:
                 return await self._elsewhere(request, target, endpoint, asked, fields)
             if asked.intent is Intent.UNLOAD:
-                return await self._unload(endpoint, asked, model)
+                return await self._unload(request, endpoint, asked, model)
             demand = terms.demand(self._catalog, endpoint, asked, model, wished)
             return await self._serve(request, target, endpoint, asked, fields, demand, arrived)
+
+    def _direct(self, request: web.Request, endpoint: Endpoint, fields: Fields | Form) -> None:
+        """Let `use_llm` and the routes say which model is meant; the answer will tell."""
+        direction = self._router.direct(endpoint, fields)
+        name = direction.model
+        if direction.routed and is_plausible(name):
+            known = None if self._catalog.denied(name) else self._catalog.by_name(name)
+            request[CHOSEN] = known.name if known else name
+            fields.set("model", known.ollama_name if known else name)
 
     async def _serve(
         self,
@@ -213,7 +227,7 @@ class Proxy:
         finally:
             outcome.count()
 
-    async def _unload(self, endpoint: Endpoint, asked: Asked, model: Model) -> web.Response:
+    async def _unload(self, request: web.Request, endpoint: Endpoint, asked: Asked, model: Model) -> web.Response:
         """`ollama stop`: done by the scheduler, answered as Ollama answers."""
         if self._catalog.keep_alive_fixed:
             raise ProxyError(403, "keep_alive_fixed", "clients may not unload models here (ignore_client_keep_alive)")
@@ -223,7 +237,8 @@ class Proxy:
         )
         now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
         done = {"model": asked.model, "created_at": now, **content, "done": True, "done_reason": "unload"}
-        return web.Response(body=msgspec.json.encode(done), headers={"Content-Type": "application/json; charset=utf-8"})
+        headers = {"Content-Type": "application/json; charset=utf-8", **dict(_own_headers(request))}
+        return web.Response(body=msgspec.json.encode(done), headers=headers)
 
     async def _unknown(
         self, request: web.Request, target: str, endpoint: Endpoint, asked: Asked, fields: Fields | Form
@@ -267,7 +282,7 @@ class Proxy:
         body: bytes | AsyncIterator[bytes] | None,
         outcome: Outcome,
     ) -> web.StreamResponse:
-        added = _queue_headers(request)
+        added = _own_headers(request)
         response = await self._answered(relay(self._upstream, request, target, headers, body, outcome, added))
         if response.broken_off:
             fields = {"request_id": request_id_of(request), "model": request.get(MODEL, "")[:200]}
@@ -284,5 +299,6 @@ class Proxy:
             raise
 
 
-def _queue_headers(request: web.Request) -> list[Header]:
-    return queued(request[WAITED_S]) if WAITED_S in request else []
+def _own_headers(request: web.Request) -> list[Header]:
+    chosen = [(CHOSEN_MODEL, request[CHOSEN])] if CHOSEN in request else []
+    return [*chosen, *(queued(request[WAITED_S]) if WAITED_S in request else [])]

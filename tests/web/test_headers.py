@@ -25,6 +25,10 @@ def test_ollama_s_own_cross_origin_answer_is_dropped() -> None:
     assert towards_client(headers) == [("Content-Type", "a/b")]
 
 
+def test_only_this_proxy_says_which_model_it_chose() -> None:
+    assert towards_client([("x-swapper-model", "of another such proxy behind")]) == []
+
+
 def test_the_time_in_the_queue_stands_beside_what_else_was_timed() -> None:
     headers = [("Server-Timing", "model;dur=3"), ("X-Swapper-Queue-Seconds", "9")]  # of another such proxy behind
     assert [*towards_client(headers), *queued(1.2344)] == [
