@@ -6,14 +6,17 @@ import sys
 import urllib.error
 import urllib.request
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import quote
 
 import click
 
 from swapper_proxy import __version__, app, config
+from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.observe import logs
 from swapper_proxy.replay import host, report, simulation, workload
+from swapper_proxy.web import explaining
 
 REFUSED, MISUSED, UNREACHABLE = 1, 2, 3
 LONG = 20_000  # requests: a simulation of so many takes seconds
@@ -80,6 +83,7 @@ def check_config(path: str | None, as_json: bool) -> None:
         "source": settings.source,
         "mode": settings.swapper.mode,
         "models": list(settings.models),
+        "routes": list(settings.routes),
         "warnings": warnings,
     }
     lines = [f"{settings.source}: ok, {len(settings.models)} models, {settings.swapper.mode}"]
@@ -180,6 +184,40 @@ def _simulated(work: workload.Workload, box: host.Host, policy: str) -> report.R
     watched = work.requests >= LONG and sys.stderr.isatty()
     with click.progressbar(length=work.requests, label=policy, file=sys.stderr, hidden=not watched) as bar:
         return simulation.simulate(work, box, simulation.Policy(policy), bar.update)
+
+
+@main.command()
+@click.argument("file", metavar="REQUEST.json")
+@click.option("--path", "endpoint", metavar="PATH", help="Where it would be sent [default: guessed, on /api].")
+@config_option
+@click.option("--resident", "residents", metavar="NAME", multiple=True, help="Take this model to be in memory.")
+@click.option("--url", help="Ask this running proxy what is in memory.")
+@json_option
+def explain(
+    file: str, endpoint: str | None, path: str | None, residents: tuple[str, ...], url: str | None, as_json: bool
+) -> None:
+    """Say which model a request would get, and why; a body that is - is read from standard input."""
+    settings = _settings(path, {})
+    try:
+        answer = explaining.explain(settings, _content(file), endpoint, (*residents, *_at_hand(url)))
+    except explaining.NotReadable as error:
+        _fail(f"{file}: {error}", MISUSED)
+    except ProxyError as refused:
+        _fail(refused.message, REFUSED)
+    _show(asdict(answer), as_json, str(answer))
+
+
+def _content(file: str) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as error:
+        _fail(f"{file}: {error.strerror}", MISUSED)
+
+
+def _at_hand(url: str | None) -> list[str]:
+    """The models that a running proxy has in memory or is loading."""
+    shown = _call("GET", url, "/models")["models"] if url else []
+    return [model["ollama_name"] for model in shown if model["status"] in ("loaded", "loading")]
 
 
 def _run(work: Any) -> None:

@@ -102,10 +102,69 @@ def test_check_config_warns_and_is_content(tmp_path: Path) -> None:
     assert (answer.returncode, len(json.loads(answer.stdout)["warnings"])) == (0, 1)
 
 
+ROUTES = f"""{CONFIG}
+routes:
+  auto: [{{has_tools: true, model: [other, chat]}}, {{longer_than: 10, model: chat}}]
+"""
+TOOLS = {"model": "auto", "messages": [{"role": "user", "content": "hi"}], "tools": [{"type": "function"}]}
+
+
+def explained(tmp_path: Path, body: object, *arguments: str) -> subprocess.CompletedProcess[str]:
+    (tmp_path / "c.yaml").write_text(ROUTES)
+    (tmp_path / "r.json").write_text(json.dumps(body))
+    return command("explain", str(tmp_path / "r.json"), "--config", str(tmp_path / "c.yaml"), *arguments)
+
+
+def test_explain(tmp_path: Path) -> None:
+    said = explained(tmp_path, TOOLS, "--path", "/v1/messages", "--resident", "embed", "--resident", "Llama3:latest")
+    assert (said.returncode, said.stderr) == (0, "")
+    assert said.stdout.splitlines() == [
+        "chat (in Ollama llama3)",
+        "why: model is auto; rule 1 of auto: has tools; chat is in memory",
+        "request: /v1/messages, no images, has tools, no embedding, 2 characters",
+    ]
+
+
+def test_explain_what_cannot_be(tmp_path: Path) -> None:
+    refused = explained(tmp_path, {"model": "auto", "prompt": "hi"})
+    assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (1, "", 1)
+    assert refused.stderr.startswith("swapper-proxy: no rule of auto takes this request (no images,")
+    misused = explained(tmp_path, [])
+    assert (misused.returncode, misused.stdout, misused.stderr.count("\n")) == (2, "", 1)
+    assert misused.stderr.startswith(f"swapper-proxy: {tmp_path}/r.json: not a JSON object: ")
+    missing = command("explain", str(tmp_path / "no.json"))
+    assert (missing.returncode, missing.stderr) == (
+        2,
+        f"swapper-proxy: {tmp_path}/no.json: No such file or directory\n",
+    )
+
+
+def test_explain_asks_a_running_proxy(served: str, tmp_path: Path) -> None:
+    assert command("load", "chat", "--url", served).returncode == 0
+    answer = json.loads(explained(tmp_path, TOOLS, "--url", served, "--json").stdout)
+    assert (answer["model"], answer["ollama_name"], answer["rule"]) == ("chat", "llama3", 1)
+    assert answer["traits"] == {"has_images": False, "has_tools": True, "is_embedding": False, "characters": 2}
+    assert command("unload", "chat", "--url", served).returncode == 0
+    assert json.loads(explained(tmp_path, TOOLS, "--url", served, "--json").stdout)["model"] == "other"
+    assert explained(tmp_path, TOOLS, "--url", f"http://127.0.0.1:{free_port()}").returncode == 3
+
+
+def test_explain_reads_standard_input() -> None:
+    said = subprocess.run(
+        [sys.executable, "-m", "swapper_proxy", "explain", "-"],
+        input='{"model": "a", "prompt": "x"}',
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert said.stdout.startswith("a (in Ollama a)\n")
+
+
 def test_check_config_and_help() -> None:
     assert command("check-config", "--config", "config/swapper_config.yaml").stdout.endswith(
         "8 models, single-active\n"
     )
     text = command("--help").stdout
-    for name in ("serve", "check-config", "status", "models", "load", "unload"):
+    for name in ("serve", "check-config", "status", "models", "load", "unload", "explain"):
         assert name in text

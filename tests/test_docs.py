@@ -1,5 +1,6 @@
 """What the documents and the image say is what is there."""
 
+import re
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -68,6 +69,19 @@ def test_every_metric_is_described() -> None:
 
 def test_the_shipped_configuration_loads() -> None:
     assert config.load(str(CONFIG), {}).models
+
+
+def test_the_examples_of_routes_can_be_used(tmp_path: Path) -> None:
+    text = CONFIG.read_text(encoding="utf-8")
+    example = re.search(r"^# routes:\n(#   .*\n)+", text, re.MULTILINE)
+    assert example is not None
+    uncommented = re.sub("^# ", "", example[0], flags=re.MULTILINE)
+    in_readme = README.split("```\nroutes:")[1].split("```")[0]
+    for routes in (uncommented, f"routes:{in_readme}"):
+        (tmp_path / "c.yaml").write_text(text.replace(example[0], routes))
+        settings = config.load(str(tmp_path / "c.yaml"), {})
+        assert (len(settings.routes["auto"]), config.warnings(settings)) == (5, [])
+        assert all(settings.configured(name) for rule in settings.routes["auto"] for name in rule.models)
 
 
 def test_the_image_runs_the_real_thing_as_nobody_special() -> None:
