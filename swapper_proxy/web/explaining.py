@@ -8,10 +8,11 @@ import msgspec
 from swapper_proxy.config import Settings
 from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.core.names import canonical
-from swapper_proxy.web.body import Ambiguous, Fields, Form, Malformed
+from swapper_proxy.web.body import Ambiguous, Fields, Malformed
 from swapper_proxy.web.endpoints import ENDPOINTS, Endpoint
 from swapper_proxy.web.routing import Direction, Router, Traits, read
 
+_JSON = {path: endpoint for path, endpoint in ENDPOINTS.items() if not endpoint.multipart}
 # What only one of Ollama's own paths takes.
 _TELLING = {"messages": "/api/chat", "input": "/api/embed", "prompt": "/api/generate"}
 
@@ -76,16 +77,14 @@ def _why(settings: Settings, direction: Direction) -> str:
     return f"{direction.why}, as {ollama_name} is called in the configuration"
 
 
-def _read(body: bytes, path: str | None) -> tuple[Endpoint, Fields | Form]:
-    if path is not None and path not in ENDPOINTS:
-        raise NotReadable(f"no model is chosen on {path}, but on {', '.join(ENDPOINTS)}")
-    if path is not None and ENDPOINTS[path].multipart:
-        return ENDPOINTS[path], Form(body)
+def _read(body: bytes, path: str | None) -> tuple[Endpoint, Fields]:
+    if path is not None and path not in _JSON:
+        raise NotReadable(f"no JSON object names a model on {path}, but on {', '.join(_JSON)}")
     try:
         fields = Fields.read(body)
     except (Malformed, Ambiguous) as error:
         raise NotReadable(f"not a JSON object: {error}") from None
-    return ENDPOINTS[path or _guessed(fields)], fields
+    return _JSON[path or _guessed(fields)], fields
 
 
 def _guessed(fields: Fields) -> str:

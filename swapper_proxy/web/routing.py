@@ -137,8 +137,6 @@ def use_llm(fields: Fields | Form) -> str:
 
 def read(endpoint: Endpoint, fields: Fields | Form) -> Traits:
     """The traits of a request.  What has another type than it should counts as nothing: Ollama will refuse it."""
-    if isinstance(fields, Form):
-        return Traits()
     content = _Content(has_images=endpoint.label == "generate" and bool(_field(fields, "images", _LIST)))
     for name in _CONTENT.get(endpoint.label, ()):
         content.add(_field(fields, name, msgspec.Raw))

@@ -91,7 +91,8 @@ def test_what_the_proxy_would_refuse(body: dict, complaint: str) -> None:
         (b"{", None, "not a JSON object: "),
         (b"[]", None, "not a JSON object: "),
         (b'{"model": "a"}', None, "has no messages, input or prompt to guess its path from; give it with --path"),
-        (b'{"model": "a"}', "/api/tags", "no model is chosen on /api/tags, but on /api/generate, /api/chat,"),
+        (b'{"model": "a"}', "/api/tags", "no JSON object names a model on /api/tags, but on /api/generate,"),
+        (b"{}", "/v1/images/edits", "no JSON object names a model on /v1/images/edits, but on /api/generate,"),
     ],
 )
 def test_what_cannot_be_read(body: bytes, path: str | None, complaint: str) -> None:
@@ -105,8 +106,3 @@ def test_what_may_not_be_asked_for() -> None:
     assert explained({"model": "LLAMA3", "prompt": "x"}, settings=strict)[0] == "chat (in Ollama llama3)"
     with pytest.raises(ProxyError, match=r"^'a' is not one of the models, and unlisted_models is deny$"):
         explained({"model": "a", "prompt": "x"}, settings=strict)
-
-
-def test_a_form() -> None:
-    form = b'--B\r\nContent-Disposition: form-data; name="model"\r\n\r\nchat\r\n--B--\r\n'
-    assert explain(SETTINGS, form, "/v1/audio/transcriptions", ()).ollama_name == "llama3"
