@@ -81,6 +81,8 @@ class Catalog:
         self._num_parallel = settings.ollama_num_parallel
         self._configured = {canonical(m.ollama_name): (name, m) for name, m in settings.models.items()}
         self._aliases = {canonical(name): canonical(m.ollama_name) for name, m in settings.models.items()}
+        self._routes = {canonical(name): rules for name, rules in settings.routes.items()}
+        self._own_names = (*settings.models, *settings.routes)
         self._pinned = [canonical(m.ollama_name) for m in settings.models.values() if m.pinned]
         self._installed: dict[str, Installed] = {}
         self._models: dict[str, Model] = {}
@@ -114,13 +116,24 @@ class Catalog:
             return None
         return self._configured[spelling][1].ollama_name
 
+    def stands_for(self, name: str) -> tuple[str, ...]:
+        """The Ollama names behind a name that only the config knows: of a virtual model all that it may choose.
+
+        What Ollama has comes first, and of this what it chooses for any request.  Empty if Ollama knows the name, or
+        nobody does.
+        """
+        if rules := self._routes.get(canonical(name)):
+            names = dict.fromkeys(self.alias(name) or name for rule in reversed(rules) for name in rule.models)
+            return tuple(sorted(names, key=lambda ollama_name: canonical(ollama_name) not in self._installed))
+        ollama_name = self.alias(name)
+        return (ollama_name,) if ollama_name else ()
+
     @property
-    def offered(self) -> dict[str, str]:
-        """The names to list beside Ollama's own, with the Ollama name that each stands for."""
+    def offered(self) -> dict[str, tuple[str, ...]]:
+        """The names to list beside Ollama's own, with what each stands for."""
         if not self._swapper.expose_aliases:
             return {}
-        named = ((name, model.ollama_name) for name, model in self._configured.values())
-        return {name: ollama_name for name, ollama_name in named if canonical(name) != canonical(ollama_name)}
+        return {name: meant for name in self._own_names if (meant := self.stands_for(name))}
 
     async def find(self, spelling: str) -> Model | None:
         """The installed model of this canonical name: known already, or asked for once for all who want it."""

@@ -1,6 +1,6 @@
 """Names that only the config knows, where Ollama tells which models it has."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from urllib.parse import quote
 
 import msgspec
@@ -15,8 +15,8 @@ LISTS = {"/api/tags": ("models", ("name", "model")), "/v1/models": ("data", ("id
 ONE = "/v1/models/"
 
 
-def listing(path: str, offered: Mapping[str, str]) -> Edit | None:
-    """What adds the offered names (name -> Ollama name) to the answer of this path; None if there is nothing to add."""
+def listing(path: str, offered: Mapping[str, Sequence[str]]) -> Edit | None:
+    """What adds the offered names (name -> Ollama names) to the answer of this path; None if there are none to add."""
     return (lambda body: _extended(body, *LISTS[path], offered)) if offered and path in LISTS else None
 
 
@@ -30,7 +30,12 @@ def one(name: str, ollama_name: str) -> tuple[str, Edit]:
     return ONE + quote(ollama_name, safe="/:"), lambda body: _replaced(body, {"id": name})
 
 
-def _extended(body: bytes, key: str, fields: tuple[str, ...], offered: Mapping[str, str]) -> bytes:
+def able(capabilities: Iterable[str]) -> Edit:
+    """What makes a shown model able to do all this."""
+    return lambda body: _replaced(body, {"capabilities": sorted(capabilities)})
+
+
+def _extended(body: bytes, key: str, fields: tuple[str, ...], offered: Mapping[str, Sequence[str]]) -> bytes:
     """Entries are repeated under the other names; what Ollama does not have is not listed."""
     try:
         answer = msgspec.json.decode(body, type=Entry)
@@ -38,14 +43,14 @@ def _extended(body: bytes, key: str, fields: tuple[str, ...], offered: Mapping[s
         known = {canonical(msgspec.json.decode(entry[fields[0]], type=str)): entry for entry in entries}
     except (msgspec.MsgspecError, KeyError):
         return body
-    for name, ollama_name in offered.items():
-        entry = known.get(canonical(ollama_name))
+    for name, meant in offered.items():
+        entry = next((known[spelling] for spelling in map(canonical, meant) if spelling in known), None)
         if entry is not None and canonical(name) not in known:
             entries.append(entry | {field: _raw(name) for field in fields})
     return _encoded(answer | {key: _raw(entries)}, body)
 
 
-def _replaced(body: bytes, values: Mapping[str, str]) -> bytes:
+def _replaced(body: bytes, values: Mapping[str, object]) -> bytes:
     try:
         answer = msgspec.json.decode(body, type=Entry)
     except msgspec.MsgspecError:

@@ -102,9 +102,7 @@ class Proxy:
 
     async def _pass(self, request: web.Request, target: str, path: str) -> web.StreamResponse:
         if request.method == "GET" and (edited := self._edited(path)) is not None:
-            target, edit = edited[0] or target, edited[1]
-            headers = towards_ollama(request.raw_headers, None)
-            return await self._answered(relay_edited(self._upstream, request, target, headers, edit))
+            return await self._edit(request, edited[0] or target, None, edited[1])
         if request.method == "POST" and path == "/api/show":
             return await self._show(request, target)
         body = request.content.iter_any() if request.can_read_body else None
@@ -115,30 +113,37 @@ class Proxy:
             if path in CHANGES_MODELS:
                 self._catalog.forget()
 
+    # Where names are told
+
     def _edited(self, path: str) -> tuple[str, Edit] | None:
-        """What is asked of Ollama instead ("": the same), and how its answer is edited, where names are told."""
+        """What is asked of Ollama instead ("": the same), and how its answer is edited."""
         if edit := offered.listing(path, self._catalog.offered):
             return "", edit
         name = offered.asked_for(path)
-        ollama_name = self._catalog.alias(name) if name else None
-        return offered.one(name, ollama_name) if name and ollama_name else None
+        meant = self._catalog.stands_for(name) if name else ()
+        return offered.one(name, meant[0]) if name and meant else None
 
     async def _show(self, request: web.Request, target: str) -> web.StreamResponse:
         """A name that only the config knows is replaced by Ollama's; whatever else is asked stays as it is."""
         async with self._intake.reading(request) as body:
-            return await self._send(request, target, self._in_ollamas_words(body), Outcome())
+            try:
+                fields = Fields.read(body)
+                name = fields.get("model", str, "") or fields.get("name", str, "")
+            except (Malformed, Ambiguous, WrongType):
+                return await self._send(request, target, body, Outcome())
+            meant = self._catalog.stands_for(name)
+            if not meant:
+                return await self._send(request, target, body, Outcome())
+            fields.set("model", meant[0])
+            if len(meant) == 1:
+                return await self._send(request, target, fields.encode(), Outcome())
+            models = [model for other in meant if (model := await self._catalog.resolve(other))]
+            able = {capability for m in models if m.shown for capability in m.shown.capabilities or ()}
+            return await self._edit(request, target, fields.encode(), offered.able(able))
 
-    def _in_ollamas_words(self, body: bytes) -> bytes:
-        try:
-            fields = Fields.read(body)
-            name = fields.get("model", str, "") or fields.get("name", str, "")
-        except (Malformed, Ambiguous, WrongType):
-            return body
-        ollama_name = self._catalog.alias(name)
-        if ollama_name is None:
-            return body
-        fields.set("model", ollama_name)
-        return fields.encode()
+    async def _edit(self, request: web.Request, target: str, body: bytes | None, edit: Edit) -> web.Response:
+        headers = towards_ollama(request.raw_headers, None if body is None else len(body))
+        return await self._answered(relay_edited(self._upstream, request, target, headers, body, edit))
 
     # Through a swap
 

@@ -64,17 +64,22 @@ async def relay(
 
 
 async def relay_edited(
-    upstream: Relay, request: web.Request, target: str, headers: list[Header], edit: Callable[[bytes], bytes]
+    upstream: Relay,
+    request: web.Request,
+    target: str,
+    headers: list[Header],
+    body: bytes | None,
+    edit: Callable[[bytes], bytes],
 ) -> web.Response:
-    """The same for a question without a body, whose short answer is read as a whole and edited if it is a 200."""
-    answer = await _sent(upstream, request, target, headers, None, Outcome())
+    """The same for a question whose short answer is read as a whole, and edited if it is a 200."""
+    answer = await _sent(upstream, request, target, headers, body, Outcome())
     try:
-        body = b"".join([chunk async for chunk in answer.chunks()])
+        content = b"".join([chunk async for chunk in answer.chunks()])
     except UpstreamBroken as error:
         raise ProxyError(502, "upstream_unreachable", f"Ollama broke off: {error}") from error
     finally:
         answer.close()
-    response = web.Response(status=answer.status, body=edit(body) if answer.status == 200 else body)
+    response = web.Response(status=answer.status, body=edit(content) if answer.status == 200 else content)
     response.headers.clear()
     response.headers.extend((n, v) for n, v in towards_client(answer.headers) if n.lower() != "content-length")
     return response

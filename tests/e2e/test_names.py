@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from swapper_proxy.app import running
-from swapper_proxy.config import Server
+from swapper_proxy.config import Route, Server
 from tests.e2e.conftest import MODELS as CONFIGURED
 from tests.e2e.conftest import Client, configured, settings
 
@@ -74,6 +74,26 @@ async def test_a_name_without_a_model_is_answered_as_ollama_does(exposing: Clien
     missing = {"error": "model 'never-pulled' not found"}
     assert await exposing.post("/api/show", {"model": "gone"}) == (404, missing)
     assert (await exposing.get("/v1/models/gone"))[0] == (await ollama.get("/v1/models/never-pulled"))[0] == 404
+
+
+@pytest.fixture
+async def routing(ollama: Client):
+    chosen = settings(ollama.url, expose_aliases=True)
+    rules = (Route(model="embedder", is_embedding=True), Route(model=("gone", "first", "team/second:v1")))
+    async with running(msgspec.structs.replace(chosen, routes={"auto": rules})) as up:
+        yield Client(ollama.session, up.url)
+
+
+async def test_virtual_models_are_offered_as_what_any_request_gets(routing: Client, ollama: Client) -> None:
+    tags = {entry["name"]: entry for entry in (await routing.get("/api/tags"))[1]["models"]}
+    assert tags["auto"]["digest"] == tags["alpha:latest"]["digest"]  # the first of the last rule that there is
+    assert "auto" in [entry["id"] for entry in (await routing.get("/v1/models"))[1]["data"]]
+    shown, alpha = (
+        (await routing.post("/api/show", {"model": "Auto"}))[1],
+        await ollama.post("/api/show", {"model": "alpha"}),
+    )
+    assert without(shown, "capabilities") == without(alpha[1], "capabilities")
+    assert shown["capabilities"] == ["completion", "embedding"]  # whatever any of its models can do
 
 
 async def test_lists_while_ollama_is_away(session: aiohttp.ClientSession, unused_tcp_port: int) -> None:
