@@ -4,7 +4,6 @@ What was acted upon is what is sent: duplicates and trailing bytes are gone, all
 """
 
 import json
-import re
 from typing import Any
 
 import msgspec
@@ -59,32 +58,6 @@ class Fields:
 
     def encode(self) -> bytes:
         return msgspec.json.encode(self._raw)
-
-
-# The one member of a form that says which model is meant, and its value.
-_FORM_MODEL = re.compile(rb'name="model"(?:\r\n[^\r\n]+)*\r\n\r\n([^\r\n]*)\r\n--')
-
-
-class Form:
-    """A multipart/form-data body: read for its model, otherwise left as it is."""
-
-    def __init__(self, body: bytes) -> None:
-        self._body = body
-        self._model = _FORM_MODEL.search(body)
-
-    def get(self, name: str, kind: Any, default: Any) -> Any:
-        """The model; of nothing else a form holds is there anything to decide."""
-        if name != "model" or self._model is None:
-            return default
-        return self._model[1].decode(errors="replace")
-
-    def set(self, name: str, value: object) -> None:
-        if name == "model" and self._model is not None:
-            start, end = self._model.span(1)
-            self._body = self._body[:start] + str(value).encode() + self._body[end:]
-
-    def encode(self) -> bytes:
-        return self._body
 
 
 def _pairs(body: bytes) -> list[tuple[str, Any]]:

@@ -8,7 +8,8 @@ import msgspec
 
 from swapper_proxy.config.keep_alive import InvalidKeepAlive, KeepAlive, seconds_of
 from swapper_proxy.core.types import RUNNER_OPTIONS, RunnerOption
-from swapper_proxy.web.body import Fields, Form
+from swapper_proxy.web.body import Fields
+from swapper_proxy.web.form import Form
 
 
 class Intent(Enum):

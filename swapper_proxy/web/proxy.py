@@ -21,10 +21,11 @@ from swapper_proxy.runtime.engine import Demand, Engine, Lease
 from swapper_proxy.runtime.ledger import Ledger
 from swapper_proxy.runtime.ports import Relay, UpstreamUnreachable
 from swapper_proxy.web import endpoints, offered, terms
-from swapper_proxy.web.body import Ambiguous, Fields, Form, Malformed, WrongType
+from swapper_proxy.web.body import Ambiguous, Fields, Malformed, WrongType
 from swapper_proxy.web.counting import Counted, CountedRemote, RequestMetrics
 from swapper_proxy.web.dialects import dialect_of, respond
 from swapper_proxy.web.endpoints import ENDPOINTS, Asked, Endpoint, Intent, Unacceptable
+from swapper_proxy.web.form import Form
 from swapper_proxy.web.headers import CHOSEN_MODEL, CREDENTIALS, Header, queued, towards_ollama
 from swapper_proxy.web.intake import Intake
 from swapper_proxy.web.offered import Edit
@@ -151,7 +152,7 @@ class Proxy:
         wished = terms.wished_priority(request.headers, self._catalog)
         async with self._intake.reading(request) as body:
             try:
-                fields = self._fields(endpoint, body)
+                fields = self._fields(request, endpoint, body)
             except Malformed:
                 return await self._send(request, target, body, Outcome())
             self._direct(request, endpoint, fields)
@@ -265,9 +266,10 @@ class Proxy:
         return await self._catalog.resolve(name)
 
     @staticmethod
-    def _fields(endpoint: Endpoint, body: bytes) -> Fields | Form:
+    def _fields(request: web.Request, endpoint: Endpoint, body: bytes) -> Fields | Form:
         try:
-            return Form(body) if endpoint.multipart else Fields.read(body)
+            content_type = request.headers.get("Content-Type", "")
+            return Form(body, content_type, request.query) if endpoint.multipart else Fields.read(body)
         except Ambiguous as error:
             raise ProxyError(400, "malformed", f"the request body cannot be read: {error}") from None
 

@@ -10,8 +10,9 @@ import msgspec
 from swapper_proxy.config import Route
 from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.core.names import canonical
-from swapper_proxy.web.body import Fields, Form, WrongType
+from swapper_proxy.web.body import Fields, WrongType
 from swapper_proxy.web.endpoints import Endpoint
+from swapper_proxy.web.form import Form
 
 # Where the endpoints have text and images.  Prompts and messages are read alike in all dialects.
 _CONTENT = {

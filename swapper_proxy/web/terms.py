@@ -9,8 +9,9 @@ from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.core.types import RUNNER_OPTIONS, Priority, RunnerOption
 from swapper_proxy.runtime.catalog import Catalog, Model
 from swapper_proxy.runtime.engine import Demand
-from swapper_proxy.web.body import Fields, Form
+from swapper_proxy.web.body import Fields
 from swapper_proxy.web.endpoints import Asked, Endpoint
+from swapper_proxy.web.form import Form
 from swapper_proxy.web.headers import PRIORITY
 
 _HIGHEST_FIRST = (Priority.HIGH, Priority.MEDIUM, Priority.LOW)

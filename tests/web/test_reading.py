@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from swapper_proxy.web.body import Ambiguous, Fields, Form, Malformed, WrongType
+from swapper_proxy.web.body import Ambiguous, Fields, Malformed, WrongType
 from swapper_proxy.web.endpoints import ENDPOINTS, Intent, Unacceptable, read
 
 
@@ -58,14 +58,6 @@ def test_null_is_absent_and_wrong_types_are_told() -> None:
     assert Fields.read(b'{"model":"a","tools":null}').get("tools", list, "none") == "none"
     with pytest.raises(WrongType):
         model_of(b'{"model":5}')
-
-
-def test_a_form() -> None:
-    body = b'--B\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper\r\n--B\r\n\r\nxyz\r\n--B--\r\n'
-    form = Form(body)
-    assert form.get("model", str, "") == "whisper"
-    form.set("model", "other:v1")
-    assert form.encode() == body.replace(b"whisper", b"other:v1")
 
 
 @pytest.mark.parametrize("value", ["", "300", "-1", "1d", "x", "5m x"])

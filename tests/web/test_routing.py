@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from swapper_proxy.config import Route
 from swapper_proxy.core.errors import ProxyError
-from swapper_proxy.web.body import Fields, Form
+from swapper_proxy.web.body import Fields
 from swapper_proxy.web.endpoints import ENDPOINTS
+from swapper_proxy.web.form import Form
 from swapper_proxy.web.routing import Direction, Router, Traits, choose, read, use_llm
 
 PICTURE = "iVBORw0KGgo" * 100
