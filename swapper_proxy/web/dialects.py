@@ -1,5 +1,6 @@
 """The proxy's own errors in the shape that the clients of a route expect."""
 
+import secrets
 from collections.abc import Callable
 from enum import Enum
 from math import ceil
@@ -9,46 +10,46 @@ from aiohttp import web
 
 from swapper_proxy.core.errors import ProxyError, Rejected
 
-# OpenAI and Anthropic name their error types by what the status means.
-_OPENAI_TYPES = {400: "invalid_request_error", 404: "not_found_error", 413: "invalid_request_error"}
-_ANTHROPIC_TYPES = {
-    400: "invalid_request_error",
+# The kinds of errors by what the status means, as Ollama names them where it does; the rest as the two of them do.
+_BOTH_TYPES = {
+    **dict.fromkeys((400, 405, 408, 409, 413, 415), "invalid_request_error"),
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
-    413: "request_too_large",
     429: "rate_limit_error",
-    503: "overloaded_error",
 }
+_ANTHROPIC_TYPES = {**_BOTH_TYPES, 413: "request_too_large", 503: "overloaded_error", 504: "timeout_error"}
+_SERVERS_FAULT = "api_error"
+HOPELESS = 507  # their client libraries try again after any 5xx that does not say otherwise
 
 
-def _ollama(error: ProxyError) -> object:
+def _ollama(error: ProxyError, _: str) -> object:
     return {"error": error.message}
 
 
-def _openai(error: ProxyError) -> object:
-    kind = _OPENAI_TYPES.get(error.status, "api_error")
+def _openai(error: ProxyError, _: str) -> object:
+    kind = _BOTH_TYPES.get(error.status, _SERVERS_FAULT)
     return {"error": {"message": error.message, "type": kind, "param": None, "code": error.code}}
 
 
-def _anthropic(error: ProxyError) -> object:
-    kind = _ANTHROPIC_TYPES.get(error.status, "api_error")
-    return {"type": "error", "error": {"type": kind, "message": error.message}}
+def _anthropic(error: ProxyError, request_id: str) -> object:
+    kind = _ANTHROPIC_TYPES.get(error.status, _SERVERS_FAULT)
+    return {"type": "error", "error": {"type": kind, "message": error.message}, "request_id": request_id}
 
 
-def _management(error: ProxyError) -> object:
+def _management(error: ProxyError, _: str) -> object:
     return {"status": "error", "error": {"code": error.code, "message": error.message}}
 
 
 class Dialect(Enum):
-    """How an error is written; `render` gives the JSON body."""
+    """How an error is written; `render` gives the JSON body, from the error and the request id."""
 
     OLLAMA = (_ollama,)
     OPENAI = (_openai,)
     ANTHROPIC = (_anthropic,)
     MANAGEMENT = (_management,)
 
-    def __init__(self, render: Callable[[ProxyError], object]) -> None:
+    def __init__(self, render: Callable[[ProxyError, str], object]) -> None:
         self.render = render
 
 
@@ -59,16 +60,31 @@ def dialect_of(path: str) -> Dialect:
     return Dialect.OPENAI if path.startswith("/v1/") else Dialect.OLLAMA
 
 
-def respond(error: ProxyError, dialect: Dialect) -> web.Response:
-    """The whole answer.  What Ollama said about a failed load is passed on as it said it."""
-    headers = {"Retry-After": str(max(1, ceil(error.retry_after_s)))} if error.retry_after_s is not None else {}
-    if isinstance(error, Rejected) and error.failure is not None and dialect is Dialect.OLLAMA:
-        headers["Content-Type"] = error.failure.content_type
-        return web.Response(status=error.failure.status, body=error.failure.body, headers=headers)
+def respond(error: ProxyError, dialect: Dialect, request_id: str = "") -> web.Response:
+    """The whole answer.  What Ollama said about a failed load is passed on as it said it.
+
+    `request_id` is a new one if it is not given.
+    """
+    request_id = request_id or f"req_{secrets.token_hex(12)}"
+    headers = _headers(error, dialect, request_id)
     if isinstance(error, Rejected) and error.failure is not None:
+        if dialect is Dialect.OLLAMA:
+            headers["Content-Type"] = error.failure.content_type
+            return web.Response(status=error.failure.status, body=error.failure.body, headers=headers)
         error = ProxyError(error.failure.status, error.code, _text(error.failure.body))
-    body = msgspec.json.encode(dialect.render(error))
+    body = msgspec.json.encode(dialect.render(error, request_id))
     return web.Response(status=error.status, body=body, content_type="application/json", headers=headers)
+
+
+def _headers(error: ProxyError, dialect: Dialect, request_id: str) -> dict[str, str]:
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, ceil(error.retry_after_s)))
+    if error.status == HOPELESS and dialect in (Dialect.OPENAI, Dialect.ANTHROPIC):
+        headers["x-should-retry"] = "false"
+    if dialect is Dialect.ANTHROPIC:
+        headers["request-id"] = request_id
+    return headers
 
 
 def _text(body: bytes) -> str:
