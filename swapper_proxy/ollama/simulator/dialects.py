@@ -1,9 +1,11 @@
-"""How each endpoint writes its answers: Ollama's lines, OpenAI's chunks, and the newer event streams."""
+"""How each endpoint writes its answers: Ollama's lines and OpenAI's chunks."""
 
 import itertools
 import json
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 from swapper_proxy.ollama.simulator.catalogue import stamp
@@ -17,9 +19,9 @@ EVENTS = "text/event-stream"
 _ids = itertools.count(1)
 
 
-def encode(value: object) -> bytes:
-    """JSON as Go writes it: compact, UTF-8, with <, > and & escaped."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+def encode(value: object, *, sort_keys: bool = False) -> bytes:
+    """JSON as Go writes it: compact, UTF-8, with <, > and & escaped; the keys of a struct in order, of a map sorted."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=sort_keys)
     return text.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e").encode()
 
 
@@ -31,11 +33,11 @@ class _Lines:
     """Native answers: an object in one piece or one per line."""
 
     json_type = JSON
-    stream_type = NDJSON
+    stream_headers: Mapping[str, str] = {"Content-Type": NDJSON}
 
-    def __init__(self, name: str) -> None:
-        self._model = name
-        self._head = encode({"model": name})[:-1] + b',"created_at":"'
+    def __init__(self, name: str, remote: Mapping[str, str] = MappingProxyType({})) -> None:
+        self._names = {"model": name, **remote}
+        self._head = encode(self._names)[:-1] + b',"created_at":"'
 
     def opening(self, _: Generation, /) -> bytes:
         return b""
@@ -69,7 +71,7 @@ class GenerateLines(_Lines):
         return {"context": list(range(1, 1 + generation.prompt_tokens)), **generation.costs()}
 
     def _done(self, text: str, reason: str, costs: dict[str, Any]) -> dict[str, Any]:
-        head = {"model": self._model, "created_at": _now(), "response": text}
+        head = {**self._names, "created_at": _now(), "response": text}
         return {**head, "done": True, "done_reason": reason, **costs}
 
 
@@ -81,7 +83,7 @@ class ChatLines(_Lines):
         return self._head + f'{_now()}",{message},"done":false}}\n'.encode()
 
     def _done(self, text: str, reason: str, costs: dict[str, Any]) -> dict[str, Any]:
-        head = {"model": self._model, "created_at": _now(), "message": {"role": "assistant", "content": text}}
+        head = {**self._names, "created_at": _now(), "message": {"role": "assistant", "content": text}}
         return {**head, "done_reason": reason, "done": True, **costs}
 
 
@@ -89,7 +91,7 @@ class _Chunks:
     """OpenAI's answers: one object, or server-sent events that end with [DONE]."""
 
     json_type = PLAIN_JSON
-    stream_type = EVENTS
+    stream_headers: Mapping[str, str] = {"Content-Type": EVENTS}
     prefix = "cmpl"
     whole_object = "text_completion"
     chunk_object = "text_completion"
@@ -180,113 +182,3 @@ def _usage(generation: Generation) -> dict[str, int]:
 
 def _data(value: object) -> bytes:
     return b"data: " + encode(value) + b"\n\n"
-
-
-def _named_event(value: dict[str, Any]) -> bytes:
-    return f"event: {value['type']}\n".encode() + _data(value)
-
-
-class _Events:
-    """What the newer endpoints share: named events, and only streams that end well."""
-
-    json_type = PLAIN_JSON
-    stream_type = EVENTS
-
-    def __init__(self, name: str) -> None:
-        self._model = name
-        self._number = next(_ids)
-        self._written: list[str] = []
-
-    def nothing(self, reason: str, _: bool, /) -> tuple[str, bytes]:
-        return PLAIN_JSON, encode(self._answer("", reason, 0, 0))
-
-    def whole(self, generation: Generation, text: str) -> bytes:
-        return encode(self._answer(text, generation.reason, generation.prompt_tokens, generation.tokens))
-
-    def broken(self) -> bytes | None:
-        return None
-
-    def _answer(self, text: str, reason: str, asked: int, answered: int) -> dict[str, Any]:
-        raise NotImplementedError
-
-
-class MessageEvents(_Events):
-    """/v1/messages."""
-
-    def opening(self, generation: Generation) -> bytes:
-        message = {**self._answer("", "stop", generation.prompt_tokens, 0), "content": [], "stop_reason": None}
-        block = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
-        return _named_event({"type": "message_start", "message": message}) + _named_event(block)
-
-    def token(self, text: str) -> bytes:
-        delta = {"type": "text_delta", "text": text}
-        return _named_event({"type": "content_block_delta", "index": 0, "delta": delta})
-
-    def closing(self, generation: Generation) -> bytes:
-        delta = {"stop_reason": _stop_reason(generation.reason), "stop_sequence": None}
-        usage = {"input_tokens": generation.prompt_tokens, "output_tokens": generation.tokens}
-        ends: list[dict[str, Any]] = [
-            {"type": "content_block_stop", "index": 0},
-            {"type": "message_delta", "delta": delta, "usage": usage},
-            {"type": "message_stop"},
-        ]
-        return b"".join(_named_event(end) for end in ends)
-
-    def _answer(self, text: str, reason: str, asked: int, answered: int) -> dict[str, Any]:
-        return {
-            "id": f"msg_{self._number}",
-            "type": "message",
-            "role": "assistant",
-            "model": self._model,
-            "content": [{"type": "text", "text": text}],
-            "stop_reason": _stop_reason(reason),
-            "stop_sequence": None,
-            "usage": {"input_tokens": asked, "output_tokens": answered},
-        }
-
-
-def _stop_reason(reason: str) -> str:
-    return "max_tokens" if reason == "length" else "end_turn"
-
-
-class ResponseEvents(_Events):
-    """/v1/responses."""
-
-    def opening(self, _: Generation, /) -> bytes:
-        begun = {**self._answer("", "stop", 0, 0), "status": "in_progress", "output": [], "usage": None}
-        added = {"type": "response.output_item.added", "output_index": 0, "item": self._item("", "in_progress")}
-        return _named_event({"type": "response.created", "response": begun}) + _named_event(added)
-
-    def token(self, text: str) -> bytes:
-        self._written.append(text)
-        return _named_event({**self._place(), "type": "response.output_text.delta", "delta": text})
-
-    def closing(self, generation: Generation) -> bytes:
-        text = "".join(self._written)
-        answer = self._answer(text, generation.reason, generation.prompt_tokens, generation.tokens)
-        ends: list[dict[str, Any]] = [
-            {**self._place(), "type": "response.output_text.done", "text": text},
-            {"type": "response.output_item.done", "output_index": 0, "item": self._item(text, "completed")},
-            {"type": "response.completed", "response": answer},
-        ]
-        return b"".join(_named_event(end) for end in ends)
-
-    def _place(self) -> dict[str, Any]:
-        return {"item_id": f"msg_{self._number}", "output_index": 0, "content_index": 0}
-
-    def _item(self, text: str, status: str) -> dict[str, Any]:
-        content = [{"type": "output_text", "text": text, "annotations": []}] if text else []
-        head = {"id": f"msg_{self._number}", "type": "message", "status": status}
-        return {**head, "role": "assistant", "content": content}
-
-    def _answer(self, text: str, reason: str, asked: int, answered: int) -> dict[str, Any]:
-        return {
-            "id": f"resp_{self._number}",
-            "object": "response",
-            "created_at": int(time.time()),
-            "status": "completed",
-            "incomplete_details": {"reason": "max_output_tokens"} if reason == "length" else None,
-            "model": self._model,
-            "output": [self._item(text, "completed")],
-            "usage": {"input_tokens": asked, "output_tokens": answered, "total_tokens": asked + answered},
-        }

@@ -4,7 +4,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -18,6 +18,10 @@ WORDS = ("Once", " upon", " a", " time", " a", " model", " was", " loaded", ",",
 NATURAL_LENGTH = 42  # tokens of an answer that nobody limits
 DIMENSIONS = 8
 NOT_LOADED = "unexpected server status: llm server loading model"
+NO_AUDIO = "this model is missing data required for image input"  # recordings are handed over as images are
+PICTURE = (  # a PNG of one pixel
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+)
 
 
 class Generation:
@@ -57,7 +61,7 @@ class Dialect(Protocol):
     """How one endpoint writes an answer."""
 
     json_type: str
-    stream_type: str
+    stream_headers: Mapping[str, str]
 
     def opening(self, generation: Generation, /) -> bytes:
         """What comes before the first token of a stream."""
@@ -129,8 +133,29 @@ class Inference:
         async with self._resident(self._catalogue.find_exact(name) or _unknown(name), asked) as runner:
             return {"embedding": await _embedding(runner, prompt) if prompt else []}
 
+    async def transcribe(self, name: str) -> str:
+        """What is said in a recording.  That a model has no ears shows once it is loaded."""
+        model = self._named(name)
+        _require(model, "chat", {"model": name})
+        async with self._resident(model, {}) as runner:
+            if runner.aborted or "audio" not in model.capabilities:
+                raise RefusalError(500, NOT_LOADED if runner.aborted else NO_AUDIO)
+            return (await _text(Generation(model.tokens_per_second, "", 0, time.perf_counter_ns()))).strip()
+
+    async def illustrate(self, asked: Mapping[str, Any]) -> str | None:
+        """A picture in base64; None of a model that writes text."""
+        model = self._known(str(asked["model"]))
+        async with self._resident(model, asked) as runner:
+            if runner.aborted:
+                raise RefusalError(500, NOT_LOADED)
+            await _text(Generation(model.tokens_per_second, "", 0, time.perf_counter_ns()))
+            return PICTURE if model.paints else None
+
     def _resident(self, model: SimulatedModel, asked: Mapping[str, Any]) -> AbstractAsyncContextManager[Runner]:
-        return self._memory.use(model, _options(model, asked).runner, asked.get("keep_alive"))
+        options = _options(model, asked).runner
+        if model.remote_host:
+            return nullcontext(Runner(model, options, 0))
+        return self._memory.use(model, options, asked.get("keep_alive"))
 
     def _known(self, name: str) -> SimulatedModel:
         model = self._catalogue.find(name)
@@ -152,7 +177,7 @@ class Inference:
     ) -> web.StreamResponse:
         began = time.perf_counter_ns()
         options, streamed = _options(model, asked), bool(asked.get("stream", True))
-        async with self._memory.use(model, options.runner, asked.get("keep_alive")) as runner:
+        async with self._resident(model, asked) as runner:
             if not asked["prompt"]:
                 return _nothing(dialect, "load", streamed)
             if runner.aborted:
@@ -176,7 +201,7 @@ def _unknown(name: str) -> SimulatedModel:
 
 
 def _require(model: SimulatedModel, task: str, asked: Mapping[str, Any], **wanted: bool) -> None:
-    if model.embedding_only:
+    if model.embedding_only or (model.paints and task == "chat"):
         raise RefusalError(400, f'"{asked["model"]}" does not support {task}')
     missing = [name for name, needed in wanted.items() if needed and name not in model.capabilities]
     if missing:
@@ -212,11 +237,11 @@ def _broken(dialect: Dialect, streamed: bool) -> web.Response:
     body = dialect.broken() if streamed else None
     if body is None:
         raise RefusalError(500, NOT_LOADED)
-    return web.Response(body=body, headers={"Content-Type": dialect.stream_type})
+    return web.Response(body=body, headers=dialect.stream_headers)
 
 
 async def _stream(request: web.Request, generation: Generation, dialect: Dialect) -> web.StreamResponse:
-    response = web.StreamResponse(headers={"Content-Type": dialect.stream_type})
+    response = web.StreamResponse(headers=dialect.stream_headers)
     pending = dialect.opening(generation)  # the head goes out with the first token, as in the real one
     async for word in generation.words():
         if not response.prepared:
@@ -229,5 +254,9 @@ async def _stream(request: web.Request, generation: Generation, dialect: Dialect
 
 
 async def _whole(generation: Generation, dialect: Dialect) -> web.Response:
-    text = "".join([word async for word in generation.words()])
+    text = await _text(generation)
     return web.Response(body=dialect.whole(generation, text), headers={"Content-Type": dialect.json_type})
+
+
+async def _text(generation: Generation) -> str:
+    return "".join([word async for word in generation.words()])

@@ -1,19 +1,17 @@
-"""The /v1 routes: turned into native requests, which never carry options or a keep_alive of the client's."""
+"""The older /v1 routes: turned into native requests, which never carry options or a keep_alive of the client's."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from aiohttp import web
 
-from swapper_proxy.ollama.simulator import requests
+from swapper_proxy.ollama.simulator import compression, requests
 from swapper_proxy.ollama.simulator.catalogue import Catalogue
 from swapper_proxy.ollama.simulator.dialects import (
     JSON,
     PLAIN_JSON,
     ChatChunks,
     CompletionChunks,
-    MessageEvents,
-    ResponseEvents,
     encode,
 )
 from swapper_proxy.ollama.simulator.inference import Inference
@@ -27,15 +25,13 @@ Error = Callable[[RefusalError, bool], web.Response]
 
 
 def add_routes(router: web.UrlDispatcher, catalogue: Catalogue, inference: Inference) -> None:
-    """Everything under /v1."""
+    """Models, chat, completions, embeddings."""
     routes = _Routes(catalogue, inference)
     router.add_get("/v1/models", routes.models, allow_head=False)
     router.add_get("/v1/models/{model:.+}", routes.model, allow_head=False)
-    router.add_post("/v1/chat/completions", _asking(requests.OPENAI_CHAT, _from_chat, routes.chat))
-    router.add_post("/v1/completions", _asking(requests.OPENAI_COMPLETION, _from_completion, routes.complete))
-    router.add_post("/v1/embeddings", _asking(requests.OPENAI_EMBED, _from_embed, routes.embed))
-    router.add_post("/v1/responses", _asking(requests.RESPONSES, _from_responses, routes.respond))
-    router.add_post("/v1/messages", _asking(requests.MESSAGES, _from_messages, routes.message, _anthropic_error))
+    router.add_post("/v1/chat/completions", asking(requests.OPENAI_CHAT, _from_chat, routes.chat))
+    router.add_post("/v1/completions", asking(requests.OPENAI_COMPLETION, _from_completion, routes.complete))
+    router.add_post("/v1/embeddings", asking(requests.OPENAI_EMBED, _from_embed, routes.embed))
 
 
 class _Routes:
@@ -45,13 +41,13 @@ class _Routes:
 
     async def models(self, _: web.Request) -> web.Response:
         data = [self._catalogue.openai(model.full_name) for model in self._catalogue]
-        return _json({"object": "list", "data": data})
+        return json_line({"object": "list", "data": data})
 
     async def model(self, request: web.Request) -> web.Response:
         name = request.match_info["model"]
         if self._catalogue.find(name) is None:
             return _openai_error(RefusalError(404, f"model '{name}' not found"), False)
-        return _json(self._catalogue.openai(name))
+        return json_line(self._catalogue.openai(name))
 
     async def chat(self, request: web.Request, asked: dict[str, Any]) -> web.StreamResponse:
         return await self._inference.chat(request, asked, ChatChunks(asked["model"], usage=asked["usage"]))
@@ -67,13 +63,7 @@ class _Routes:
         ]
         count = answer.get("prompt_eval_count", 0)
         usage = {"prompt_tokens": count, "total_tokens": count}
-        return _json({"object": "list", "data": data, "model": asked["model"], "usage": usage})
-
-    async def respond(self, request: web.Request, asked: dict[str, Any]) -> web.StreamResponse:
-        return await self._inference.chat(request, asked, ResponseEvents(asked["model"]))
-
-    async def message(self, request: web.Request, asked: dict[str, Any]) -> web.StreamResponse:
-        return await self._inference.chat(request, asked, MessageEvents(asked["model"]))
+        return json_line({"object": "list", "data": data, "model": asked["model"], "usage": usage})
 
 
 def _openai_error(refused: RefusalError, unread: bool) -> web.Response:
@@ -81,26 +71,25 @@ def _openai_error(refused: RefusalError, unread: bool) -> web.Response:
     body = {"error": {"message": refused.message, "type": kind, "param": None, "code": None}}
     if unread:
         return web.Response(body=encode(body), status=refused.status, headers={"Content-Type": JSON})
-    return _json(body, refused.status)
+    return json_line(body, refused.status)
 
 
-_ANTHROPIC_TYPES = {400: "invalid_request_error", 404: "not_found_error"}
-
-
-def _anthropic_error(refused: RefusalError, _: bool) -> web.Response:
-    kind = _ANTHROPIC_TYPES.get(refused.status, "api_error")
-    return _json({"type": "error", "error": {"type": kind, "message": refused.message}}, refused.status)
-
-
-def _json(value: object, status: int = 200) -> web.Response:
+def json_line(value: object, status: int = 200) -> web.Response:
+    """As Go's encoder writes it."""
     return web.Response(body=encode(value) + b"\n", status=status, headers={"Content-Type": PLAIN_JSON})
 
 
-def _asking(shape: Shape, convert: Convert, act: Act, error: Error = _openai_error) -> Handler:
+def asking(shape: Shape, convert: Convert, act: Act, error: Error = _openai_error) -> Handler:
+    """A handler that reads its body as `shape` and converts it; `error` tells what is refused, and if it was read."""
+
     async def handler(request: web.Request) -> web.StreamResponse:
         unread = True
         try:
-            asked = convert(requests.read(await request.read(), shape))
+            body = await compression.read(request)
+        except RefusalError as refused:
+            return web.Response(body=encode({"error": refused.message}), status=400, headers={"Content-Type": JSON})
+        try:
+            asked = convert(requests.read(body, shape))
             unread = False
             return await act(request, asked)
         except RefusalError as refused:
@@ -109,7 +98,8 @@ def _asking(shape: Shape, convert: Convert, act: Act, error: Error = _openai_err
     return handler
 
 
-def _common(asked: Asked, limit: str) -> dict[str, Any]:
+def common(asked: Asked, limit: str) -> dict[str, Any]:
+    """What all requests for text have; `limit` is the field that limits the answer."""
     usage = (asked.get("stream_options") or {}).get("include_usage")
     return {
         "model": asked.get("model", ""),
@@ -125,7 +115,7 @@ def _from_chat(asked: Asked) -> dict[str, Any]:
         raise RefusalError(400, "[] is too short - 'messages'")
     for message in messages:
         _check_content(message)
-    return {**_common(asked, "max_tokens"), "messages": messages, "tools": asked.get("tools")}
+    return {**common(asked, "max_tokens"), "messages": messages, "tools": asked.get("tools")}
 
 
 _GO_NAMES = {bool: "bool", int: "float64", float: "float64", dict: "map[string]interface {}", type(None): "<nil>"}
@@ -140,7 +130,7 @@ def _check_content(message: Asked) -> None:
 
 def _from_completion(asked: Asked) -> dict[str, Any]:
     texts = {key: asked.get(key, "") for key in ("prompt", "suffix")}
-    return {**_common(asked, "max_tokens"), **texts}
+    return {**common(asked, "max_tokens"), **texts}
 
 
 def _from_embed(asked: Asked) -> dict[str, Any]:
@@ -148,21 +138,3 @@ def _from_embed(asked: Asked) -> dict[str, Any]:
     if given is None or given == []:
         raise RefusalError(400, "invalid input")
     return {"model": asked.get("model", ""), "input": [""] if given == "" else given}
-
-
-def _from_responses(asked: Asked) -> dict[str, Any]:
-    given = asked.get("input")
-    messages = [{"role": "user", "content": given}] if isinstance(given, str) else given
-    if not messages or not isinstance(messages, list):
-        raise RefusalError(400, "input is required")
-    return {**_common(asked, "max_output_tokens"), "messages": messages}
-
-
-def _from_messages(asked: Asked) -> dict[str, Any]:
-    if not asked.get("model"):
-        raise RefusalError(400, "model is required")
-    if asked.get("max_tokens", 0) <= 0:
-        raise RefusalError(400, "max_tokens is required and must be positive")
-    if not asked.get("messages"):
-        raise RefusalError(400, "messages is required")
-    return {**_common(asked, "max_tokens"), "messages": asked["messages"]}

@@ -271,6 +271,15 @@ EMBED = _api("EmbedRequest", **_EMBED_RUN, input=ANY, truncate=BOOL)
 EMBEDDINGS = _api("EmbeddingRequest", **_EMBED_RUN, prompt=STRING)
 SHOW = _api("ShowRequest", name=STRING, system=STRING, template=STRING, verbose=BOOL, options=MAP)
 DELETE = _api("DeleteRequest", name=STRING)
+CREATE = _api(
+    "CreateRequest",
+    **dict.fromkeys(("name", "from", "system", "template"), STRING),
+    parameters=MAP,
+    files=Kind("map[string]string", ("object",)),
+    stream=BOOL,
+)
+PULL = _api("PullRequest", name=STRING, stream=BOOL)
+PUSH = _api("PushRequest", name=STRING, stream=BOOL)
 COPY = Shape("api", "CopyRequest", {"source": STRING, "destination": STRING})
 
 _STREAM_OPTIONS = Kind("openai.StreamOptions", ("object",))
@@ -285,5 +294,21 @@ OPENAI_COMPLETION = _openai(
     "CompletionRequest", **_SAMPLING, prompt=STRING, suffix=STRING, stream_options=_STREAM_OPTIONS
 )
 OPENAI_EMBED = _openai("EmbedRequest", input=ANY, dimensions=INT)
-RESPONSES = _openai("ResponsesRequest", input=ANY, instructions=STRING, stream=BOOL, max_output_tokens=INT)
-MESSAGES = _openai("MessagesRequest", **_SAMPLING, messages=_OPENAI_MESSAGES, system=ANY)
+RESPONSES = _openai(
+    "ResponsesRequest",
+    input=ANY,
+    **dict.fromkeys(("instructions", "truncation"), STRING),
+    **dict.fromkeys(("temperature", "top_p"), FLOAT),
+    **dict.fromkeys(("stream", "background"), BOOL),
+    max_output_tokens=INT,
+    tools=Kind("[]openai.ResponsesTool", ("array",)),
+)
+MESSAGES = Shape(
+    "anthropic",
+    "MessagesRequest",
+    {"model": STRING, **_SAMPLING, "messages": Kind("[]anthropic.MessageParam", ("array",)), "system": ANY},
+    empty="EOF",
+)
+_PICTURE: Mapping[str, Kind] = {"prompt": STRING, "size": STRING, "n": INT, "seed": INT, "response_format": STRING}
+PICTURE = _openai("ImageGenerationRequest", **_PICTURE)
+PICTURE_EDIT = _openai("ImageEditRequest", **_PICTURE, image=STRING)
