@@ -13,7 +13,7 @@ import aiohttp
 LIMIT_S = 10.0
 POLL_S = 0.01
 
-Body = dict[str, Any] | str | bytes | None
+Body = dict[str, Any] | aiohttp.FormData | str | bytes | None
 
 
 @dataclass(frozen=True)

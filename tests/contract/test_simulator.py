@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import time
 from collections.abc import AsyncIterator
 
@@ -25,14 +24,6 @@ MODELS = [
 async def simulated(request: pytest.FixtureRequest, session: aiohttp.ClientSession) -> AsyncIterator[Ask]:
     async with serving(Simulator(MODELS, max_loaded=request.param)) as url:
         yield Ask(session, url)
-
-
-def events(text: str) -> list[tuple[str, dict]]:
-    found = []
-    for event in filter(None, text.split("\n\n")):
-        name, data = event.split("\n")
-        found.append((name.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
-    return found
 
 
 async def test_a_request_for_the_resident_model_overtakes_the_queue(simulated: Ask) -> None:
@@ -63,49 +54,6 @@ async def test_capabilities(simulated: Ask, more: dict) -> None:
 async def test_deterministic_text(simulated: Ask) -> None:
     texts = [(await simulated.generate("able", prompt="x", stream=False)).json["response"] for _ in range(2)]
     assert texts[0] == texts[1] != ""
-
-
-async def test_messages(simulated: Ask) -> None:
-    body = {"model": "able", "max_tokens": 3, "messages": MESSAGE}
-    answer = await simulated.post("/v1/messages", body)
-    assert answer.json["content"][0]["type"] == "text"
-    assert (answer.json["stop_reason"], answer.json["usage"]["output_tokens"]) == ("max_tokens", 3)
-
-
-async def test_messages_as_a_stream(simulated: Ask) -> None:
-    body = {"model": "able", "max_tokens": 2, "messages": MESSAGE, "stream": True}
-    answer = await simulated.post("/v1/messages", body)
-    assert answer.content_type == "text/event-stream"
-    found = events(answer.text)
-    assert all(name == data["type"] for name, data in found)
-    assert [name for name, _ in found] == [
-        "message_start",
-        "content_block_start",
-        "content_block_delta",
-        "content_block_delta",
-        "content_block_stop",
-        "message_delta",
-        "message_stop",
-    ]
-
-
-async def test_messages_for_an_unknown_model(simulated: Ask) -> None:
-    answer = await simulated.post("/v1/messages", {"model": "nope", "max_tokens": 2, "messages": MESSAGE})
-    assert (answer.status, answer.json["error"]["type"]) == (404, "not_found_error")
-
-
-async def test_responses(simulated: Ask) -> None:
-    answer = await simulated.post("/v1/responses", {"model": "able", "input": "x", "max_output_tokens": 3})
-    assert answer.json["output"][0]["content"][0]["type"] == "output_text"
-    assert answer.json["usage"]["output_tokens"] == 3
-
-
-async def test_responses_as_a_stream(simulated: Ask) -> None:
-    answer = await simulated.post("/v1/responses", {"model": "able", "input": "x", "stream": True})
-    found = events(answer.text)
-    deltas = "".join(data["delta"] for name, data in found if name == "response.output_text.delta")
-    assert (found[0][0], found[-1][0]) == ("response.created", "response.completed")
-    assert found[-1][1]["response"]["output"][0]["content"][0]["text"] == deltas
 
 
 async def test_closes_promptly_with_streams_open(session: aiohttp.ClientSession) -> None:
