@@ -10,7 +10,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
-from swapper_proxy.web.body import Ambiguous
+from swapper_proxy.web.body import Ambiguous, Malformed
 
 MAX_PARTS = 1000  # Go's own limit
 MAX_HEAD_BYTES = 8192  # of the header lines of one part
@@ -25,14 +25,19 @@ _BOUNDARY = re.compile(r"[\w'()+,./:=? -]{0,69}[\w'()+,./:=?-]", re.ASCII)  # RF
 
 
 class Form:
-    """A form, whose bytes stay as they are but for the model.  `query`: the names that the query string sets."""
+    """A form, whose bytes stay as they are but for the model.
 
-    def __init__(self, body: bytes, content_type: str, query: Container[str] = ()) -> None:
-        """Raises Ambiguous."""
+    `content_type` is the header; None where there is none: then the first line tells the boundary.  `query`: the names
+    that the query string sets.
+    """
+
+    def __init__(self, body: bytes, content_type: str | None = None, query: Container[str] = ()) -> None:
+        """Raises Malformed if Ollama too takes it for no form, and Ambiguous."""
+        boundary = _first_line(body) if content_type is None else _boundary(content_type)
         if "model" in query:
             raise Ambiguous("a form's model must not be in the query")
         self._body = body
-        self._place = _place_of_model(body, _boundary(content_type))
+        self._place = _place_of_model(body, boundary)
         try:
             self._model = body[self._place].decode()
         except UnicodeDecodeError:
@@ -54,11 +59,15 @@ class Form:
         return self._body
 
 
+def _first_line(body: bytes) -> str:
+    return body[: body.find(b"\r\n")].removeprefix(b"--").decode("latin-1")
+
+
 def _boundary(content_type: str) -> str:
-    media_type, parameters = _parsed(content_type)
+    media_type, parameters = _parsed(content_type) if content_type else ("", {})
     boundary = parameters.get("boundary", "")
     if media_type != "multipart/form-data":
-        raise Ambiguous("the Content-Type is not multipart/form-data")
+        raise Malformed("the Content-Type is not multipart/form-data")
     if not _BOUNDARY.fullmatch(boundary) or any(name.startswith("boundary*") for name in parameters):
         raise Ambiguous("the Content-Type names no plain boundary")
     return boundary

@@ -10,7 +10,7 @@ from aiohttp.abc import AbstractStreamWriter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swapper_proxy.web.body import Ambiguous
+from swapper_proxy.web.body import Ambiguous, Malformed
 from swapper_proxy.web.endpoints import ENDPOINTS, Asked, read
 from swapper_proxy.web.form import MAX_PARTS, Form
 
@@ -58,10 +58,7 @@ def test_read(content_type: str, body: bytes) -> None:
 @pytest.mark.parametrize(
     "content_type",
     [
-        "",
-        "application/json",
         "multipart/form-data",
-        "multipart/mixed; boundary=B",
         "multipart/form-data; boundary=",
         "multipart/form-data; boundary=B; boundary=C",
         "multipart/form-data; boundary*=utf-8''B",
@@ -77,6 +74,18 @@ def test_read(content_type: str, body: bytes) -> None:
 def test_no_plain_boundary(content_type: str) -> None:
     with pytest.raises(Ambiguous):
         Form(form(MODEL), content_type)
+
+
+@pytest.mark.parametrize("content_type", ["", "application/json", "multipart/mixed; boundary=B", "text/plain; x=y"])
+def test_no_form_to_ollama_either(content_type: str) -> None:
+    with pytest.raises(Malformed):
+        Form(form(MODEL), content_type)
+
+
+def test_the_boundary_of_the_first_line() -> None:
+    assert Form(form(MODEL)).get("model", str, "") == "whisper"
+    with pytest.raises(Ambiguous):
+        Form(b"")
 
 
 @pytest.mark.parametrize(
