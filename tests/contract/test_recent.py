@@ -331,6 +331,17 @@ class TestPull:
         assert (await recent.post("/api/push", {"model": "nope", "stream": False})).status == 500
 
 
+async def test_a_load_that_fails(session: aiohttp.ClientSession) -> None:
+    async with serving(Simulator([SimulatedModel("broken", **FAST, broken=True), *MODELS])) as url:
+        recent = Ask(session, url)
+        for _ in range(2):
+            answer = await recent.generate("broken", prompt="x")
+            assert (answer.status, list(answer.json)) == (500, ["error"])
+        assert (await recent.post("/v1/responses", {"model": "broken", "input": "x"})).status == 500
+        assert (await recent.generate("able")).status == 200
+        assert await recent.names() == ["able:latest"]
+
+
 async def test_a_model_of_an_uploaded_file(recent: Ask) -> None:
     digest = f"sha256:{sha256(b'GGUF...').hexdigest()}"
     assert (await recent.post(f"/api/blobs/{digest}", b"GGUF...")).status == 201

@@ -36,6 +36,7 @@ class SimulatedModel:
     remote_host: str = ""
     remote_model: str = ""
     parent: str = ""  # the model it was made of
+    broken: bool = False  # its load ends in an error
 
     @property
     def paints(self) -> bool:

@@ -4,8 +4,8 @@
 2. A request for a model that is loading waits for the end of that load.
 3. Every other request queues, first in first out; its head evicts what it must (idle first, then the shortest
    keep_alive, waiting for answers in flight) and starts its load, which the rest of the queue need not wait for.
-4. A load belongs to the request that caused it.  When that client leaves, the load is over, and who waited for it
-   gets a runner that is not there.
+4. A load belongs to the request that caused it.  When that client leaves, or the load fails, it is over, and who
+   waited for it gets a runner that is not there.
 """
 
 import asyncio
@@ -16,9 +16,11 @@ from datetime import UTC, datetime, timedelta
 
 from swapper_proxy.ollama.simulator.catalogue import SimulatedModel, stamp
 from swapper_proxy.ollama.simulator.options import RunnerOptions
+from swapper_proxy.ollama.simulator.requests import RefusalError
 
 UNLOAD_S = 0.003  # from the decision until /api/ps no longer shows it: milliseconds in the real one
 TIMER_LIMIT_S = 1e6  # eleven days: more is no timer at all
+BROKEN = "llama runner process has terminated: exit status 2"
 FOREVER = timedelta(days=365 * 292)  # what Ollama's longest duration comes to
 
 
@@ -126,7 +128,9 @@ class Memory:
     async def _load(self, runner: Runner) -> None:
         try:
             await asyncio.sleep(runner.model.load_s)
-        except asyncio.CancelledError:  # 4
+            if runner.model.broken:
+                raise RefusalError(500, BROKEN)
+        except (asyncio.CancelledError, RefusalError):  # 4
             runner.aborted = True
             runner.in_flight -= 1
             self._unload(runner)
