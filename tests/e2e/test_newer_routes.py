@@ -58,7 +58,7 @@ def told(path: str, answer: Any) -> tuple[str, str]:
 @pytest.mark.parametrize("path", BODIES)
 async def test_two_models_in_turn(session: aiohttp.ClientSession, path: str) -> None:
     names = ("brush", "pencil") if "images" in path else ("one", "two")
-    async with simulated(session, *MODELS) as proxy:
+    async with simulated(session, *MODELS, unload_settle=0) as proxy:
         for name in (*names, names[0]):
             status, answer = await ask(proxy, path, name)
             assert (status, answer.get("error")) == (200, None)
