@@ -27,13 +27,12 @@ _BOUNDARY = re.compile(r"[\w'()+,./:=? -]{0,69}[\w'()+,./:=?-]", re.ASCII)  # RF
 class Form:
     """A form, whose bytes stay as they are but for the model.
 
-    `content_type` is the header; None where there is none: then the first line tells the boundary.  `query`: the names
-    that the query string sets.
+    `content_type` is the header, empty if there is none; `query`: the names that the query string sets.
     """
 
-    def __init__(self, body: bytes, content_type: str | None = None, query: Container[str] = ()) -> None:
+    def __init__(self, body: bytes, content_type: str, query: Container[str] = ()) -> None:
         """Raises Malformed if Ollama too takes it for no form, and Ambiguous."""
-        boundary = _first_line(body) if content_type is None else _boundary(content_type)
+        boundary = _boundary(content_type)
         if "model" in query:
             raise Ambiguous("a form's model must not be in the query")
         self._body = body
@@ -57,10 +56,6 @@ class Form:
 
     def encode(self) -> bytes:
         return self._body
-
-
-def _first_line(body: bytes) -> str:
-    return body[: body.find(b"\r\n")].removeprefix(b"--").decode("latin-1")
 
 
 def _boundary(content_type: str) -> str:

@@ -69,6 +69,15 @@ async def test_two_models_in_turn(session: aiohttp.ClientSession, path: str) -> 
         assert await proxy.metric("swapper_load_seconds_count") == 3
 
 
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(("path", "limit"), [("/v1/responses", "max_output_tokens"), ("/v1/messages", "max_tokens")])
+async def test_tokens(session: aiohttp.ClientSession, path: str, limit: str, stream: bool) -> None:
+    async with simulated(session, *MODELS) as proxy:
+        await proxy.post(path, {"model": "one", **BODIES[path], limit: 7, "stream": stream})
+        assert await proxy.metric("swapper_generated_tokens_total", model="one:latest") == 7
+        assert await proxy.metric("swapper_prompt_tokens_total", model="one:latest") == 2
+
+
 @pytest.mark.parametrize("path", BODIES)
 async def test_an_unknown_model(session: aiohttp.ClientSession, path: str) -> None:
     async with simulated(session, *MODELS) as proxy:

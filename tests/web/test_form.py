@@ -82,12 +82,6 @@ def test_no_form_to_ollama_either(content_type: str) -> None:
         Form(form(MODEL), content_type)
 
 
-def test_the_boundary_of_the_first_line() -> None:
-    assert Form(form(MODEL)).get("model", str, "") == "whisper"
-    with pytest.raises(Ambiguous):
-        Form(b"")
-
-
 @pytest.mark.parametrize(
     "body",
     [

@@ -24,7 +24,8 @@ def fields(body: object) -> Fields:
 
 
 def form(model: str) -> Form:
-    return Form(f'--B\r\nContent-Disposition: form-data; name="model"\r\n\r\n{model}\r\n--B--\r\n'.encode())
+    body = f'--B\r\nContent-Disposition: form-data; name="model"\r\n\r\n{model}\r\n--B--\r\n'.encode()
+    return Form(body, "multipart/form-data; boundary=B")
 
 
 def message(content: object, **more: object) -> dict:
