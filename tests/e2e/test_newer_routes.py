@@ -144,6 +144,16 @@ async def test_no_form_at_all_is_for_ollama_to_refuse(session: aiohttp.ClientSes
         assert await proxy.resident() == []
 
 
+async def test_a_model_that_runs_elsewhere_waits_for_nobody(session: aiohttp.ClientSession) -> None:
+    far = SimulatedModel("far", size=400, tokens_per_second=0, remote_host="https://ollama.com", remote_model="far:1b")
+    async with simulated(session, *MODELS, far) as proxy, busy(proxy, "one"):
+        assert (await proxy.generate("far"))[1]["remote_model"] == "far:1b"
+        for path in ("/v1/responses", "/v1/messages"):
+            assert (await ask(proxy, path, "far"))[0] == 200
+        assert await proxy.resident() == ["one:latest"]
+        assert await proxy.metric("swapper_remote_requests_total", model="far:latest", status="200") == 3
+
+
 async def test_models_that_come_while_the_proxy_runs(session: aiohttp.ClientSession) -> None:
     async with simulated(session, *MODELS) as proxy:
         assert (await proxy.generate("made"))[0] == 404
