@@ -118,7 +118,7 @@ def _again(name: str, old: msgspec.Raw, new: msgspec.Raw) -> msgspec.Raw:
     if name == "options" and kinds == ("{", "{"):
         both = (msgspec.json.decode(value, type=dict[str, msgspec.Raw]) for value in (old, new))
         return msgspec.Raw(msgspec.json.encode({key: value for options in both for key, value in options.items()}))
-    if kinds[0] in ("n", kinds[1]) and kinds[1] in _SCALARS or name == "keep_alive" and _SCALARS.issuperset(kinds):
+    if (kinds[0] in ("n", kinds[1]) and kinds[1] in _SCALARS) or (name == "keep_alive" and _SCALARS.issuperset(kinds)):
         return new
     raise Ambiguous(f'"{name}" is given more than once')
 

@@ -46,8 +46,8 @@ class Route:
     """Makes rows for one route."""
 
     path: str
-    method: str = "POST"
     base: dict[str, Any] = field(default_factory=dict)
+    method: str = "POST"
 
     def row(self, note: str, body: Any = None, headers: Headers = (), **more: Any) -> Row:
         """A body as it is: an object as JSON, text and bytes as they are."""
