@@ -10,8 +10,8 @@ _VOLATILE = re.compile(
     rb'|"(created|total_duration|load_duration|prompt_eval_duration|eval_duration)":\d+'
     rb'|"(id)":"(?:chatcmpl|cmpl)-\d+"'
 )
-# What belongs to the connection or the clock, and what the proxy adds by itself (README, "Headers").
-_UNCOMPARED = {"date", "x-swapper-queue-seconds", "server-timing"}
+# What belongs to the clock, and what the proxy adds by itself (README).
+_UNCOMPARED = {"date", "x-swapper-queue-seconds", "server-timing", "x-request-id"}
 
 
 def scrubbed(body: bytes) -> bytes:
@@ -19,10 +19,10 @@ def scrubbed(body: bytes) -> bytes:
     return _VOLATILE.sub(lambda found: b'"%b":VOLATILE' % next(filter(None, found.groups())), body)
 
 
-def comparable(reply: Reply) -> dict[str, object]:
-    """All that the two sides have to agree on."""
+def comparable(reply: Reply, *, unordered: bool = False) -> dict[str, object]:
+    """All that the two sides have to agree on; `unordered` is a list of models, which Ollama shows in any order."""
     headers = sorted(header for header in reply.headers if header[0] not in _UNCOMPARED)
     body = scrubbed(reply.body)
     if body != reply.body:  # then its length is volatile too, but not that it is given
         headers = [(name, "VOLATILE" if name == "content-length" else value) for name, value in headers]
-    return {"status": reply.status, "headers": headers, "body": body}
+    return {"status": reply.status, "headers": headers, "body": sorted(body) if unordered else body}

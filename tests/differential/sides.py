@@ -1,8 +1,8 @@
-"""The two sides of the comparison, and what is in memory before and after a request to one of them."""
+"""A real Ollama and the proxy in front of it, asked one after the other from the same state."""
 
 import asyncio
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from tests.differential.rows import Row, encoded
@@ -14,18 +14,21 @@ KEEP_ALIVE_S = 300
 
 
 @dataclass(frozen=True)
-class Side:
-    """Where requests go (`url`), and the Ollama behind it (`ollama`), which is the same on both sides."""
+class Sides:
+    """The base URLs of both."""
 
-    url: str
     ollama: str
+    proxy: str
 
-    async def answer(self, row: Row) -> Reply:
-        """The row's answer, from the state that it starts with."""
-        await self._start_with(row.warm)
+    async def answer(self, url: str, row: Row) -> Reply:
+        """What `url` says to the row's request, from the state that the row starts with."""
+        if not row.warm or set(await self.residents()) - {f"{row.warm}:latest"}:
+            await self.empty()
+        if row.warm:
+            await _generate(url, {"model": row.warm, "keep_alive": KEEP_ALIVE_S})
         for request in row.before:
             await exchange(self.ollama, request)
-        return await exchange(self.url, row.request)
+        return await exchange(url, row.request)
 
     async def residents(self) -> dict[str, float]:
         """What is in memory, and for how many seconds more."""
@@ -37,27 +40,27 @@ class Side:
             for entry in json.loads(reply.body)["models"]
         }
 
+    async def until_stays(self, name: str, seconds: float) -> None:
+        """Until the model is there for about so long; 0: until it is gone, infinity: for ever."""
+        async with asyncio.timeout(LIMIT_S):
+            while not _about((await self.residents()).get(f"{name}:latest", 0), seconds):
+                await asyncio.sleep(POLL_S)
+
     async def empty(self) -> None:
-        """Unload whatever is in memory; returns when it is gone."""
+        """Unload what is in memory; the proxy is asked first, so that it knows."""
         async with asyncio.timeout(LIMIT_S):
             while found := await self.residents():
                 for name in found:
-                    await self._generate({"model": name, "keep_alive": 0})
+                    await _generate(self.proxy, {"model": name, "keep_alive": 0})
+                    await _generate(self.ollama, {"model": name, "keep_alive": 0})
                 await asyncio.sleep(POLL_S)
 
-    async def _start_with(self, warm: str) -> None:
-        if not warm or set(await self.residents()) - {f"{warm}:latest"}:
-            await self.empty()
-        if warm:
-            await self._generate({"model": warm, "keep_alive": KEEP_ALIVE_S})
 
-    async def _generate(self, body: dict[str, object]) -> None:
-        await exchange(self.url, Request("POST", "/api/generate", encoded(body | {"stream": False})))
+def _about(left: float, seconds: float) -> bool:
+    if seconds == float("inf"):
+        return left > 1e9
+    return abs(left - seconds) < 5 if seconds else left == 0
 
 
-def direct(ollama: str) -> Side:
-    return Side(ollama, ollama)
-
-
-def proxied(proxy: str, ollama: str) -> Side:
-    return replace(direct(ollama), url=proxy)
+async def _generate(url: str, body: dict[str, object]) -> None:
+    await exchange(url, Request("POST", "/api/generate", encoded(body | {"stream": False})))
