@@ -15,6 +15,7 @@ from tests.differential.rows import (
     V1_EMBEDDINGS,
     Route,
     Row,
+    Says,
 )
 
 TOOL = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
@@ -76,7 +77,7 @@ OPTIONS = [
             {"numa": True}, {"low_vram": "x"}, {"f16_kv": "x"}, {"tfs_z": "x"}, {"mirostat_tau": "x"}, {"nope": [1]}
         ),
     ),
-    *GENERATE.fields("options", *options({"num_ctx": 512.9}, {"num_ctx": -5}, {"use_mmap": True}), {"num_ctx": 512}),
+    *GENERATE.fields("options", *options({"num_ctx": 512}, {"num_ctx": 512.9}, {"num_ctx": -5}, {"use_mmap": True})),
     *GENERATE.fields(
         "options",
         *({name: value} for name in ("num_ctx", "seed", "top_k") for value in ("512", True, [1])),
@@ -150,13 +151,13 @@ OPENAI = [
     *V1_CHAT.answered("messages", [{"content": "x"}], parts({"type": "text", "text": "x"}), parts()),
     *V1_CHAT.answered("response_format", {"type": "json_object"}, {"type": "x"}, None),
     *V1_CHAT.answered("n", 2, "x"),
-    *V1_CHAT.fields(
-        "messages", None, [], "x", {}, ["x"], user(role=1), user(content=1), user(content={}), [{}], [None]
-    ),
+    *V1_CHAT.fields("messages", None, [], "x", {}, ["x"], user(role=1), user(content=1), user(content={}), [None]),
     *V1_CHAT.fields("response_format", "x", {"type": 1}),
     *V1_CHAT.fields("tools", [TOOL], ["x"], {}),
     *V1_CHAT.fields(
         "messages",
+        [{}],
+        [{"role": "user"}],
         parts("x"),
         parts({"type": "nope"}),
         parts({"type": "image_url", "image_url": "x"}),
@@ -187,7 +188,7 @@ KEEPING = [
     *keeps("1.5h", 5400),
     *keeps("+10m", 600),
     *keeps(-1, inf),
-    *keeps(-0.5, 0),
+    *keeps(-0.5, inf),
     *keeps("-1m", inf),
     *keeps(99_999_999_999, inf),
     *keeps(600, 600, CHAT),
@@ -203,7 +204,15 @@ KEEPING = [
     GENERATE.body("ollama stop", {"model": "alpha", "keep_alive": 0}, warm="alpha", stays=(0, 0)),
     GENERATE.body("ollama stop of what is not there", {"model": "alpha", "keep_alive": "0s"}),
     GENERATE.body("ollama stop of the unknown", {"model": "nope", "keep_alive": 0}),
-    CHAT.body("ollama stop", {"model": "alpha", "messages": [], "keep_alive": 0}, warm="alpha", stays=(0, 0)),
+    CHAT.body(
+        "ollama stop",
+        {"model": "alpha", "messages": [], "keep_alive": 0},
+        warm="alpha",
+        stays=(0, 0),
+        why="the proxy unloads and answers by itself; its members come in another order",
+        ollama=Says(200, '"done_reason":"unload","done":true}'),
+        proxy=Says(200, '"done":true,"done_reason":"unload"}'),
+    ),
     CHAT.body(
         "a load for long", {"model": "alpha", "messages": None, "keep_alive": -1}, warm="alpha", stays=(inf, inf)
     ),

@@ -20,7 +20,7 @@ def scrubbed(body: bytes) -> bytes:
 
 
 def comparable(reply: Reply, *, unordered: bool = False) -> dict[str, object]:
-    """All that the two sides have to agree on; `unordered` is a list of models, which Ollama shows in any order."""
+    """All that the two sides have to agree on; `unordered`: Ollama shows models and parameters in any order."""
     headers = sorted(header for header in reply.headers if header[0] not in _UNCOMPARED)
     body = scrubbed(reply.body)
     if body != reply.body:  # then its length is volatile too, but not that it is given

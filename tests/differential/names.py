@@ -64,8 +64,8 @@ LOADS = (
     Route("/api/generate", {}, warm="alpha"),
     Route("/api/chat", {}, warm="alpha"),
     Route("/api/embed", {"input": []}, warm="alpha"),
-    Route("/api/embeddings", {}, warm="alpha"),
 )
+CASE = "here Ollama knows names as its disk does; where that ignores case it would have found the model"
 ANSWERS = (V1_CHAT, V1_COMPLETIONS)
 
 
@@ -75,6 +75,8 @@ def shown(name: str) -> Row:
 
 ROWS = [
     *(row for route in LOADS for row in route.answered("model", *KNOWN)),
+    *Route("/api/embeddings", {}, warm="alpha").answered("model", *(name for name in KNOWN if name.islower())),
+    *EMBEDDINGS.fields("model", "EMBEDDER", why=CASE, in_vain="embedder"),
     *(row for route in ANSWERS for row in route.answered("model", "Alpha:latest")),
     *V1_EMBEDDINGS.answered("model", "Library/Embedder"),
     *SHOW.fields("model", *KNOWN),

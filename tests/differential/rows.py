@@ -25,7 +25,7 @@ class Row:
     warm: the model in memory before; empty: none.
     before: requests to Ollama itself ahead of each side, so that both find the same.
     stays: for how many seconds the warm model then stays, on each side.
-    unordered: a list whose order is Ollama's whim.
+    unordered: an answer whose order is Ollama's whim.
     why: the reason for a difference.  Either the answers differ (`ollama`, `proxy`), or how long the model stays, or
     the proxy loads a model for a request that Ollama then refuses (`in_vain`).
     """
@@ -76,8 +76,10 @@ def encoded(body: Any) -> bytes | None:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        value = {key: given for key, given in value.items() if given != FIXED.get(key)} or value
     text = json.dumps(value)
-    return text if len(text) < 50 else f"{text[:40]}... ({len(text)})"
+    return text if len(text) < 90 else f"{text[:40]}... ({len(text)})"
 
 
 GENERATE = Route("/api/generate", {"model": "alpha", "prompt": "x", "stream": False, "options": FIXED}, warm="alpha")
