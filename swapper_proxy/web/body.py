@@ -9,7 +9,10 @@ from typing import Any
 
 import msgspec
 
+from swapper_proxy.core.errors import ProxyError
+
 _NULL = b"null"
+_TOO_DEEP = "it is nested too deeply"
 _SCALARS = frozenset('"0tn')  # strings, numbers, booleans, null: see _kind
 
 
@@ -17,8 +20,11 @@ class Malformed(Exception):
     """No JSON object; Go thinks so too, so Ollama may say it."""
 
 
-class Ambiguous(Exception):
+class Ambiguous(ProxyError):
     """Go might read this, the proxy cannot: it is refused."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(400, "malformed", why)
 
 
 class WrongType(Exception):
@@ -41,7 +47,7 @@ class Fields:
         return cls(raw)
 
     def get(self, name: str, kind: Any, default: Any) -> Any:
-        """The value of a field.  null counts as absent, as in Go.  Raises WrongType."""
+        """The value of a field.  null counts as absent, as in Go.  Raises WrongType, Ambiguous."""
         raw = self._raw.get(name)
         if raw is None or bytes(raw) == _NULL:
             return default
@@ -49,6 +55,8 @@ class Fields:
             return msgspec.json.decode(raw, type=kind)
         except msgspec.MsgspecError as error:
             raise WrongType(f"{name}: {error}") from None
+        except RecursionError:
+            raise Ambiguous(_TOO_DEEP) from None
 
     def set(self, name: str, value: object) -> None:
         self._raw[name] = msgspec.Raw(msgspec.json.encode(value))
@@ -106,7 +114,7 @@ def _members(body: bytes) -> list[tuple[str, msgspec.Raw]]:
             return _members(body[: int(found[1]) - 1])
         raise Malformed(str(error)) from None
     except RecursionError:
-        raise Ambiguous("it is nested too deeply") from None
+        raise Ambiguous(_TOO_DEEP) from None
     return [(key.text, value) for key, value in members.items()]
 
 

@@ -49,9 +49,7 @@ class _StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
 
-# The types that Ollama insists on before it looks at the model; null is nothing, wherever it stands.
-_NATIVE_MESSAGES = list[_NativeMessage | None]
-_OPENAI_MESSAGES = list[_OpenAIMessage]
+# The types that Ollama insists on before it looks at the model; null is nothing in nearly all places.
 _GENERATE = dict.fromkeys(["prompt", "suffix", "system", "template"], str) | {
     "context": list[_Int],
     "images": list[str | None],
@@ -64,7 +62,7 @@ _OPENAI = dict.fromkeys(["temperature", "top_p", "frequency_penalty", "presence_
     "stream": bool,
     "stream_options": _StreamOptions,
 }
-_CHAT_COMPLETION = _OPENAI | {"messages": _OPENAI_MESSAGES, "response_format": _ResponseFormat}
+_CHAT_COMPLETION = _OPENAI | {"response_format": _ResponseFormat}
 _COMPLETION = _OPENAI | {"prompt": str, "suffix": str, "stop": str | float | bool | list[str] | _Object}
 
 
@@ -84,9 +82,7 @@ class Endpoint:
 
 _ENDPOINTS = (
     Endpoint("/api/generate", "generate", "prompt", _GENERATE, native=True, needs="completion"),
-    Endpoint(
-        "/api/chat", "chat", "messages", {"messages": _NATIVE_MESSAGES, "stream": bool}, native=True, needs="completion"
-    ),
+    Endpoint("/api/chat", "chat", "messages", {"stream": bool}, native=True, needs="completion"),
     Endpoint("/api/embed", "embed", "input", {"truncate": bool}, native=True),
     Endpoint("/api/embeddings", "embeddings", "prompt", native=True, case_sensitive=True),
     Endpoint("/v1/chat/completions", "v1_chat_completions", types=_CHAT_COMPLETION, needs="completion"),
@@ -164,9 +160,9 @@ def _check(endpoint: Endpoint, fields: Fields | Form) -> None:
             raise Unacceptable("raw mode takes no template, system or context")
         _check_images(fields.get("images", list[str | None], []))
     elif endpoint.label == "chat":
-        for message in fields.get("messages", _NATIVE_MESSAGES, []):
+        for message in fields.get("messages", list[_NativeMessage | None], []):
             _check_images(message.images or [] if message else [])
-    elif endpoint.label == "v1_chat_completions" and not fields.get("messages", _OPENAI_MESSAGES, []):
+    elif endpoint.label == "v1_chat_completions" and not fields.get("messages", list[_OpenAIMessage], []):
         raise Unacceptable("no messages")
     elif endpoint.label == "v1_embeddings" and fields.get("input", str | list[str], []) == []:
         raise Unacceptable("no input")
@@ -176,12 +172,9 @@ def _check_images(images: list[str | None]) -> None:
     """Base64 as Go reads it, which may be broken into lines.  Raises Unacceptable."""
     for image in images:
         try:
-            binascii.a2b_base64((image or "").translate(_NO_LINES), strict_mode=True)
+            binascii.a2b_base64((image or "").encode().translate(None, b"\r\n"), strict_mode=True)
         except ValueError as error:
             raise Unacceptable(f"an image: {error}") from None
-
-
-_NO_LINES = {ord("\r"): None, ord("\n"): None}
 
 
 def _has_tools(fields: Fields | Form) -> bool:
@@ -190,7 +183,7 @@ def _has_tools(fields: Fields | Form) -> bool:
 
 def _is_empty(endpoint: Endpoint, fields: Fields | Form) -> bool:
     if endpoint.content == "messages":
-        return not fields.get("messages", _NATIVE_MESSAGES, [])
+        return not fields.get("messages", list[msgspec.Raw], [])
     if endpoint.content == "input":
         given = fields.get("input", str | list[str] | None, None)
         return not given

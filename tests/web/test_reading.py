@@ -84,9 +84,20 @@ def test_no_json_object(body: bytes) -> None:
         Fields.read(body)
 
 
-def test_what_go_may_read_and_python_cannot_is_refused() -> None:
+def test_what_go_may_read_and_the_proxy_cannot_is_refused() -> None:
+    for more in ("", " x"):
+        with pytest.raises(Ambiguous, match="nested too deeply"):
+            Fields.read(f'{{"model":"a","x":{"[" * 5000}{"]" * 5000}}}{more}'.encode())
+
+
+def test_also_if_only_a_field_is_too_deep() -> None:
+    fields = Fields.read(f'{{"x":{"[" * 800}{"]" * 800}}}'.encode())
+
+    def deeper(levels: int) -> object:
+        return deeper(levels - 1) if levels else fields.get("x", list, [])
+
     with pytest.raises(Ambiguous):
-        Fields.read(b'{"model":"a","x":' + b"[" * 5000 + b"]" * 5000 + b"} x")
+        deeper(400)
 
 
 def test_null_is_absent_and_wrong_types_are_told() -> None:
