@@ -91,7 +91,7 @@ OPTIONS = [
 
 CHATTING = [
     *CHAT.answered("messages", [], None, [{}], [None], [{"role": "user"}], [{"content": "x"}], [{"role": "x"}]),
-    *CHAT.answered("messages", user(images=["eA=="]), user(thinking="x"), user(tool_calls=None)),
+    *CHAT.answered("messages", user(images=[IMAGE]), user(images=["eA=="]), user(thinking="x"), user(tool_calls=None)),
     *CHAT.answered("stream", True, None),
     *CHAT.answered("format", "json", {"type": "object"}, "x"),
     *CHAT.answered("tools", None, []),

@@ -157,6 +157,10 @@ def allowed(path: str, origin: str, more: Headers) -> Row:
 PAGES = [
     *(ask("GET", VERSION, f"a page of {origin}", (("Origin", origin),)) for origin in LOCAL),
     *(refused("GET", VERSION, origin) for origin in FOREIGN),
+    *(
+        refused(method, path, FOREIGN[0])
+        for method, path in (("GET", "/v1/models"), ("POST", "/api/generate"), ("GET", "/"))
+    ),
     *(allowed("/api/chat", origin, PREFLIGHT) for origin in LOCAL),
     allowed("/api/chat", "http://localhost", PREFLIGHT[:1]),
     allowed("/api/chat", "http://localhost", ()),

@@ -24,6 +24,7 @@ KNOWN = (
     "library/alpha",
     "registry.ollama.ai/library/alpha:latest",
     "https://registry.ollama.ai/library/alpha",
+    "http://registry.ollama.ai/library/alpha:latest",
 )
 UNKNOWN: tuple[Any, ...] = (
     "",

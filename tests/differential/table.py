@@ -2,7 +2,9 @@
 
 from tests.differential import bodies, fields, http, models, names
 
-ROWS = [*bodies.ROWS, *names.ROWS, *fields.ROWS, *models.ROWS, *http.ROWS]
+_ALL = [*bodies.ROWS, *names.ROWS, *fields.ROWS, *models.ROWS, *http.ROWS]
+# Those that start with the same model in memory one after the other: fewer loads.
+ROWS = sorted(_ALL, key=lambda row: row.warm)
 
 # Method and path; the one part that varies is a star.
 ROUTES = [
