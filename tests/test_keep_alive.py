@@ -27,7 +27,7 @@ def test_seconds(value: KeepAlive, seconds: float) -> None:
     assert seconds_of(value) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("value", ["", "300", "-1", "1d", "x", "5m x", math.nan, math.inf])
+@pytest.mark.parametrize("value", ["", "300", "-1", "1d", "x", "5m x", "99999999h", math.nan, math.inf])
 def test_what_ollama_refuses(value: KeepAlive) -> None:
     with pytest.raises(InvalidKeepAlive):
         seconds_of(value)

@@ -8,6 +8,7 @@ KeepAlive = int | float | str
 # What is below this is kept by the scheduler, so that Ollama does not unload under those who wait.
 LEAST_S = 60
 FOREVER = -1
+LONGEST_S = 9_223_372_036  # a Go duration is 63 bits of nanoseconds
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
@@ -33,6 +34,8 @@ def seconds_of(value: KeepAlive) -> float:
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise InvalidKeepAlive(f"expected seconds or a duration like 5m, got {value!r}")
     seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    if seconds >= LONGEST_S:
+        raise InvalidKeepAlive(f"expected at most {LONGEST_S} s, got {value!r}")
     return math.inf if sign and seconds > 0 else seconds
 
 

@@ -1,9 +1,13 @@
 """Model names, read as Ollama reads them: `[host/][namespace/]model[:tag]`, case-insensitive, with defaults."""
 
+from string import ascii_lowercase, ascii_uppercase
+
 DEFAULT_HOST = "registry.ollama.ai"
 DEFAULT_NAMESPACE = "library"
 DEFAULT_TAG = "latest"
 LONGEST = 600  # of a host, a namespace, a model and a tag, Ollama takes 350, 80, 80 and 80 characters
+# Only of ASCII: Ollama knows no other letters, and U+212A in lower case is a plain k.
+_LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
 
 
 def canonical(name: str) -> str:
@@ -12,7 +16,7 @@ def canonical(name: str) -> str:
     `Llama3`, `library/llama3` and `registry.ollama.ai/library/llama3:latest` are all `llama3:latest`.
     What Ollama accepts under no spelling (spaces, an empty tag) stays unlike every name it has.
     """
-    path, tag = _split_tag(name.lower())
+    path, tag = _split_tag(name.translate(_LOWER))
     parts = path.split("/")
     if len(parts) == 3 and parts[0] == DEFAULT_HOST:
         del parts[0]
@@ -28,7 +32,7 @@ def is_plausible(name: str) -> bool:
 
 def is_cloud(name: str) -> bool:
     """Whether the name says that the model runs elsewhere (`gpt-oss:120b-cloud`, `x:cloud`): nothing to load here."""
-    tag = _split_tag(name.lower())[1] or ""
+    tag = _split_tag(name.translate(_LOWER))[1] or ""
     return tag == "cloud" or tag.endswith("-cloud")
 
 

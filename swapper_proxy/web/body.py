@@ -1,22 +1,30 @@
-"""A JSON request body as Go reads it: keys in any case, the last duplicate wins, bytes after the value are ignored.
+"""A JSON request body as Go reads it, in the one reading that is acted upon and then sent.
 
-What was acted upon is what is sent: duplicates and trailing bytes are gone, all other values keep their bytes.
+Keys count in any case, invalid UTF-8 and lone surrogates become U+FFFD, bytes after the value are ignored, of a key
+that is given again the last value holds.  All other values keep their bytes.
 """
 
-import json
+import re
 from typing import Any
 
 import msgspec
 
-_NULL = msgspec.Raw(b"null")
+from swapper_proxy.core.errors import ProxyError
+
+_NULL = b"null"
+_TOO_DEEP = "it is nested too deeply"
+_SCALARS = frozenset('"0tn')  # strings, numbers, booleans, null: see _kind
 
 
 class Malformed(Exception):
     """No JSON object; Go thinks so too, so Ollama may say it."""
 
 
-class Ambiguous(Exception):
+class Ambiguous(ProxyError):
     """Go might read this, the proxy cannot: it is refused."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(400, "malformed", why)
 
 
 class WrongType(Exception):
@@ -32,23 +40,23 @@ class Fields:
     @classmethod
     def read(cls, body: bytes) -> "Fields":
         """Raises Malformed or Ambiguous."""
-        try:
-            raw = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-            raw = _read_leniently(body)
-        if all(key == _fold(key) for key in raw) and raw.get("model") != _NULL:
-            return cls(raw)
-        return cls(_folded(body))
+        raw: dict[str, msgspec.Raw] = {}
+        for key, value in _members(_mended(body)):
+            name = _fold(key)
+            raw[name] = _again(name, raw[name], value) if name in raw else value
+        return cls(raw)
 
     def get(self, name: str, kind: Any, default: Any) -> Any:
-        """The value of a field.  null counts as absent, as in Go.  Raises WrongType."""
+        """The value of a field.  null counts as absent, as in Go.  Raises WrongType, Ambiguous."""
         raw = self._raw.get(name)
-        if raw is None or bytes(raw) == b"null":
+        if raw is None or bytes(raw) == _NULL:
             return default
         try:
             return msgspec.json.decode(raw, type=kind)
         except msgspec.MsgspecError as error:
             raise WrongType(f"{name}: {error}") from None
+        except RecursionError:
+            raise Ambiguous(_TOO_DEEP) from None
 
     def set(self, name: str, value: object) -> None:
         self._raw[name] = msgspec.Raw(msgspec.json.encode(value))
@@ -60,42 +68,71 @@ class Fields:
         return msgspec.json.encode(self._raw)
 
 
-def _pairs(body: bytes) -> list[tuple[str, Any]]:
-    """The members of the first JSON value, by the standard library, in order."""
-    text = body.decode("utf-8", errors="replace")  # as Go replaces invalid bytes
+class _Key:
+    """A key as it was written.  Each is unlike every other, so that a dictionary keeps all of them, in order."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+# Only the message says where the first value ends: before this byte, counted from 1.
+_TRAILING = re.compile(r"trailing characters \(byte (\d+)\)")
+
+
+def _members(body: bytes) -> list[tuple[str, msgspec.Raw]]:
+    """The members of the object that a body begins with.  Raises Malformed, Ambiguous."""
     try:
-        decoder = json.JSONDecoder(object_pairs_hook=_Object, parse_constant=_refuse)
-        value, _ = decoder.raw_decode(text.lstrip(" \t\r\n"))
-    except json.JSONDecodeError as error:
+        members = msgspec.json.decode(body, type=dict[_Key, msgspec.Raw], dec_hook=lambda kind, text: kind(text))
+    except msgspec.MsgspecError as error:
+        if found := _TRAILING.search(str(error)):
+            return _members(body[: int(found[1]) - 1])
         raise Malformed(str(error)) from None
-    except (RecursionError, ValueError) as error:
-        raise Ambiguous(str(error)) from None
-    if not isinstance(value, _Object):
-        raise Malformed("not an object")
-    return value.pairs
+    except RecursionError:
+        raise Ambiguous(_TOO_DEEP) from None
+    return [(key.text, value) for key, value in members.items()]
 
 
-class _Object(dict[str, Any]):
-    """A JSON object that remembers all its members."""
-
-    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
-        super().__init__(pairs)
-        self.pairs = pairs
-
-
-def _refuse(constant: str) -> None:
-    raise json.JSONDecodeError(f"{constant} is no JSON", constant, 0)
-
-
-def _read_leniently(body: bytes) -> dict[str, msgspec.Raw]:
-    return {key: msgspec.Raw(json.dumps(value).encode()) for key, value in _pairs(body)}
+def _again(name: str, old: msgspec.Raw, new: msgspec.Raw) -> msgspec.Raw:
+    """What holds when a key is given again.  Raises Ambiguous where Go would mix both values, or refuse one."""
+    kinds = _kind(old), _kind(new)
+    if name == "model" and kinds == ('"', "n"):
+        return old  # null leaves a text as it was
+    if name == "options" and kinds == ("{", "{"):
+        both = (msgspec.json.decode(value, type=dict[str, msgspec.Raw]) for value in (old, new))
+        return msgspec.Raw(msgspec.json.encode({key: value for options in both for key, value in options.items()}))
+    if (kinds[0] in ("n", kinds[1]) and kinds[1] in _SCALARS) or (name == "keep_alive" and _SCALARS.issuperset(kinds)):
+        return new
+    raise Ambiguous(f'"{name}" is given more than once')
 
 
-def _folded(body: bytes) -> dict[str, msgspec.Raw]:
-    """Keys as Go folds them; the last of those that are equal then wins, but null leaves a string as it was."""
-    pairs = [(_fold(key), value) for key, value in _pairs(body)]
-    return {k: msgspec.Raw(json.dumps(v).encode()) for k, v in pairs if (k, v) != ("model", None)}
+def _kind(value: msgspec.Raw) -> str:
+    first = bytes(value)[:1].decode()
+    return "0" if first in "-0123456789" else "t" if first == "f" else first
 
 
 def _fold(key: str) -> str:
     return key.lower().replace("ſ", "s")
+
+
+_INVALID = re.compile("[\udc80-\udcff]")
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u([dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
+
+
+def _mended(body: bytes) -> bytes:
+    """Each byte that is no UTF-8 and each surrogate without its other half becomes U+FFFD."""
+    if not _is_utf8(body):
+        body = _INVALID.sub("\ufffd", body.decode(errors="surrogateescape")).encode()
+    if _SURROGATE.search(body):
+        body = _ESCAPE.sub(lambda escape: rb"\ufffd" if escape[1] else escape[0], body)
+    return body
+
+
+def _is_utf8(body: bytes) -> bool:
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

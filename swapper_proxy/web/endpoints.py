@@ -1,10 +1,13 @@
 """Which paths make a model resident, and what a request to one of them asks for: read as Ollama reads it."""
 
+import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from swapper_proxy.config.keep_alive import InvalidKeepAlive, KeepAlive, seconds_of
 from swapper_proxy.core.types import RUNNER_OPTIONS, RunnerOption
@@ -20,6 +23,50 @@ class Intent(Enum):
     UNLOAD = "unload"
 
 
+# An integer as Go takes it.
+_Int = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+_Object = dict[str, msgspec.Raw]
+
+
+class _NativeMessage(msgspec.Struct):
+    role: str | None = None
+    content: str | None = None
+    thinking: str | None = None
+    images: list[str | None] | None = None
+    tool_calls: list[_Object | None] | None = None
+
+
+class _OpenAIMessage(msgspec.Struct):
+    role: str | None = None
+    content: str | list[msgspec.Raw] | None = None
+
+
+class _ResponseFormat(msgspec.Struct):
+    type: str | None = None
+    json_schema: _Object | None = None
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+# The types that Ollama insists on before it looks at the model; null is nothing in nearly all places.
+_GENERATE = dict.fromkeys(["prompt", "suffix", "system", "template"], str) | {
+    "context": list[_Int],
+    "images": list[str | None],
+    "raw": bool,
+    "stream": bool,
+}
+_OPENAI = dict.fromkeys(["temperature", "top_p", "frequency_penalty", "presence_penalty"], float) | {
+    "max_tokens": _Int,
+    "seed": _Int,
+    "stream": bool,
+    "stream_options": _StreamOptions,
+}
+_CHAT_COMPLETION = _OPENAI | {"response_format": _ResponseFormat}
+_COMPLETION = _OPENAI | {"prompt": str, "suffix": str, "stop": str | float | bool | list[str] | _Object}
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """A swapping route.  `content` is the field whose emptiness makes a native request a load (or an unload)."""
@@ -27,6 +74,7 @@ class Endpoint:
     path: str
     label: str
     content: str = ""
+    types: Mapping[str, Any] = field(default_factory=dict)
     native: bool = False
     needs: str = ""  # the capability without which Ollama refuses
     multipart: bool = False
@@ -34,12 +82,12 @@ class Endpoint:
 
 
 _ENDPOINTS = (
-    Endpoint("/api/generate", "generate", "prompt", native=True, needs="completion"),
-    Endpoint("/api/chat", "chat", "messages", native=True, needs="completion"),
-    Endpoint("/api/embed", "embed", "input", native=True),
+    Endpoint("/api/generate", "generate", "prompt", _GENERATE, native=True, needs="completion"),
+    Endpoint("/api/chat", "chat", "messages", {"stream": bool}, native=True, needs="completion"),
+    Endpoint("/api/embed", "embed", "input", {"truncate": bool}, native=True),
     Endpoint("/api/embeddings", "embeddings", "prompt", native=True, case_sensitive=True),
-    Endpoint("/v1/chat/completions", "v1_chat_completions", needs="completion"),
-    Endpoint("/v1/completions", "v1_completions", needs="completion"),
+    Endpoint("/v1/chat/completions", "v1_chat_completions", types=_CHAT_COMPLETION, needs="completion"),
+    Endpoint("/v1/completions", "v1_completions", types=_COMPLETION, needs="completion"),
     Endpoint("/v1/embeddings", "v1_embeddings"),
     Endpoint("/v1/responses", "v1_responses"),
     Endpoint("/v1/messages", "v1_messages"),
@@ -72,9 +120,9 @@ def read(endpoint: Endpoint, fields: Fields | Form) -> Asked:
     model = fields.get("model", str, "")
     if not model:
         raise Unacceptable("no model")
-    _check_types(endpoint, fields)
+    _check(endpoint, fields)
     if not endpoint.native:
-        return Asked(model, tools=bool(fields.get("tools", list[msgspec.Raw], [])))
+        return Asked(model, tools=_has_tools(fields), suffix=bool(fields.get("suffix", str, "")))
     keep_alive = fields.get("keep_alive", KeepAlive | None, None)
     leaves_at_once = _leaves_at_once(keep_alive)
     options = _runner_options(fields.get("options", dict[str, object], {}))
@@ -86,7 +134,7 @@ def read(endpoint: Endpoint, fields: Fields | Form) -> Asked:
         Intent.LOAD if empty else Intent.INFERENCE,
         options,
         keep_alive,
-        tools=bool(fields.get("tools", list[msgspec.Raw], [])),
+        tools=_has_tools(fields),
         think=fields.get("think", bool | str | None, None) not in (None, False),
         suffix=bool(fields.get("suffix", str, "")),
     )
@@ -102,35 +150,43 @@ def check(endpoint: Endpoint, asked: Asked, capabilities: frozenset[str] | None)
             raise Unacceptable(f"no capability {capability}")
 
 
-class _Message(msgspec.Struct):
-    role: str | None = None
-    content: str | list[msgspec.Raw] | None = None
-
-
-def _check_types(endpoint: Endpoint, fields: Fields | Form) -> None:
-    """The fields whose types Ollama insists on before it looks at the model.  Raises WrongType, Unacceptable."""
-    fields.get("stream", bool, False)
+def _check(endpoint: Endpoint, fields: Fields | Form) -> None:
+    """What Ollama refuses before it looks at the model.  Raises WrongType, Unacceptable."""
+    for name, kind in endpoint.types.items():
+        fields.get(name, kind, None)
     if endpoint.label == "generate":
-        fields.get("context", list[int], [])
         if fields.get("raw", bool, False) and any(
-            fields.get(n, str | list, "") for n in ("template", "system", "context")
+            fields.get(name, str | list, "") for name in ("template", "system", "context")
         ):
             raise Unacceptable("raw mode takes no template, system or context")
+        _check_images(fields.get("images", list[str | None], []))
     elif endpoint.label == "chat":
-        fields.get("messages", list[_Message], [])
-    elif endpoint.label == "v1_chat_completions":
-        fields.get("max_tokens", int, 0)
-        if not fields.get("messages", list[_Message], []):
-            raise Unacceptable("no messages")
-    elif endpoint.label == "v1_embeddings" and not fields.get("input", str | list[str], ""):
+        for message in fields.get("messages", list[_NativeMessage | None], []):
+            _check_images(message.images or [] if message else [])
+    elif endpoint.label == "v1_chat_completions" and not fields.get("messages", list[_OpenAIMessage], []):
+        raise Unacceptable("no messages")
+    elif endpoint.label == "v1_embeddings" and fields.get("input", str | list[str], []) == []:
         raise Unacceptable("no input")
+
+
+def _check_images(images: list[str | None]) -> None:
+    """Base64 as Go reads it, which may be broken into lines.  Raises Unacceptable."""
+    for image in images:
+        try:
+            binascii.a2b_base64((image or "").encode().translate(None, b"\r\n"), strict_mode=True)
+        except ValueError as error:
+            raise Unacceptable(f"an image: {error}") from None
+
+
+def _has_tools(fields: Fields | Form) -> bool:
+    return bool(fields.get("tools", list[msgspec.Raw], []))
 
 
 def _is_empty(endpoint: Endpoint, fields: Fields | Form) -> bool:
     if endpoint.content == "messages":
-        return not fields.get("messages", list[dict[str, msgspec.Raw]] | None, None)
+        return not fields.get("messages", list[msgspec.Raw], [])
     if endpoint.content == "input":
-        given = fields.get("input", str | list[msgspec.Raw] | None, None)
+        given = fields.get("input", str | list[str] | None, None)
         return not given
     return not fields.get("prompt", str | None, None)
 

@@ -36,14 +36,14 @@ def origins(server: config.Server) -> Middleware:
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         origin = request.headers.get("Origin")
-        if origin is not None and not _allowed_origin(request, origin, server):
-            return _refused(request, "origin_not_allowed", "requests of this web page's origin are not allowed")
+        if origin and not _allowed_origin(request, origin, server):
+            return _refused(request, "origin_not_allowed", "pages of this origin are not allowed; see cors_origins")
         request[ALLOWED] = True
         changes = is_management(request.path) and request.method not in ("GET", "HEAD", "OPTIONS")
         if changes and not _allowed_host(request.host, server):
             return _refused(request, "host_not_allowed", "this Host is not allowed; see allowed_hosts")
-        if origin is not None and request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
-            return web.Response(status=204)
+        if origin and request.method == "OPTIONS":
+            return web.Response(status=204)  # to Ollama each such request is a preflight
         return await handler(request)
 
     return check
@@ -52,14 +52,21 @@ def origins(server: config.Server) -> Middleware:
 def cors_headers(request: web.Request, response: web.StreamResponse) -> None:
     """For the browser of an allowed page (the foreign ones got their 403 and are told nothing)."""
     origin = request.headers.get("Origin")
-    if origin is None or ALLOWED not in request:
+    if not origin or ALLOWED not in request:
         return
     response.headers["Access-Control-Allow-Origin"] = origin
     response.headers.add("Vary", "Origin")
     if request.method == "OPTIONS":
-        response.headers["Access-Control-Allow-Methods"] = "GET, POST, PUT, PATCH, DELETE, HEAD, OPTIONS"
+        response.headers.update(_PREFLIGHT)
         response.headers["Access-Control-Allow-Headers"] = request.headers.get("Access-Control-Request-Headers", "*")
-        response.headers["Access-Control-Max-Age"] = "43200"
+        response.headers.extend([("Vary", "Access-Control-Request-Method"), ("Vary", "Access-Control-Request-Headers")])
+
+
+# Methods and time as Ollama has them; of headers it allows a list, the proxy all: its own ones count, too.
+_PREFLIGHT = {
+    "Access-Control-Allow-Methods": "GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS",
+    "Access-Control-Max-Age": "43200",
+}
 
 
 @web.middleware

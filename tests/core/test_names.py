@@ -19,6 +19,7 @@ from swapper_proxy.core.names import LONGEST, canonical, is_cloud, is_plausible
         ("hf.co/me/own:q4_0", "hf.co/me/own:q4_0"),
         ("hf.co/library/own", "hf.co/library/own:latest"),
         ("localhost:5000/me/own", "localhost:5000/me/own:latest"),
+        ("\u212aI", "\u212ai:latest"),  # no letter that Ollama knows, whatever its lower case is
     ],
 )
 def test_canonical(name: str, spelling: str) -> None:

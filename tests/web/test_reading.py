@@ -38,8 +38,44 @@ def test_all_other_values_keep_their_bytes() -> None:
     assert fields.encode() == b'{"model":"y","n":1.50,"s":"\\u00e9","o":{"b" : 1, "b":2}}'
 
 
-def test_invalid_utf8_is_replaced_as_go_does() -> None:
-    assert model_of(b'{"model":"a\xff","trailing":1} x') == "a\ufffd"
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        (b"a\xff", "a\ufffd"),
+        (b"\xed\xa0\x80\xe2\x82", "\ufffd" * 5),  # one for each byte
+        (rb"\ud800", "\ufffd"),
+        (rb"\uDC00\ud800x", "\ufffd\ufffdx"),
+        (rb"\ud800\u0041", "\ufffdA"),
+        (rb"\ud83d\ude00", "\U0001f600"),
+        (rb"\\ud800", r"\ud800"),
+    ],
+)
+def test_what_is_no_character_is_replaced_as_go_does(text: bytes, read: str) -> None:
+    for body in (b'{"model":"%b"}', b'{"model":"%b"} \xff trailing', b'{"MODEL":"%b","n":[{"%b":"%b"}]}'):
+        assert model_of(body.replace(b"%b", text)) == read
+
+
+@pytest.mark.parametrize(
+    ("body", "forwarded"),
+    [
+        ('{"options":{"num_ctx":1,"seed":2},"Options":{"seed":3}}', '{"options":{"num_ctx":1,"seed":3}}'),
+        ('{"prompt":"a","PROMPT":"b","prompt":"c"}', '{"prompt":"c"}'),
+        ('{"prompt":null,"prompt":"b"}', '{"prompt":"b"}'),
+        ('{"keep_alive":"5m","\u212aeep_alive":7}', '{"keep_alive":7}'),
+        ('{"\u017ftream":true,"stream":false}', '{"stream":false}'),
+        ('{"n":1e400,"m":1.50,"o":-0} 1', '{"n":1e400,"m":1.50,"o":-0}'),
+    ],
+)
+def test_the_one_reading_is_forwarded(body: str, forwarded: str) -> None:
+    assert Fields.read(body.encode()).encode().decode() == forwarded
+
+
+@pytest.mark.parametrize(
+    "values", ['[1],"f":[2]', '{},"F":{}', '"a","f":null', '1,"f":"a"', 'null,"f":[]', '{},"f":null']
+)
+def test_what_go_would_mix_is_refused(values: str) -> None:
+    with pytest.raises(Ambiguous, match='"f" is given more than once'):
+        Fields.read(f'{{"model":"a","f":{values}}}'.encode())
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b'{"a":NaN}', b"nonsense"])
@@ -48,9 +84,20 @@ def test_no_json_object(body: bytes) -> None:
         Fields.read(body)
 
 
-def test_what_go_may_read_and_python_cannot_is_refused() -> None:
+def test_what_go_may_read_and_the_proxy_cannot_is_refused() -> None:
+    for more in ("", " x"):
+        with pytest.raises(Ambiguous, match="nested too deeply"):
+            Fields.read(f'{{"model":"a","x":{"[" * 5000}{"]" * 5000}}}{more}'.encode())
+
+
+def test_also_if_only_a_field_is_too_deep() -> None:
+    fields = Fields.read(f'{{"x":{"[" * 800}{"]" * 800}}}'.encode())
+
+    def deeper(levels: int) -> object:
+        return deeper(levels - 1) if levels else fields.get("x", list, [])
+
     with pytest.raises(Ambiguous):
-        Fields.read(b'{"model":"a","x":' + b"[" * 5000 + b"]" * 5000 + b"} x")
+        deeper(400)
 
 
 def test_null_is_absent_and_wrong_types_are_told() -> None:

@@ -1,0 +1,1 @@
+"""The proxy and the real Ollama behind it, asked the same."""
