@@ -24,6 +24,7 @@ class PsEntry(msgspec.Struct):
     name: str
     size: int = 0
     size_vram: int = 0
+    digest: str = ""
 
 
 class Ps(msgspec.Struct):

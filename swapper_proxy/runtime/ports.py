@@ -62,11 +62,15 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A runner that Ollama holds, under the name it was first loaded by; sizes are bytes."""
+    """A runner that Ollama holds; sizes are bytes.
+
+    `name` is the one it was first loaded by, which may mean something else by now; `digest` tells what it meant then.
+    """
 
     name: str
     size: int
     size_vram: int
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
