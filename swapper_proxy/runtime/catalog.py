@@ -171,14 +171,12 @@ class Catalog:
         model = self._by_digest.get(entry.digest)
         return model if model and await self.name_for(model.runner) else None
 
-    async def name_for(self, runner: str) -> str | None:
-        """An Ollama name that leads to this runner, if there is one."""
+    async def name_for(self, runner: str, besides: str = "") -> str | None:
+        """An Ollama name, other than `besides`, that leads to this runner.  Those known already are seen first."""
         if not self.current:
             await self._look()
-        if known := self.serving(runner):
-            return known[0].ollama_name
-        for spelling in list(self._installed):
-            model = await self.find(spelling)
+        for spelling in sorted(self._installed, key=lambda name: name not in self._models):
+            model = None if spelling == besides else await self.find(spelling)
             if model is not None and model.runner == runner:
                 return model.ollama_name
         return None
@@ -317,7 +315,7 @@ class Catalog:
         Raises UpstreamUnreachable, UpstreamRefused.
         """
         await self._refresh()
-        for name in self._pinned:  # so that other names of their runners are known to be pinned too
+        for name in (*self._pinned, *self._last):  # the pinned, so that other names of their runners are known to be
             if name in self._installed:
                 await self.find(name)
 
@@ -385,7 +383,8 @@ class Catalog:
         return ollama_name, ollama_name, None
 
     def _known(self, spelling: str) -> Model:
-        return self._models.get(spelling) or self._last.get(spelling) or self._unasked(spelling)
+        last = None if spelling in self._installed else self._last.get(spelling)
+        return self._models.get(spelling) or last or self._unasked(spelling)
 
     def _unasked(self, spelling: str) -> Model:
         name, ollama_name, configured = self._named(spelling)

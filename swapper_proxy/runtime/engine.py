@@ -376,6 +376,10 @@ class Engine:
         occupant = self._scheduler.host.occupant(model.runner)
         return occupant is not None and self._catalog.own_key(model).served_by(occupant.key)
 
+    def holds(self, runner: str) -> bool:
+        """Whether it is in memory, or on its way in or out."""
+        return self._scheduler.host.occupant(runner) is not None
+
     def residencies(self) -> tuple[Residency, ...]:
         return self._scheduler.residencies()
 
