@@ -157,8 +157,10 @@ class Engine:
             try:
                 return await self._acquire(demand)
             except Rejected as rejected:
+                if rejected.reason is not Rejection.LOAD_FAILED:
+                    raise
                 model = await self._catalog.find(canonical(demand.model.ollama_name))
-                if rejected.reason is not Rejection.LOAD_FAILED or model is None or model.runner == demand.model.runner:
+                if model is None or model.runner == demand.model.runner:
                     raise
                 demand = replace(demand, model=model)
 
