@@ -366,12 +366,14 @@ class Catalog:
         return model
 
     async def _shown(self, spelling: str) -> Shown:
-        """What Ollama shows of it, once its digest was the same before and after: then they belong together."""
+        """What Ollama shows of it, once that belongs to the digest that is known: it did not change meanwhile."""
         while True:
-            before = self._digest(spelling)
+            before = self._installed.get(spelling)
             shown = await self._control.show(self._named(spelling)[1])
+            if before is not None and shown.modified and shown.modified == before.modified:
+                return shown
             await self._look()
-            if self._digest(spelling) == before:
+            if self._digest(spelling) == (before.digest if before else None):
                 return shown
 
     def _named(self, spelling: str) -> tuple[str, str, config.Model | None]:

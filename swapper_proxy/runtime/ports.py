@@ -42,12 +42,13 @@ class LoadSpec:
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """A model that Ollama has; `size` is bytes on disk."""
+    """A model that Ollama has; `size` is bytes on disk, `modified` when it was made."""
 
     name: str
     size: int
     digest: str
     remote: bool
+    modified: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class Shown:
     runner_options: Mapping[str, RunnerOption]
     capabilities: frozenset[str] | None
     remote: bool
+    modified: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -240,6 +241,16 @@ async def test_the_same_weights_need_no_unload(proxy: Client, ollama: Client, vi
     assert await ollama.resident() == ["made:latest"]
     assert (await proxy.generate("mine"))[0] == 200
     assert (await loads(proxy), await reloads(proxy)) == (before, 0)
+
+
+async def test_the_same_file_needs_no_unload(proxy: Client, ollama: Client) -> None:
+    """As `ollama create` sends it."""
+    blob = re.search(r"sha256-[0-9a-f]{64}", (await ollama.post("/api/show", {"model": "made"}))[1]["modelfile"])
+    assert blob
+    await proxy.generate("mine")
+    body = {"model": "made", "files": {"any.gguf": blob[0].replace("-", ":")}, "stream": False}
+    assert (await proxy.post("/api/create", body))[0] == 200
+    assert await ollama.resident() == ["made:latest"]
 
 
 async def test_other_runner_options(proxy: Client, via: Client) -> None:
