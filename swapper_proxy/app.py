@@ -22,6 +22,7 @@ from swapper_proxy.runtime.ledger import Ledger
 from swapper_proxy.runtime.ports import UpstreamRefused, UpstreamUnreachable
 from swapper_proxy.runtime.standby import Standby
 from swapper_proxy.runtime.watcher import Watcher
+from swapper_proxy.web.changes import Changes
 from swapper_proxy.web.management import Management
 from swapper_proxy.web.middleware import cors_headers, management_errors, origins
 from swapper_proxy.web.proxy import Proxy
@@ -61,12 +62,11 @@ async def running(settings: Settings, *, simulate_if_unreachable: bool = False) 
         catalog = Catalog(client, settings)
         engine = Engine(client, catalog, ledger, logs.SwapLog(metrics), settings.swapper, settings.limits)
         await stack.enter_async_context(engine)
-        await stack.enter_async_context(Watcher(client, catalog, engine))
+        watcher = await stack.enter_async_context(Watcher(client, catalog, engine))
         board = Board(catalog, engine, ledger)
         metrics.watch(board)
-        proxy = Proxy(
-            client, engine, catalog, ledger, metrics, Router(settings.routes, board.is_at_hand), settings.server
-        )
+        router, changes = Router(settings.routes, board.is_at_hand), Changes(engine, catalog, watcher.look)
+        proxy = Proxy(client, engine, catalog, ledger, metrics, router, changes, settings.server)
         management = Management(board, engine, catalog, metrics, settings, note)
         url = await stack.enter_async_context(_listening(settings, _application(settings, proxy, management)))
         await stack.enter_async_context(Standby(settings, catalog, engine))

@@ -174,3 +174,111 @@ async def test_a_load_without_the_gpu() -> None:
     of = catalog_of(metal_acceleration=False)
     assert of.load_spec(await found(of, "e"), {"num_ctx": 1}).options == {"num_gpu": 0, "num_ctx": 1}
     assert of.load_spec(await found(of, "e"), {}).embedding_only
+
+
+class Changing(Ollama):
+    """Models that are made anew: `weights` and `digests` may be changed, `meanwhile` is done before the next show."""
+
+    def __init__(self) -> None:
+        self.weights = {"a:latest": "w1", "b:latest": "w2"}
+        self.meanwhile = lambda: None
+        self.asked = 0
+
+    async def installed(self) -> list[Installed]:
+        return [Installed(name, GB, f"digest of {weights}", False) for name, weights in self.weights.items()]
+
+    async def show(self, name: str) -> Shown:
+        self.asked += 1
+        self.meanwhile()
+        if weights := self.weights.get(name if ":" in name else f"{name}:latest"):
+            return Shown(weights, {}, CHAT, False)
+        raise UpstreamRefused(Failure(404, b"{}", "application/json"))
+
+
+def loaded(name: str, weights: str) -> Running:
+    return Running(f"{name}:latest", GB, 0, f"digest of {weights}")
+
+
+@pytest.fixture
+def ollama() -> Changing:
+    return Changing()
+
+
+async def runner_of(of: Catalog, entry: Running) -> str | None:
+    model = await of.find_running(entry)
+    return model.runner if model else None
+
+
+async def test_what_is_loaded_is_told_by_its_digest(ollama: Changing) -> None:
+    of = Catalog(ollama, Settings())
+    assert await runner_of(of, loaded("a", "w1")) == "w1"
+    ollama.weights["a:latest"] = "w3"
+    assert await runner_of(of, loaded("a", "w3")) == "w3"  # the look that it needs is taken
+    assert await runner_of(of, loaded("a", "w1")) is None  # the old one, which nothing leads to
+    ollama.weights["c:latest"] = "w1"
+    of.forget()
+    assert await runner_of(of, loaded("a", "w1")) == "w1"  # now another name does
+    assert await of.name_for("w1") == "c:latest"
+    assert await of.name_for("w1", besides="c:latest") is None
+
+
+async def test_what_was_loaded_under_a_name_before_it_was_made_anew_is_unknown(ollama: Changing) -> None:
+    ollama.weights["a:latest"] = "w3"
+    assert await runner_of(Catalog(ollama, Settings()), loaded("a", "w1")) is None
+
+
+async def test_a_model_made_anew_while_it_is_asked_for_is_asked_for_again(ollama: Changing) -> None:
+    of = Catalog(ollama, Settings())
+    await of.refresh()
+
+    def once() -> None:
+        ollama.meanwhile = lambda: None
+        ollama.weights["a:latest"] = "w3"
+
+    ollama.meanwhile = once
+    assert (await found(of, "a")).runner == "w3"
+    assert ollama.asked == 2
+    assert await runner_of(of, loaded("a", "w1")) is None
+    assert await runner_of(of, loaded("a", "w3")) == "w3"
+
+
+async def test_what_did_not_change_is_not_asked_for_again(ollama: Changing) -> None:
+    of = Catalog(ollama, Settings())
+    await found(of, "a")
+    await found(of, "b")
+    asked = ollama.asked
+    of.forget()
+    assert not of.current
+    ollama.weights["b:latest"] = "w3"
+    assert [(await found(of, name)).runner for name in "ab"] == ["w1", "w3"]
+    assert of.current
+    assert ollama.asked == asked + 1
+
+
+async def test_a_change_during_a_look_makes_another_look_necessary(ollama: Changing) -> None:
+    of = Catalog(ollama, Settings())
+    looking = ollama.installed
+
+    async def installed() -> list[Installed]:
+        seen = await looking()
+        of.forget()
+        return seen
+
+    ollama.installed = installed
+    await of.refresh()
+    assert not of.current
+
+
+async def test_a_configured_model_that_is_gone_and_comes_back(ollama: Changing) -> None:
+    of = Catalog(ollama, Settings(models={"mine": Model(path="ollama:a")}))
+    assert (await found(of, "mine")).runner == "w1"
+    del ollama.weights["a:latest"]
+    await of.refresh()
+    gone = of.by_name("mine")
+    assert gone is not None
+    assert (gone.runner, of.is_installed(gone)) == ("w1", False)
+    ollama.weights["a:latest"] = "w3"
+    await of.refresh()
+    back = of.by_name("mine")
+    assert back is not None
+    assert (back.runner, of.is_installed(back)) == ("w3", True)

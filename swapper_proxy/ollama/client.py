@@ -67,16 +67,16 @@ class OllamaClient:
 
     async def installed(self) -> list[Installed]:
         tags = await self._ask("GET", "/api/tags", wire.Tags)
-        return [Installed(m.name, m.size, m.digest, bool(m.remote_host)) for m in tags.models or ()]
+        return [Installed(m.name, m.size, m.digest, bool(m.remote_host), m.modified_at) for m in tags.models or ()]
 
     async def running(self) -> list[Running]:
         ps = await self._ask("GET", "/api/ps", wire.Ps)
-        return [Running(m.name, m.size, m.size_vram) for m in ps.models or ()]
+        return [Running(m.name, m.size, m.size_vram, m.digest) for m in ps.models or ()]
 
     async def show(self, name: str) -> Shown:
         show = await self._ask("POST", "/api/show", wire.Show, {"model": name})
         capabilities = None if show.capabilities is None else frozenset(show.capabilities)
-        return Shown(show.runner, show.runner_options, capabilities, bool(show.remote_host))
+        return Shown(show.runner, show.runner_options, capabilities, bool(show.remote_host), show.modified_at)
 
     async def load(self, spec: LoadSpec) -> None:
         """Make Ollama load, on a connection of its own; returns when it is loaded."""

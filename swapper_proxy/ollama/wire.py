@@ -11,6 +11,7 @@ class TagEntry(msgspec.Struct):
     name: str
     size: int = 0
     digest: str = ""
+    modified_at: str = ""
     remote_host: str = ""
 
 
@@ -24,6 +25,7 @@ class PsEntry(msgspec.Struct):
     name: str
     size: int = 0
     size_vram: int = 0
+    digest: str = ""
 
 
 class Ps(msgspec.Struct):
@@ -35,6 +37,7 @@ class Show(msgspec.Struct):
 
     modelfile: str = ""
     parameters: str = ""
+    modified_at: str = ""
     capabilities: list[str] | None = None
     remote_host: str = ""
 

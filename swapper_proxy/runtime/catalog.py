@@ -11,7 +11,7 @@ from swapper_proxy import config
 from swapper_proxy.config.keep_alive import FOREVER, KeepAlive, divided
 from swapper_proxy.core.names import canonical, is_cloud
 from swapper_proxy.core.types import Key, Priority, Profile, RunnerOption
-from swapper_proxy.runtime.ports import Control, Installed, LoadSpec, Shown, UpstreamRefused
+from swapper_proxy.runtime.ports import Control, Installed, LoadSpec, Running, Shown, UpstreamRefused
 
 # A name that Ollama did not know is not asked for again so soon, however many clients ask.
 UNKNOWN_FOR_S = 1.0
@@ -73,7 +73,10 @@ class Model:
 
 
 class Catalog:
-    """Names to models.  What Ollama has is asked anew when `refresh` finds another digest, or after `forget`."""
+    """Names to models.  What Ollama has is looked at in `refresh`, and before the next answer after `forget`.
+
+    A model is known until its digest is another one.  What is loaded is told by its digest, not by its name.
+    """
 
     def __init__(self, control: Control, settings: config.Settings) -> None:
         self._control = control
@@ -86,7 +89,9 @@ class Catalog:
         self._pinned = [canonical(m.ollama_name) for m in settings.models.values() if m.pinned]
         self._installed: dict[str, Installed] = {}
         self._models: dict[str, Model] = {}
-        self._last: dict[str, Model] = {}  # as last seen, for what is loaded but no longer there
+        self._last: dict[str, Model] = {}  # as last seen, for what is configured but no longer there
+        self._by_digest: dict[str, Model] = {}  # for what is loaded but was deleted or made anew
+        self._changes, self._looked = 1, 0  # that somebody made, and how many of them were known at the last look
         self._asking: dict[str, asyncio.Future[Model | None]] = {}
         self._unknown: dict[str, float] = {}
         self._in_memory: dict[str, int] = {}  # bytes that a runner was seen to take
@@ -137,7 +142,7 @@ class Catalog:
 
     async def find(self, spelling: str) -> Model | None:
         """The installed model of this canonical name: known already, or asked for once for all who want it."""
-        if model := self._models.get(spelling):
+        if self.current and (model := self._models.get(spelling)):
             return model
         if time.monotonic() < self._unknown.get(spelling, 0):
             return None
@@ -152,10 +157,29 @@ class Catalog:
         if not done.cancelled():
             done.exception()  # those who asked may all have left: then nobody else looks at it
 
-    async def find_running(self, ollama_name: str) -> Model | None:
-        """The model that /api/ps means; also when it was deleted or made anew while it is loaded."""
-        spelling = canonical(ollama_name)
-        return self._last.get(spelling) or await self.find(spelling)
+    async def find_running(self, entry: Running) -> Model | None:
+        """The model that a line of /api/ps means; None if no name leads to it any more.
+
+        Such a one can neither be asked for nor unloaded.  Ollama lets it go when its time is over, or when it needs
+        the room.
+        """
+        spelling = canonical(entry.name)
+        if entry.digest not in self._by_digest:
+            if self._digest(spelling) != entry.digest:
+                self.forget()  # it was made anew since the last look
+            await self.find(spelling)
+        model = self._by_digest.get(entry.digest)
+        return model if model and await self.name_for(model.runner) else None
+
+    async def name_for(self, runner: str, besides: str = "") -> str | None:
+        """An Ollama name, other than `besides`, that leads to this runner.  Those known already are seen first."""
+        if not self.current:
+            await self._look()
+        for spelling in sorted(self._installed, key=lambda name: name not in self._models):
+            model = None if spelling == besides else await self.find(spelling)
+            if model is not None and model.runner == runner:
+                return model.ollama_name
+        return None
 
     def models(self) -> list[Model]:
         """The configured ones in their order, then the others that Ollama has."""
@@ -286,42 +310,71 @@ class Catalog:
     # Following Ollama
 
     async def refresh(self) -> None:
-        """Ask what is installed; forget what changed or went.  Raises UpstreamUnreachable, UpstreamRefused."""
+        """Look at what is installed; what changed or went is known no more.
+
+        Raises UpstreamUnreachable, UpstreamRefused.
+        """
         await self._refresh()
-        for name in self._pinned:  # so that other names of their runners are known to be pinned too
+        for name in (*self._pinned, *self._last):  # the pinned, so that other names of their runners are known to be
             if name in self._installed:
                 await self.find(name)
 
     async def _refresh(self) -> None:
+        changes = self._changes
         installed = {canonical(entry.name): entry for entry in await self._control.installed()}
         for name, before in self._installed.items():
             after = installed.get(name)
             if after is None or after.digest != before.digest:
                 self._models.pop(name, None)
-        self._installed = installed
+        self._installed, self._looked = installed, changes
+
+    async def _look(self) -> None:
+        with contextlib.suppress(UpstreamRefused):
+            await self._refresh()
 
     def forget(self) -> None:
-        """Somebody created, copied, pulled or deleted a model: ask again for all."""
-        self._models.clear()
+        """Somebody created, copied, pulled or deleted a model: look before anything is said of any."""
+        self._changes += 1
         self._unknown.clear()
 
+    @property
+    def current(self) -> bool:
+        """Whether there was a look at what is installed since the last `forget`."""
+        return self._looked == self._changes
+
+    def _digest(self, spelling: str) -> str | None:
+        entry = self._installed.get(spelling)
+        return entry.digest if entry else None
+
     async def _ask(self, spelling: str) -> Model | None:
-        name, ollama_name, configured = self._named(spelling)
+        if not self.current:
+            await self._look()
+            if model := self._models.get(spelling):
+                return model
         try:
-            shown = await self._control.show(ollama_name)
+            shown = await self._shown(spelling)
         except UpstreamRefused:
             now = time.monotonic()
             self._unknown = {n: until for n, until in self._unknown.items() if until > now}
             self._unknown[spelling] = now + UNKNOWN_FOR_S
             return None
-        if spelling not in self._installed:
-            with contextlib.suppress(UpstreamRefused):
-                await self._refresh()
+        name, ollama_name, configured = self._named(spelling)
         entry = self._installed.get(spelling)
         model = Model(name, ollama_name, configured, shown, entry.size if entry else 0)
         if entry is not None:
-            self._models[spelling] = self._last[spelling] = model
+            self._models[spelling] = self._last[spelling] = self._by_digest[entry.digest] = model
         return model
+
+    async def _shown(self, spelling: str) -> Shown:
+        """What Ollama shows of it, once that belongs to the digest that is known: it did not change meanwhile."""
+        while True:
+            before = self._installed.get(spelling)
+            shown = await self._control.show(self._named(spelling)[1])
+            if before is not None and shown.modified and shown.modified == before.modified:
+                return shown
+            await self._look()
+            if self._digest(spelling) == (before.digest if before else None):
+                return shown
 
     def _named(self, spelling: str) -> tuple[str, str, config.Model | None]:
         if spelling in self._configured:
@@ -332,7 +385,8 @@ class Catalog:
         return ollama_name, ollama_name, None
 
     def _known(self, spelling: str) -> Model:
-        return self._models.get(spelling) or self._last.get(spelling) or self._unasked(spelling)
+        last = None if spelling in self._installed else self._last.get(spelling)
+        return self._models.get(spelling) or last or self._unasked(spelling)
 
     def _unasked(self, spelling: str) -> Model:
         name, ollama_name, configured = self._named(spelling)

@@ -7,7 +7,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -25,7 +25,7 @@ from swapper_proxy.core.commands import (
     StartUnload,
     WakeAt,
 )
-from swapper_proxy.core.errors import Failure, Rejected
+from swapper_proxy.core.errors import Failure, Rejected, Rejection
 from swapper_proxy.core.events import (
     Arrived,
     Cancelled,
@@ -44,12 +44,13 @@ from swapper_proxy.core.events import (
     UpstreamUp,
 )
 from swapper_proxy.core.forecast import Outlook
+from swapper_proxy.core.names import canonical
 from swapper_proxy.core.residency import Residency
 from swapper_proxy.core.scheduler import Scheduler
 from swapper_proxy.core.types import Cause, Key, Limits, Priority, RunnerOption, Sighting, State
 from swapper_proxy.runtime.catalog import Catalog, Model
 from swapper_proxy.runtime.ledger import Ledger
-from swapper_proxy.runtime.loader import Loader
+from swapper_proxy.runtime.loader import Loader, MadeAnew
 from swapper_proxy.runtime.ports import Control, LoadSpec, Observer, UpstreamRefused, UpstreamUnreachable
 
 log = logging.getLogger(__name__)
@@ -148,7 +149,22 @@ class Engine:
         return Lease(self, demand)
 
     async def acquire(self, demand: Demand) -> int:
-        """Wait until the model is resident and has room; the id to finish with.  Raises Rejected."""
+        """Wait until the model is resident and has room; the id to finish with.  Raises Rejected.
+
+        If the model is made anew meanwhile, it is the new one that is waited for.
+        """
+        while True:
+            try:
+                return await self._acquire(demand)
+            except Rejected as rejected:
+                if rejected.reason is not Rejection.LOAD_FAILED:
+                    raise
+                model = await self._catalog.find(canonical(demand.model.ollama_name))
+                if model is None or model.runner == demand.model.runner:
+                    raise
+                demand = replace(demand, model=model)
+
+    async def _acquire(self, demand: Demand) -> int:
         model = demand.model
         key = model.key(demand.options)
         profile = self._catalog.profile(model, key)
@@ -288,6 +304,8 @@ class Engine:
         name = self.name_of(key)
         try:
             await self._loader.load(spec, key.runner)
+        except MadeAnew:
+            self.submit(LoadFailed(key, generation))
         except UpstreamRefused as error:
             self._load_failed(key, generation, name, began, error.failure)
         except TimeoutError:
@@ -359,6 +377,10 @@ class Engine:
         """Whether it is in memory as the config wants it, or on its way in or out."""
         occupant = self._scheduler.host.occupant(model.runner)
         return occupant is not None and self._catalog.own_key(model).served_by(occupant.key)
+
+    def holds(self, runner: str) -> bool:
+        """Whether it is in memory, or on its way in or out."""
+        return self._scheduler.host.occupant(runner) is not None
 
     def residencies(self) -> tuple[Residency, ...]:
         return self._scheduler.residencies()

@@ -4,12 +4,17 @@ import asyncio
 import contextlib
 
 from swapper_proxy.config import Swapper
+from swapper_proxy.core.names import canonical
 from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.ports import Control, LoadSpec, Running, UpstreamRefused, UpstreamUnreachable
 
 # How often /api/ps is asked whether an unloaded runner is gone: at first often, because it takes milliseconds.
 ABSENCE_POLL_FIRST_S = 0.01
 ABSENCE_POLL_MOST_S = 0.25
+
+
+class MadeAnew(Exception):
+    """The name that was to be loaded means other weights by now."""
 
 
 class Loader:
@@ -23,9 +28,14 @@ class Loader:
     async def load(self, spec: LoadSpec, runner: str) -> None:
         """Returns when it is loaded.
 
-        Raises UpstreamRefused, UpstreamUnreachable, or TimeoutError if it takes longer than `load_stall_timeout`: then
-        the connection has been closed, which makes Ollama give the load up, and the runner is gone again.
+        Raises MadeAnew before anything is done, UpstreamRefused, UpstreamUnreachable, or TimeoutError if it takes
+        longer than `load_stall_timeout`: then the connection has been closed, which makes Ollama give the load up, and
+        the runner is gone again.
         """
+        self._catalog.forget()
+        model = await self._catalog.find(canonical(spec.name))
+        if model is not None and model.runner != runner:
+            raise MadeAnew
         try:
             async with asyncio.timeout(self._swapper.load_stall_timeout):
                 await self._control.load(spec)
@@ -35,15 +45,15 @@ class Loader:
             raise
 
     async def unload(self, runner: str) -> None:
-        """Returns when it is gone and its GPU memory has come back.
+        """Returns when it is gone and its GPU memory has come back, or no name leads to it any more.
 
         Raises UpstreamRefused, UpstreamUnreachable, or TimeoutError if it stays.
         """
         async with asyncio.timeout(self._swapper.unload_timeout):
+            self._catalog.forget()
             running = await self._running(runner)
-            for entry in running:
-                await self._control.unload(entry.name)
-            if running:
+            if running and (name := await self._catalog.name_for(runner)):
+                await self._control.unload(name)
                 await self._gone(runner)
         if any(entry.size_vram for entry in running):
             await asyncio.sleep(self._swapper.unload_settle)
@@ -63,7 +73,7 @@ class Loader:
         """What /api/ps shows of this runner."""
         found = []
         for entry in await self._control.running():
-            model = await self._catalog.find_running(entry.name)
-            if (model.runner if model else entry.name) == runner:
+            model = await self._catalog.find_running(entry)
+            if model is not None and model.runner == runner:
                 found.append(entry)
         return found

@@ -42,12 +42,13 @@ class LoadSpec:
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """A model that Ollama has; `size` is bytes on disk."""
+    """A model that Ollama has; `size` is bytes on disk, `modified` when it was made."""
 
     name: str
     size: int
     digest: str
     remote: bool
+    modified: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +59,20 @@ class Shown:
     runner_options: Mapping[str, RunnerOption]
     capabilities: frozenset[str] | None
     remote: bool
+    modified: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A runner that Ollama holds, under the name it was first loaded by; sizes are bytes."""
+    """A runner that Ollama holds; sizes are bytes.
+
+    `name` is the one it was first loaded by, which may mean something else by now; `digest` tells what it meant then.
+    """
 
     name: str
     size: int
     size_vram: int
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from typing import Self
 
-from swapper_proxy.core.types import Key, Sighting
+from swapper_proxy.core.types import Sighting
 from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.engine import Engine
 from swapper_proxy.runtime.ports import Control, Running, UpstreamRefused, UpstreamUnreachable
@@ -47,10 +47,11 @@ class Watcher:
         """One look at Ollama; the engine is told."""
         asked_at = self._loop.time()
         try:
-            seen = [await self._sighting(entry) for entry in await self._control.running()]
-            if asked_at >= self._catalog_due or not self._engine.reachable:
+            running = await self._control.running()
+            if asked_at >= self._catalog_due or not (self._catalog.current and self._engine.reachable):
                 await self._catalog.refresh()
                 self._catalog_due = asked_at + CATALOG_S
+            seen = [sighting for entry in running if (sighting := await self._sighting(entry))]
         except (UpstreamUnreachable, UpstreamRefused) as error:
             log.debug("watching: %s", error)
             await self._engine.probe()
@@ -58,11 +59,14 @@ class Watcher:
         self._engine.upstream(True)
         self._engine.observed(asked_at, tuple(seen))
 
-    async def _sighting(self, entry: Running) -> Sighting:
-        """What the scheduler is told of a runner that /api/ps shows: its key as far as can be known."""
-        model = await self._catalog.find_running(entry.name)
+    async def _sighting(self, entry: Running) -> Sighting | None:
+        """What the scheduler is told of a runner that /api/ps shows: its key as far as can be known.
+
+        Of one that no name leads to it hears nothing: as soon as it answers nobody, it is as good as gone.
+        """
+        model = await self._catalog.find_running(entry)
         if model is None:
-            return Sighting(Key(entry.name))
+            return None
         self._catalog.measured(model, entry.size)
         key = self._catalog.own_key(model)
         return Sighting(key, self._catalog.profile(model, key))

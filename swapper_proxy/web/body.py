@@ -131,6 +131,8 @@ def _mended(body: bytes) -> bytes:
 
 
 def _is_utf8(body: bytes) -> bool:
+    if body.isascii():  # without a copy of it
+        return True
     try:
         body.decode()
     except UnicodeDecodeError:

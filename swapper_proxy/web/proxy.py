@@ -22,6 +22,7 @@ from swapper_proxy.runtime.ledger import Ledger
 from swapper_proxy.runtime.ports import Relay, UpstreamUnreachable
 from swapper_proxy.web import endpoints, offered, terms
 from swapper_proxy.web.body import Ambiguous, Fields, Malformed, WrongType
+from swapper_proxy.web.changes import CHANGES, Changes
 from swapper_proxy.web.counting import Counted, CountedRemote, RequestMetrics
 from swapper_proxy.web.dialects import dialect_of, respond
 from swapper_proxy.web.endpoints import ENDPOINTS, Asked, Endpoint, Intent, Unacceptable
@@ -34,10 +35,6 @@ from swapper_proxy.web.routing import Router
 
 log = logging.getLogger("swapper_proxy.requests")
 T = TypeVar("T")
-
-# What changes the set of models: the catalog asks again afterwards.
-CHANGES_MODELS = ("/api/pull", "/api/create", "/api/copy", "/api/delete")
-
 
 MODEL = web.RequestKey("model", str)  # as the client named it, for the log
 CHOSEN = web.RequestKey("chosen", str)  # the model, where a route or `use_llm` chose it
@@ -62,6 +59,7 @@ class Proxy:
         ledger: Ledger,
         metrics: RequestMetrics,
         router: Router,
+        changes: Changes,
         server: config.Server,
     ) -> None:
         self._upstream = upstream
@@ -71,6 +69,7 @@ class Proxy:
         self._metrics = metrics
         self._router = router
         self._intake = Intake(server)
+        self._changes = changes
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Any request for Ollama.  The path decides as Ollama's router does: decoded, but not normalized."""
@@ -106,13 +105,12 @@ class Proxy:
             return await self._edit(request, edited[0] or target, None, edited[1])
         if request.method == "POST" and path == "/api/show":
             return await self._show(request, target)
-        body = request.content.iter_any() if request.can_read_body else None
+        if (request.method, path) in CHANGES:
+            async with self._intake.reading(request) as body, self._changes.around(path, body):
+                return await self._send(request, target, body, Outcome())
         headers = towards_ollama(request.raw_headers, None)
-        try:
-            return await self._relay(request, target, headers, body, Outcome())
-        finally:
-            if path in CHANGES_MODELS:
-                self._catalog.forget()
+        streamed = request.content.iter_any() if request.can_read_body else None
+        return await self._relay(request, target, headers, streamed, Outcome())
 
     # Where names are told
 

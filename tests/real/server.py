@@ -26,6 +26,7 @@ class OllamaServer:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / "serve.log"
+        self.models = folder / "models"
 
     def start(self) -> None:
         with self.log.open("ab") as log:
@@ -84,7 +85,7 @@ class OllamaServer:
             "PATH": os.environ.get("PATH", ""),
             "HOME": str(self._folder),
             "OLLAMA_HOST": f"127.0.0.1:{self.port}",
-            "OLLAMA_MODELS": str(self._folder / "models"),
+            "OLLAMA_MODELS": str(self.models),
             **self._binary.environment(),
             **self._environment,
         }
