@@ -132,9 +132,8 @@ class Catalog:
             done.exception()  # those who asked may all have left: then nobody else looks at it
 
     async def find_running(self, ollama_name: str) -> Model | None:
-        """The model that /api/ps means; also when it was deleted or made anew while it is loaded."""
-        spelling = canonical(ollama_name)
-        return self._last.get(spelling) or await self.find(spelling)
+        """The model that /api/ps means; None if it was deleted while it is loaded.  Raises UpstreamUnreachable."""
+        return await self.find(canonical(ollama_name))
 
     def models(self) -> list[Model]:
         """The configured ones in their order, then the others that Ollama has."""

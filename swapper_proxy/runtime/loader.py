@@ -42,11 +42,18 @@ class Loader:
         async with asyncio.timeout(self._swapper.unload_timeout):
             running = await self._running(runner)
             for entry in running:
-                await self._control.unload(entry.name)
+                await self._tell_to_go(entry.name)
             if running:
                 await self._gone(runner)
         if any(entry.size_vram for entry in running):
             await asyncio.sleep(self._swapper.unload_settle)
+
+    async def _tell_to_go(self, name: str) -> None:
+        try:
+            await self._control.unload(name)
+        except UpstreamRefused:
+            self._catalog.forget()  # perhaps it was deleted: the next try sees that there is nothing to unload
+            raise
 
     async def _gone(self, runner: str) -> None:
         """Wait until /api/ps no longer shows the runner.  Raises TimeoutError."""
@@ -64,6 +71,6 @@ class Loader:
         found = []
         for entry in await self._control.running():
             model = await self._catalog.find_running(entry.name)
-            if (model.runner if model else entry.name) == runner:
+            if model is not None and model.runner == runner:
                 found.append(entry)
         return found

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from typing import Self
 
-from swapper_proxy.core.types import Key, Sighting
+from swapper_proxy.core.types import Sighting
 from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.engine import Engine
 from swapper_proxy.runtime.ports import Control, Running, UpstreamRefused, UpstreamUnreachable
@@ -47,7 +47,7 @@ class Watcher:
         """One look at Ollama; the engine is told."""
         asked_at = self._loop.time()
         try:
-            seen = [await self._sighting(entry) for entry in await self._control.running()]
+            sightings = [await self._sighting(entry) for entry in await self._control.running()]
             if asked_at >= self._catalog_due or not self._engine.reachable:
                 await self._catalog.refresh()
                 self._catalog_due = asked_at + CATALOG_S
@@ -56,13 +56,17 @@ class Watcher:
             await self._engine.probe()
             return
         self._engine.upstream(True)
-        self._engine.observed(asked_at, tuple(seen))
+        self._engine.observed(asked_at, tuple(filter(None, sightings)))
 
-    async def _sighting(self, entry: Running) -> Sighting:
-        """What the scheduler is told of a runner that /api/ps shows: its key as far as can be known."""
+    async def _sighting(self, entry: Running) -> Sighting | None:
+        """What the scheduler is told of a runner that /api/ps shows: its key as far as can be known.
+
+        Nothing of one whose model was deleted: it can neither be asked for nor unloaded any more, and Ollama lets it
+        go when it needs the room.
+        """
         model = await self._catalog.find_running(entry.name)
         if model is None:
-            return Sighting(Key(entry.name))
+            return None
         self._catalog.measured(model, entry.size)
         key = self._catalog.own_key(model)
         return Sighting(key, self._catalog.profile(model, key))
