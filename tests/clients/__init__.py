@@ -1,0 +1,1 @@
+"""Unmodified clients do real work through the proxy."""
