@@ -67,7 +67,7 @@ _CHAT_COMPLETION = _OPENAI | {"response_format": _ResponseFormat}
 _COMPLETION = _OPENAI | {"prompt": str, "suffix": str, "stop": str | float | bool | list[str] | _Object}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Endpoint:
     """A swapping route.  `content` is the field whose emptiness makes a native request a load (or an unload)."""
 
@@ -76,24 +76,26 @@ class Endpoint:
     content: str = ""
     types: Mapping[str, Any] = field(default_factory=dict)
     native: bool = False
-    needs: str = ""  # the capability without which Ollama refuses
+    needs: tuple[str, ...] = ()  # the capabilities without any of which Ollama refuses
     multipart: bool = False
     case_sensitive: bool = False
 
 
+_TEXT = ("completion",)
+_TEXT_OR_IMAGES = ("completion", "image")
 _ENDPOINTS = (
-    Endpoint("/api/generate", "generate", "prompt", _GENERATE, native=True, needs="completion"),
-    Endpoint("/api/chat", "chat", "messages", {"stream": bool}, native=True, needs="completion"),
+    Endpoint("/api/generate", "generate", "prompt", _GENERATE, native=True, needs=_TEXT_OR_IMAGES),
+    Endpoint("/api/chat", "chat", "messages", {"stream": bool}, native=True, needs=_TEXT),
     Endpoint("/api/embed", "embed", "input", {"truncate": bool}, native=True),
     Endpoint("/api/embeddings", "embeddings", "prompt", native=True, case_sensitive=True),
-    Endpoint("/v1/chat/completions", "v1_chat_completions", types=_CHAT_COMPLETION, needs="completion"),
-    Endpoint("/v1/completions", "v1_completions", types=_COMPLETION, needs="completion"),
+    Endpoint("/v1/chat/completions", "v1_chat_completions", types=_CHAT_COMPLETION, needs=_TEXT),
+    Endpoint("/v1/completions", "v1_completions", types=_COMPLETION, needs=_TEXT),
     Endpoint("/v1/embeddings", "v1_embeddings"),
-    Endpoint("/v1/responses", "v1_responses"),
-    Endpoint("/v1/messages", "v1_messages"),
-    Endpoint("/v1/audio/transcriptions", "v1_audio_transcriptions", multipart=True),
-    Endpoint("/v1/images/generations", "v1_images_generations"),
-    Endpoint("/v1/images/edits", "v1_images_edits", multipart=True),
+    Endpoint("/v1/responses", "v1_responses", needs=_TEXT),
+    Endpoint("/v1/messages", "v1_messages", needs=_TEXT),
+    Endpoint("/v1/audio/transcriptions", "v1_audio_transcriptions", needs=_TEXT, multipart=True),
+    Endpoint("/v1/images/generations", "v1_images_generations", needs=_TEXT_OR_IMAGES),
+    Endpoint("/v1/images/edits", "v1_images_edits", needs=_TEXT_OR_IMAGES),
 )
 ENDPOINTS = {endpoint.path: endpoint for endpoint in _ENDPOINTS}
 
@@ -144,9 +146,10 @@ def check(endpoint: Endpoint, asked: Asked, capabilities: frozenset[str] | None)
     """Whether the model can do this at all; no opinion where Ollama does not tell.  Raises Unacceptable."""
     if capabilities is None or asked.intent is Intent.UNLOAD:
         return
-    needed = {endpoint.needs: True, "tools": asked.tools, "thinking": asked.think, "insert": asked.suffix}
-    for capability, wanted in needed.items():
-        if capability and wanted and capability not in capabilities:
+    if endpoint.needs and capabilities.isdisjoint(endpoint.needs):
+        raise Unacceptable(f"no capability {' or '.join(endpoint.needs)}")
+    for capability, wanted in (("tools", asked.tools), ("thinking", asked.think), ("insert", asked.suffix)):
+        if wanted and capability not in capabilities:
             raise Unacceptable(f"no capability {capability}")
 
 

@@ -69,6 +69,7 @@ class Proxy:
         self._metrics = metrics
         self._router = router
         self._intake = Intake(server)
+        self._missing: set[Endpoint] = set()  # that this version of Ollama does not have
         self._changes = changes
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -80,7 +81,12 @@ class Proxy:
         try:
             if endpoint is None:
                 return await self._pass(request, target, path)
-            return await self._swap(request, target, endpoint, arrived)
+            if endpoint in self._missing:
+                response = await self._pass(request, target, path)
+            else:
+                response = await self._swap(request, target, endpoint, arrived)
+            self._learn(endpoint, response)
+            return response
         except UpstreamUnreachable as unreachable:
             self._metrics.rejected("upstream_unreachable")
             error = ProxyError(502, "upstream_unreachable", f"Ollama is not reachable: {unreachable}")
@@ -88,12 +94,19 @@ class Proxy:
             error = refused
         return self._refuse(request, path, error, time.monotonic() - arrived)
 
+    def _learn(self, endpoint: Endpoint, response: web.StreamResponse) -> None:
+        """A version of Ollama without this route says so in plain text: the next request is not worth a swap."""
+        if response.status == 404 and response.content_type == "text/plain":
+            self._missing.add(endpoint)
+        else:
+            self._missing.discard(endpoint)
+
     def _refuse(self, request: web.Request, path: str, error: ProxyError, after_s: float) -> web.Response:
         """The proxy's own answer, with a line in the log under the same request id."""
         request_id = request_id_of(request)
         fields = {"request_id": request_id, "endpoint": path[:64], "model": request.get(MODEL, "")[:200]}
         log.warning("refused", extra=fields | {"status": error.status, "code": error.code, "wait_s": round(after_s, 3)})
-        response = respond(error, dialect_of(path))
+        response = respond(error, dialect_of(path), request_id)
         response.headers["X-Request-Id"] = request_id
         response.headers.extend(_own_headers(request))
         return response

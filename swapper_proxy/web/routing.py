@@ -10,7 +10,7 @@ import msgspec
 from swapper_proxy.config import Route
 from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.core.names import canonical
-from swapper_proxy.web.body import Fields, WrongType
+from swapper_proxy.web.body import Ambiguous, Fields, WrongType
 from swapper_proxy.web.endpoints import Endpoint
 from swapper_proxy.web.form import Form
 
@@ -26,6 +26,7 @@ _CONTENT = {
     "v1_responses": ("instructions", "input"),
     "v1_messages": ("system", "messages"),
     "v1_images_generations": ("prompt",),
+    "v1_images_edits": ("prompt",),
 }
 _TAKE_TOOLS = frozenset(("chat", "v1_chat_completions", "v1_responses", "v1_messages"))
 _EMBED = frozenset(("embed", "embeddings", "v1_embeddings"))
@@ -138,7 +139,8 @@ def use_llm(fields: Fields | Form) -> str:
 
 def read(endpoint: Endpoint, fields: Fields | Form) -> Traits:
     """The traits of a request.  What has another type than it should counts as nothing: Ollama will refuse it."""
-    content = _Content(has_images=endpoint.label == "generate" and bool(_field(fields, "images", _LIST)))
+    images = {"generate": ("images", _LIST), "v1_images_edits": ("image", msgspec.Raw)}.get(endpoint.label)
+    content = _Content(has_images=images is not None and bool(_field(fields, *images)))
     for name in _CONTENT.get(endpoint.label, ()):
         content.add(_field(fields, name, msgspec.Raw))
     return Traits(
@@ -180,7 +182,7 @@ def _field(fields: Fields | Form, name: str, kind: Any) -> Any:
     """None where it is absent or not of this kind."""
     try:
         return fields.get(name, kind, None)
-    except (WrongType, *_UNREADABLE):
+    except (WrongType, Ambiguous):
         return None
 
 

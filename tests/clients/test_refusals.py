@@ -119,6 +119,7 @@ REFUSALS = {
         retry=True,
         swapper={"queue_timeout": 2},
         waiting=1,
+        type="timeout_error",
     ),
     "large model": Refusal(
         507,

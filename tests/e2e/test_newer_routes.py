@@ -23,6 +23,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/responses": {"input": "x"},
     "/v1/messages": {"max_tokens": 5, "messages": MESSAGES},
     "/v1/images/generations": {"prompt": "x"},
+    "/v1/images/edits": {"prompt": "x", "image": "iVBORw0KGgo="},
     "/v1/audio/transcriptions": {"file": b"RIFF"},
 }
 LABELS = {path: path.removeprefix("/").replace("/", "_") for path in BODIES}
@@ -161,3 +162,18 @@ async def test_models_that_come_while_the_proxy_runs(session: aiohttp.ClientSess
         assert status == 200
         assert (await proxy.generate("made"))[0] == 200
         assert (await proxy.state("made")) == "loaded"
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/messages", "/v1/images/generations"])
+async def test_a_route_that_this_ollama_does_not_have_costs_one_swap_at_most(
+    proxy: Client, ollama: Client, path: str
+) -> None:
+    body = {"model": "alpha", "input": "x", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
+    for model in ("alpha", "beta", "alpha", "beta"):
+        assert (
+            await proxy.post(path, body | {"model": model})
+            == await ollama.post(path, body)
+            == (404, "404 page not found")
+        )
+    assert await proxy.metric("swapper_swaps_total") == 1
+    assert (await proxy.generate("beta"))[0] == 200  # other routes are as they were

@@ -92,7 +92,11 @@ def test_what_the_proxy_would_refuse(body: dict, complaint: str) -> None:
         (b"[]", None, "not a JSON object: "),
         (b'{"model": "a"}', None, "has no messages, input or prompt to guess its path from; give it with --path"),
         (b'{"model": "a"}', "/api/tags", "no JSON object names a model on /api/tags, but on /api/generate,"),
-        (b"{}", "/v1/images/edits", "no JSON object names a model on /v1/images/edits, but on /api/generate,"),
+        (
+            b"{}",
+            "/v1/audio/transcriptions",
+            "no JSON object names a model on /v1/audio/transcriptions, but on /api/generate,",
+        ),
     ],
 )
 def test_what_cannot_be_read(body: bytes, path: str | None, complaint: str) -> None:
