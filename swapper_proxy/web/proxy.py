@@ -74,7 +74,7 @@ class Proxy:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Any request for Ollama.  The path decides as Ollama's router does: decoded, but not normalized."""
-        target = request.rel_url.raw_path_qs if "://" in request.path_qs else request.raw_path
+        target = request.raw_path if request.raw_path.startswith("/") else request.rel_url.raw_path_qs
         path = unquote(target.partition("?")[0])
         endpoint = ENDPOINTS.get(path) if request.method == "POST" else None
         arrived = time.monotonic()
@@ -249,11 +249,12 @@ class Proxy:
         if self._catalog.keep_alive_fixed:
             raise ProxyError(403, "keep_alive_fixed", "clients may not unload models here (ignore_client_keep_alive)")
         await self._engine.unload(model)
-        content = (
-            {"message": {"role": "assistant", "content": ""}} if endpoint.content == "messages" else {"response": ""}
-        )
         now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        done = {"model": asked.model, "created_at": now, **content, "done": True, "done_reason": "unload"}
+        done: dict[str, object] = {"model": asked.model, "created_at": now}
+        if endpoint.content == "messages":  # its members come in another order
+            done |= {"message": {"role": "assistant", "content": ""}, "done_reason": "unload", "done": True}
+        else:
+            done |= {"response": "", "done": True, "done_reason": "unload"}
         headers = {"Content-Type": "application/json; charset=utf-8", **dict(_own_headers(request))}
         return web.Response(body=msgspec.json.encode(done), headers=headers)
 

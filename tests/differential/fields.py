@@ -15,7 +15,6 @@ from tests.differential.rows import (
     V1_EMBEDDINGS,
     Route,
     Row,
-    Says,
 )
 
 TOOL = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
@@ -204,15 +203,7 @@ KEEPING = [
     GENERATE.body("ollama stop", {"model": "alpha", "keep_alive": 0}, warm="alpha", stays=(0, 0)),
     GENERATE.body("ollama stop of what is not there", {"model": "alpha", "keep_alive": "0s"}),
     GENERATE.body("ollama stop of the unknown", {"model": "nope", "keep_alive": 0}),
-    CHAT.body(
-        "ollama stop",
-        {"model": "alpha", "messages": [], "keep_alive": 0},
-        warm="alpha",
-        stays=(0, 0),
-        why="the proxy unloads and answers by itself; its members come in another order",
-        ollama=Says(200, '"done_reason":"unload","done":true}'),
-        proxy=Says(200, '"done":true,"done_reason":"unload"}'),
-    ),
+    CHAT.body("ollama stop", {"model": "alpha", "messages": [], "keep_alive": 0}, warm="alpha", stays=(0, 0)),
     CHAT.body(
         "a load for long", {"model": "alpha", "messages": None, "keep_alive": -1}, warm="alpha", stays=(inf, inf)
     ),

@@ -65,6 +65,7 @@ PATHS = [
         "/api/../api/version",
         "/api/version;x",
         "/v1/models/library/alpha",
+        "http://localhost/api/version?x",
     )
 ] + [
     Row("", Request("POST", path, encoded(GENERATE.base)), warm=warm)

@@ -97,15 +97,20 @@ BLOBS = [
     blob("GET", NO_BLOB, "a method that it has not"),
 ]
 
-NEWER = "newer versions of Ollama have this route; the proxy does not ask for the version"
+NEWER = "newer versions of Ollama have this route; that this one has not is learnt from the first request"
+
+
+def later(path: str, note: str, **more: Any) -> Row:
+    return Row(note, Request("POST", path, encoded({"model": "alpha", "input": "x"})), **more)
+
+
 LATER = [
-    Row(
-        "of a later version",
-        Request("POST", path, encoded({"model": "alpha", "input": "x"})),
-        why=NEWER,
-        in_vain="alpha",
-    )
+    row
     for path in ("/v1/responses", "/v1/messages")
+    for row in (
+        later(path, "of a later version", why=NEWER, in_vain="alpha"),
+        later(path, "of a later version, once more"),
+    )
 ] + [Row("of a later version, unknown", Request("POST", "/v1/responses", encoded({"model": "nope"})))]
 
 ROWS = [*LISTS, *SHOWN, *CHANGED, *BLOBS, *LATER]
