@@ -1,5 +1,6 @@
 """Methods, paths, headers; pages of other origins and foreign names; the proxy's own paths."""
 
+import gzip
 from typing import Any
 
 from tests.differential.rows import CHAT, GENERATE, USER, V1_CHAT, Row, Says, encoded
@@ -80,7 +81,7 @@ PATHS = [
     )
 ]
 
-COMPRESSED = "a body that is compressed says nothing to the proxy; Ollama 0.9.3 does not read it either"
+ENCODED = "this Ollama does not look at it; the proxy has to see the model"
 HEADERS = [
     GENERATE.body(f"Content-Type {kind}", GENERATE.base, (("Content-Type", kind),), warm="alpha")
     for kind in ("application/json", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "x")
@@ -93,13 +94,21 @@ HEADERS = [
     ask("GET", VERSION, "Range", (("Range", "bytes=0-1"),)),
     ask("GET", VERSION, "Authorization", (("Authorization", "Bearer x"),)),
     ask("GET", VERSION, "a User-Agent", (("User-Agent", "ollama/0.9.3"),)),
-    GENERATE.body(
-        "Content-Encoding",
-        b"\x1f\x8b",
-        (("Content-Encoding", "gzip"),),
-        why=COMPRESSED,
-        ollama=Says(400, "invalid character"),
-        proxy=Says(415, "must not be compressed"),
+    *(
+        GENERATE.body(
+            f"Content-Encoding {encoding}, {note}",
+            gzip.compress(encoded(GENERATE.base) or b"", mtime=0)[:cut],
+            (("Content-Encoding", encoding),),
+            warm="alpha",
+            why=ENCODED,
+            ollama=Says(400, "invalid character"),
+            proxy=proxy,
+        )
+        for encoding, note, cut, proxy in (
+            ("gzip", "as it says", None, Says(200, '"done_reason"')),
+            ("gzip", "cut off", -1, Says(400, "ends too soon")),
+            ("br", "that is none", None, Says(415, "zstd or gzip, nothing else")),
+        )
     ),
     GENERATE.body("Content-Encoding identity", GENERATE.base, (("Content-Encoding", "identity"),), warm="alpha"),
     GENERATE.body(
