@@ -16,9 +16,10 @@ from swapper_proxy.observe.metrics import Metrics
 from swapper_proxy.ollama.client import OllamaClient
 from swapper_proxy.ollama.simulator import SimulatedModel, Simulator, serving
 from swapper_proxy.runtime.board import Board
-from swapper_proxy.runtime.catalog import GB, Catalog
+from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.engine import Engine
 from swapper_proxy.runtime.ledger import Ledger
+from swapper_proxy.runtime.model import GB
 from swapper_proxy.runtime.ports import UpstreamRefused, UpstreamUnreachable
 from swapper_proxy.runtime.standby import Standby
 from swapper_proxy.runtime.watcher import Watcher
@@ -120,7 +121,7 @@ def _simulated(settings: Settings) -> Simulator:
 def _application(settings: Settings, proxy: Proxy, management: Management) -> web.Application:
     app = web.Application(middlewares=[origins(settings.server), management_errors])
     app.add_routes(management.routes())
-    app.router.add_route("*", "/{path:.*}", proxy.handle)
+    app.router.add_route("*", "/{path:(?s:.*)}", proxy.handle)
     app.on_response_prepare.append(_as_ollama_would)
     return app
 

@@ -8,7 +8,8 @@ from swapper_proxy.config import Model, RunnerOptions, Settings, Swapper
 from swapper_proxy.core.errors import Failure
 from swapper_proxy.core.types import Priority, Profile
 from swapper_proxy.runtime import catalog
-from swapper_proxy.runtime.catalog import GB, Catalog
+from swapper_proxy.runtime.catalog import Catalog
+from swapper_proxy.runtime.model import GB
 from swapper_proxy.runtime.ports import Installed, LoadSpec, Running, Shown, UpstreamRefused
 
 CHAT, EMBED = frozenset(["completion"]), frozenset(["embedding"])

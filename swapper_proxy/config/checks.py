@@ -13,7 +13,7 @@ from swapper_proxy.core.names import canonical, is_cloud, is_plausible
 TYPES_OF_OLLAMA = frozenset(("llm", "embedding"))
 
 
-LONGEST = 255  # of the names that the operator chooses, in characters
+LONGEST_CHOSEN = 255  # of the names that the operator chooses, in characters
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -67,8 +67,10 @@ def _plausible_names(settings: Settings) -> Iterator[Problem]:
     """Others could not be asked for, or not be told in a header."""
     for section, names in (("models", settings.models), ("routes", settings.routes)):
         for name in names:
-            if not 1 <= len(name) <= LONGEST or not is_plausible(name):
-                yield Problem(section, f"expected names of 1 to {LONGEST} printable characters, got {name[:300]!r}")
+            if not 1 <= len(name) <= LONGEST_CHOSEN or not is_plausible(name):
+                yield Problem(
+                    section, f"expected names of 1 to {LONGEST_CHOSEN} printable characters, got {name[:300]!r}"
+                )
 
 
 def _names(settings: Settings) -> Iterator[Problem]:

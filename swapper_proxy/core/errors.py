@@ -24,6 +24,7 @@ class Rejection(Enum):
     PINNED_OUT = (507, "pinned_out", "pinned models leave no room for the model with these runner options")
     PINNED = (409, "pinned", "the model is pinned, it stays in memory")
     LOAD_FAILED = (503, "load_failed", "the model could not be loaded")
+    MADE_ANEW = (503, "made_anew", "the model was made anew meanwhile, please try again")
     BACKING_OFF = (503, "load_backoff", "the model could not be loaded a moment ago, please try again later")
     UPSTREAM_DOWN = (502, "upstream_unreachable", "Ollama is not reachable")
     SHUTTING_DOWN = (503, "shutting_down", "the proxy is shutting down")

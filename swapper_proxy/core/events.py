@@ -44,9 +44,12 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class LoadFailed:
+    """`made_anew`: nothing was tried, since what is asked for is not what it was."""
+
     key: Key
     generation: int
     failure: Failure | None = None
+    made_anew: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,11 @@ class Host:
         self.treat(record, profile, now)
         return record
 
+    def current(self, key: Key, generation: int, state: State) -> Residency | None:
+        """The record that a result belongs to; None if the result is of an older generation."""
+        record = self.records.get(key)
+        return record if record and record.generation == generation and record.state is state else None
+
     def treat(self, record: Residency, profile: Profile, now: float) -> None:
         """This is how it is to be treated from now on: a pin keeps it, whatever was wanted of it before."""
         if profile == record.profile:

@@ -45,7 +45,7 @@ from swapper_proxy.core.events import (
 from swapper_proxy.core.host import Host, Swap
 from swapper_proxy.core.policy import Plan, Policy
 from swapper_proxy.core.residency import Residency, Waiter
-from swapper_proxy.core.types import Cause, Key, Limits, Sighting, State
+from swapper_proxy.core.types import Cause, Limits, Sighting, State
 
 
 class Scheduler:
@@ -152,7 +152,7 @@ class Scheduler:
             self.host.out.append(Reloaded(record.key, event.load_s, record.cause is Cause.OBSERVED))
 
     def _on_loaded(self, event: Loaded, now: float) -> None:
-        record = self._current(event.key, event.generation, State.LOADING)
+        record = self.host.current(event.key, event.generation, State.LOADING)
         if record is None:
             return
         record.load_backoff.clear()
@@ -170,23 +170,26 @@ class Scheduler:
             self.host.change(record, State.DRAINING, Cause.MANUAL, now)
 
     def _on_load_failed(self, event: LoadFailed, now: float) -> None:
-        record = self._current(event.key, event.generation, State.LOADING)
+        record = self.host.current(event.key, event.generation, State.LOADING)
         if record is None:
             return
-        record.load_backoff.failed(now)
         self.host.swap = None
-        retry = record.load_backoff.until - now
+        if event.made_anew:
+            reason, retry = Rejection.MADE_ANEW, None
+        else:
+            record.load_backoff.failed(now)
+            reason, retry = Rejection.LOAD_FAILED, record.load_backoff.until - now
         for waiter in list(record.waiters):
-            self.host.reject(record, waiter, Rejection.LOAD_FAILED, retry, event.failure)
+            self.host.reject(record, waiter, reason, retry, event.failure)
         self.host.become_absent(record, Cause.FAILED, now)
 
     def _on_unloaded(self, event: Unloaded, now: float) -> None:
-        if record := self._current(event.key, event.generation, State.UNLOADING):
+        if record := self.host.current(event.key, event.generation, State.UNLOADING):
             record.speed.unloaded(now - record.changed_at)
             self.host.become_absent(record, record.cause, now)
 
     def _on_unload_failed(self, event: UnloadFailed, now: float) -> None:
-        record = self._current(event.key, event.generation, State.UNLOADING)
+        record = self.host.current(event.key, event.generation, State.UNLOADING)
         if record is None:
             return
         record.unload_backoff.failed(now)
@@ -390,10 +393,3 @@ class Scheduler:
         for record in self.host.occupants.values():
             if record.expires_at is not None:
                 yield record.expires_at
-
-    # Records
-
-    def _current(self, key: Key, generation: int, state: State) -> Residency | None:
-        """The record a result belongs to; None if the result is of an older generation."""
-        record = self.host.records.get(key)
-        return record if record and record.generation == generation and record.state is state else None

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from swapper_proxy.core.forecast import Why
 from swapper_proxy.core.residency import Residency
 from swapper_proxy.core.types import State
-from swapper_proxy.runtime.catalog import Catalog, Model
+from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.engine import Engine
 from swapper_proxy.runtime.ledger import Ledger, Residence, Totals
+from swapper_proxy.runtime.model import Model
 
 STATUS = {
     State.ABSENT: "unloaded",

@@ -3,14 +3,14 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from swapper_proxy import config
 from swapper_proxy.config.keep_alive import FOREVER, KeepAlive, divided
-from swapper_proxy.core.names import canonical, is_cloud
-from swapper_proxy.core.types import Key, Priority, Profile, RunnerOption
+from swapper_proxy.core.names import canonical, is_cloud, is_plausible
+from swapper_proxy.core.types import Key, Profile, RunnerOption
+from swapper_proxy.runtime.model import GB, Model
 from swapper_proxy.runtime.ports import Control, Installed, LoadSpec, Running, Shown, UpstreamRefused
 
 # A name that Ollama did not know is not asked for again so soon, however many clients ask.
@@ -20,56 +20,8 @@ SWAP_TIMEOUT_BASE_S = 30.0
 SWAP_TIMEOUT_PER_GB_S = 2.0
 # Ollama's default where neither the config nor OLLAMA_NUM_PARALLEL says otherwise (assumed).
 ASSUMED_PARALLEL = 4
-GB = 1_000_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A model that can be asked for.
-
-    `name` is what the proxy calls it (the configured name, else Ollama's), `shown` is None while it is configured
-    but not in Ollama.  `size` is bytes on disk, 0 if unknown.
-    """
-
-    name: str
-    ollama_name: str
-    configured: config.Model | None = None
-    shown: Shown | None = None
-    size: int = 0
-
-    @property
-    def runner(self) -> str:
-        return (self.shown and self.shown.runner) or canonical(self.ollama_name)
-
-    @property
-    def remote(self) -> bool:
-        return is_cloud(self.ollama_name) or bool(self.shown and self.shown.remote)
-
-    @property
-    def size_gb(self) -> float | None:
-        if self.configured is not None and self.configured.size_gb is not None:
-            return self.configured.size_gb
-        return round(self.size / GB, 3) if self.size else None
-
-    @property
-    def type(self) -> str:
-        """The configured type, else what Ollama's capabilities say: "embedding" or "llm"."""
-        if self.configured is not None:
-            return self.configured.type
-        return "embedding" if self.embedding_only else "llm"
-
-    @property
-    def priority(self) -> Priority:
-        return Priority(self.configured.priority) if self.configured else Priority.MEDIUM
-
-    @property
-    def embedding_only(self) -> bool:
-        capabilities = self.shown.capabilities if self.shown else None
-        return capabilities is not None and "embedding" in capabilities and "completion" not in capabilities
-
-    def key(self, options: Mapping[str, RunnerOption]) -> Key:
-        """The key of a request for this model with these runner options."""
-        return Key.of(self.runner, self.shown.runner_options if self.shown else {}, options)
+# So many versions of models are remembered; the runners of older ones are taken for strangers.
+MOST_DIGESTS = 1000
 
 
 class Catalog:
@@ -94,6 +46,7 @@ class Catalog:
         self._changes, self._looked = 1, 0  # that somebody made, and how many of them were known at the last look
         self._asking: dict[str, asyncio.Future[Model | None]] = {}
         self._unknown: dict[str, float] = {}
+        self._changing: dict[str, asyncio.Event] = {}  # by runner
         self._in_memory: dict[str, int] = {}  # bytes that a runner was seen to take
 
     # Reading
@@ -103,11 +56,17 @@ class Catalog:
 
         Raises UpstreamUnreachable.
         """
-        asked = canonical(name)
-        spelling = self._aliases.get(asked, asked)
-        if self.denied(name):
+        if not is_plausible(name) or self.denied(name):
             return None
-        return await self.find(spelling)
+        ollama_name = self.alias(name) or name
+        if is_cloud(ollama_name):
+            return Model(name, ollama_name)
+        return await self.find(canonical(ollama_name))
+
+    def is_elsewhere(self, name: str) -> bool:
+        """Whether the name is known to be of a model that runs on somebody else's machine."""
+        model = self.by_name(name)
+        return is_cloud(self.alias(name) or name) or (model is not None and model.remote)
 
     def denied(self, name: str) -> bool:
         """Whether the config keeps this name from being used."""
@@ -327,10 +286,33 @@ class Catalog:
             if after is None or after.digest != before.digest:
                 self._models.pop(name, None)
         self._installed, self._looked = installed, changes
+        if len(self._by_digest) > MOST_DIGESTS:
+            known = {entry.digest for entry in installed.values()}
+            self._by_digest = {digest: model for digest, model in self._by_digest.items() if digest in known}
 
     async def _look(self) -> None:
         with contextlib.suppress(UpstreamRefused):
             await self._refresh()
+
+    @contextlib.contextmanager
+    def changing(self, runner: str) -> Iterator[None]:
+        """A model of this runner is being made anew or deleted: nobody is to load it until that is over."""
+        over = self._changing[runner] = asyncio.Event()
+        try:
+            yield
+        finally:
+            if self._changing.get(runner) is over:
+                del self._changing[runner]
+            over.set()
+
+    def is_changing(self, runner: str) -> bool:
+        return runner in self._changing
+
+    async def changed(self, model: Model) -> Model:
+        """What has become of the model, once nobody is changing it.  Raises UpstreamUnreachable."""
+        while over := self._changing.get(model.runner):
+            await over.wait()
+        return await self.find(canonical(model.ollama_name)) or model
 
     def forget(self) -> None:
         """Somebody created, copied, pulled or deleted a model: look before anything is said of any."""
@@ -360,7 +342,7 @@ class Catalog:
             return None
         name, ollama_name, configured = self._named(spelling)
         entry = self._installed.get(spelling)
-        model = Model(name, ollama_name, configured, shown, entry.size if entry else 0)
+        model = Model(name, ollama_name, configured, shown, entry.size if entry else 0, bool(entry and entry.remote))
         if entry is not None:
             self._models[spelling] = self._last[spelling] = self._by_digest[entry.digest] = model
         return model
@@ -391,4 +373,5 @@ class Catalog:
     def _unasked(self, spelling: str) -> Model:
         name, ollama_name, configured = self._named(spelling)
         entry = self._installed.get(spelling)
-        return Model(name, ollama_name, configured, size=entry.size if entry else 0)
+        size, remote = (entry.size, entry.remote) if entry else (0, False)
+        return Model(name, ollama_name, configured, size=size, listed_remote=remote)

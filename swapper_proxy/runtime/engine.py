@@ -6,10 +6,10 @@ All of it happens in one event loop: events of one turn of the loop are collecte
 import asyncio
 import itertools
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from swapper_proxy.config import Swapper
 from swapper_proxy.core import forecast
@@ -44,16 +44,17 @@ from swapper_proxy.core.events import (
     UpstreamUp,
 )
 from swapper_proxy.core.forecast import Outlook
-from swapper_proxy.core.names import canonical
 from swapper_proxy.core.residency import Residency
 from swapper_proxy.core.scheduler import Scheduler
 from swapper_proxy.core.types import Cause, Key, Limits, Priority, RunnerOption, Sighting, State
-from swapper_proxy.runtime.catalog import Catalog, Model
+from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.ledger import Ledger
 from swapper_proxy.runtime.loader import Loader, MadeAnew
+from swapper_proxy.runtime.model import Model
 from swapper_proxy.runtime.ports import Control, LoadSpec, Observer, UpstreamRefused, UpstreamUnreachable
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 # Why something is unloaded that another model replaces.
 SWAPPING = (Cause.IDLE, Cause.DEADLINE)
@@ -149,20 +150,20 @@ class Engine:
         return Lease(self, demand)
 
     async def acquire(self, demand: Demand) -> int:
-        """Wait until the model is resident and has room; the id to finish with.  Raises Rejected.
+        """Wait until the model is resident and has room; the id to finish with.  Raises Rejected."""
+        return await self._as_it_is(demand.model, lambda model: self._acquire(replace(demand, model=model)))
 
-        If the model is made anew meanwhile, it is the new one that is waited for.
-        """
+    async def _as_it_is(self, model: Model, ask: Callable[[Model], Awaitable[T]]) -> T:
+        """Ask for a model; if it is made anew meanwhile, for the new one once that is there."""
         while True:
+            if self._catalog.is_changing(model.runner):
+                model = await self._catalog.changed(model)
             try:
-                return await self._acquire(demand)
+                return await ask(model)
             except Rejected as rejected:
-                if rejected.reason is not Rejection.LOAD_FAILED:
+                if rejected.reason is not Rejection.MADE_ANEW:
                     raise
-                model = await self._catalog.find(canonical(demand.model.ollama_name))
-                if model is None or model.runner == demand.model.runner:
-                    raise
-                demand = replace(demand, model=model)
+                model = await self._catalog.changed(model)
 
     async def _acquire(self, demand: Demand) -> int:
         model = demand.model
@@ -176,6 +177,9 @@ class Engine:
 
     async def load(self, model: Model, priority: Priority = Priority.HIGH, cause: Cause = Cause.MANUAL) -> None:
         """Make the model resident.  Raises Rejected."""
+        await self._as_it_is(model, lambda model: self._load_it(model, priority, cause))
+
+    async def _load_it(self, model: Model, priority: Priority, cause: Cause) -> None:
         key = self._catalog.own_key(model)
         profile, ttl_s = self._catalog.profile(model, key), self._catalog.ttl_s(model)
         event = LoadRequested(next(self._ids), key, profile, priority, cause, ttl_s)
@@ -239,7 +243,8 @@ class Engine:
             case Grant(id) | Answer(id):
                 self._settle(id, None)
             case Reject(id, reason, retry_after_s, failure):
-                self._observer.rejected(reason.code)
+                if reason is not Rejection.MADE_ANEW:  # it is asked for again
+                    self._observer.rejected(reason.code)
                 self._settle(id, Rejected(reason, retry_after_s, failure))
             case StartLoad():
                 self._start_load(command, self._tickets[command.for_id])
@@ -305,7 +310,7 @@ class Engine:
         try:
             await self._loader.load(spec, key.runner)
         except MadeAnew:
-            self.submit(LoadFailed(key, generation))
+            self.submit(LoadFailed(key, generation, made_anew=True))
         except UpstreamRefused as error:
             self._load_failed(key, generation, name, began, error.failure)
         except TimeoutError:

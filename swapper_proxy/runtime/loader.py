@@ -32,6 +32,8 @@ class Loader:
         longer than `load_stall_timeout`: then the connection has been closed, which makes Ollama give the load up, and
         the runner is gone again.
         """
+        if self._catalog.is_changing(runner):
+            raise MadeAnew
         self._catalog.forget()
         model = await self._catalog.find(canonical(spec.name))
         if model is not None and model.runner != runner:

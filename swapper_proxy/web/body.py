@@ -68,6 +68,12 @@ class Fields:
         return msgspec.json.encode(self._raw)
 
 
+def named(fields: Fields) -> str:
+    """The model, as the routes that do not run it read it.  Raises WrongType, Ambiguous."""
+    name: str = fields.get("model", str, "") or fields.get("name", str, "")
+    return name
+
+
 class _Key:
     """A key as it was written.  Each is unlike every other, so that a dictionary keeps all of them, in order."""
 

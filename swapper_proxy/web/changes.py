@@ -8,10 +8,11 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from swapper_proxy.core.errors import Rejected, Rejection
-from swapper_proxy.core.names import canonical
+from swapper_proxy.core.names import canonical, is_plausible
 from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.engine import Engine
-from swapper_proxy.web.body import Ambiguous, Fields, Malformed, WrongType
+from swapper_proxy.runtime.model import Model
+from swapper_proxy.web.body import Fields, Malformed, WrongType, named
 
 CHANGES = {
     ("POST", "/api/pull"),
@@ -31,47 +32,47 @@ class Changes:
 
     @contextlib.asynccontextmanager
     async def around(self, path: str, body: bytes) -> AsyncIterator[None]:
-        """Raises ProxyError if a pinned model is to be deleted."""
-        with contextlib.suppress(Malformed, Ambiguous, WrongType):  # Ollama says so itself
-            await self._make_way(path, Fields.read(body))
-        try:
-            yield
-        finally:
-            self._catalog.forget()
-        await self._look()
+        """Raises ProxyError if a pinned model is to be deleted, or the body can be read in two ways."""
+        leaving = None
+        with contextlib.suppress(Malformed, WrongType):  # Ollama says so itself
+            leaving = await self._leaving(path, Fields.read(body))
+        with self._catalog.changing(leaving.runner) if leaving else contextlib.nullcontext():
+            if leaving:
+                await self._unload(path, leaving)
+            try:
+                yield
+            finally:
+                self._catalog.forget()
+            await self._look()
 
-    async def _make_way(self, path: str, fields: Fields) -> None:
-        """Unload what the request would leave in memory without a name.
-
-        A re-created model that is pinned stays until Ollama itself lets it go: the pin is that of the new one then.
-        """
-        if path == "/api/pull":  # mostly there is nothing new
-            return
-        name = fields.get("destination", str, "") if path == "/api/copy" else _name(fields)
-        model = await self._catalog.find(canonical(name))
-        if model is None or model.remote or not self._engine.holds(model.runner):
-            return
-        if model.runner == await self._weights(path, fields):
-            return
-        if await self._catalog.name_for(model.runner, besides=canonical(name)):
-            return
+    async def _unload(self, path: str, model: Model) -> None:
+        """A re-created model that is pinned stays until Ollama lets it go: the pin is that of the new one then."""
         try:
             await self._engine.unload(model)
         except Rejected as rejected:
             if path == "/api/delete" and rejected.reason is Rejection.PINNED:
                 raise
 
-    async def _weights(self, path: str, fields: Fields) -> str | None:
-        """What the name will stand for, as far as the request tells."""
-        if path == "/api/delete" or fields.get("adapters", dict[str, str], {}) or fields.get("quantize", str, ""):
+    async def _leaving(self, path: str, fields: Fields) -> Model | None:
+        """The model in memory that would stay there without a name."""
+        name = fields.get("destination", str, "") if path == "/api/copy" else named(fields)
+        if not name or not is_plausible(name):
             return None
+        model = await self._catalog.find(canonical(name))
+        if model is None or model.remote or not self._engine.holds(model.runner):
+            return None
+        if path != "/api/delete" and await self._weights(path, fields) in (model.runner, ""):
+            return None
+        return None if await self._catalog.name_for(model.runner, besides=canonical(name)) else model
+
+    async def _weights(self, path: str, fields: Fields) -> str | None:
+        """What the name will stand for; None: something new, empty: nothing, since Ollama will refuse it."""
+        made = bool(fields.get("adapters", dict[str, str], {}) or fields.get("quantize", str, ""))
         source = fields.get("source" if path == "/api/copy" else "from", str, "")
-        if source:
+        if source and is_plausible(source):
             model = await self._catalog.find(canonical(source))
-            return model.runner if model else None
-        return " ".join(digest.replace(":", "-") for digest in fields.get("files", dict[str, str], {}).values())
-
-
-def _name(fields: Fields) -> str:
-    name: str = fields.get("model", str, "") or fields.get("name", str, "")
-    return name
+            if model is None:
+                return "" if path == "/api/copy" else None  # for a create Ollama pulls it
+            return None if made else model.runner
+        files = fields.get("files", dict[str, str], {}).values()
+        return None if files and made else " ".join(digest.replace(":", "-") for digest in files)

@@ -12,7 +12,6 @@ from swapper_proxy.web.relay import Outcome
 
 # An answer of one of these types comes token by token.
 STREAMS = ("application/x-ndjson", "text/event-stream")
-LEFT = 499  # the client did, before Ollama answered
 
 
 class RequestMetrics(Protocol):
@@ -34,8 +33,6 @@ class Counted(Outcome):
     endpoint: str
     arrived: float
     handed_over: float = 0.0
-    status: int = 0
-    sent: bool = False
     streams: bool = False
     began: float = 0.0
     pieces: int = 0
@@ -43,14 +40,11 @@ class Counted(Outcome):
     tail: bytes = b""
 
     def sending(self) -> None:
-        self.sent = True
+        super().sending()
         self.handed_over = time.monotonic()
 
-    def unreachable(self) -> None:
-        self.sent = False
-
     def head(self, status: int, content_type: str) -> None:
-        self.status = status
+        super().head(status, content_type)
         self.streams = content_type.startswith(STREAMS)
 
     def chunk(self, data: bytes) -> None:
@@ -79,7 +73,7 @@ class Counted(Outcome):
 
     def count(self) -> None:
         if self.sent:
-            self.ledger.count(self.model, self.endpoint, self.status or LEFT, self.usage)
+            self.ledger.count(self.model, self.endpoint, self.status, self.usage)
             self.metrics.answered(self.model, time.monotonic() - self.arrived, self.usage)
 
 
@@ -90,17 +84,6 @@ class CountedRemote(Outcome):
     ledger: Ledger
     model: str
     endpoint: str
-    status: int = LEFT
-    sent: bool = False
-
-    def sending(self) -> None:
-        self.sent = True
-
-    def unreachable(self) -> None:
-        self.sent = False
-
-    def head(self, status: int, content_type: str) -> None:
-        self.status = status
 
     def count(self) -> None:
         if self.sent:

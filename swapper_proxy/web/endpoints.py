@@ -69,33 +69,69 @@ _COMPLETION = _OPENAI | {"prompt": str, "suffix": str, "stop": str | float | boo
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Endpoint:
-    """A swapping route.  `content` is the field whose emptiness makes a native request a load (or an unload)."""
+    """A swapping route.
+
+    `content` is the field whose emptiness makes a native request a load, or an unload where it `stops`.  `text` and
+    `images` are the fields that have the text and, outside of messages, the images; `tools`: it takes tools.  `needs`
+    are the capabilities without any of which Ollama refuses.
+    """
 
     path: str
     label: str
     content: str = ""
     types: Mapping[str, Any] = field(default_factory=dict)
     native: bool = False
-    needs: tuple[str, ...] = ()  # the capabilities without any of which Ollama refuses
+    stops: bool = False
+    text: tuple[str, ...] = ()
+    images: str = ""
+    tools: bool = False
+    embeds: bool = False
+    needs: tuple[str, ...] = ()
     multipart: bool = False
-    case_sensitive: bool = False
 
 
-_TEXT = ("completion",)
-_TEXT_OR_IMAGES = ("completion", "image")
+_LLM = ("completion",)
+_LLM_OR_PAINTER = ("completion", "image")
 _ENDPOINTS = (
-    Endpoint("/api/generate", "generate", "prompt", _GENERATE, native=True, needs=_TEXT_OR_IMAGES),
-    Endpoint("/api/chat", "chat", "messages", {"stream": bool}, native=True, needs=_TEXT),
-    Endpoint("/api/embed", "embed", "input", {"truncate": bool}, native=True),
-    Endpoint("/api/embeddings", "embeddings", "prompt", native=True, case_sensitive=True),
-    Endpoint("/v1/chat/completions", "v1_chat_completions", types=_CHAT_COMPLETION, needs=_TEXT),
-    Endpoint("/v1/completions", "v1_completions", types=_COMPLETION, needs=_TEXT),
-    Endpoint("/v1/embeddings", "v1_embeddings"),
-    Endpoint("/v1/responses", "v1_responses", needs=_TEXT),
-    Endpoint("/v1/messages", "v1_messages", needs=_TEXT),
-    Endpoint("/v1/audio/transcriptions", "v1_audio_transcriptions", needs=_TEXT, multipart=True),
-    Endpoint("/v1/images/generations", "v1_images_generations", needs=_TEXT_OR_IMAGES),
-    Endpoint("/v1/images/edits", "v1_images_edits", needs=_TEXT_OR_IMAGES),
+    Endpoint(
+        "/api/generate",
+        "generate",
+        "prompt",
+        _GENERATE,
+        native=True,
+        stops=True,
+        text=("system", "prompt", "suffix"),
+        images="images",
+        needs=_LLM_OR_PAINTER,
+    ),
+    Endpoint(
+        "/api/chat",
+        "chat",
+        "messages",
+        {"stream": bool},
+        native=True,
+        stops=True,
+        text=("messages",),
+        tools=True,
+        needs=_LLM,
+    ),
+    Endpoint("/api/embed", "embed", "input", {"truncate": bool}, native=True, text=("input",), embeds=True),
+    Endpoint("/api/embeddings", "embeddings", "prompt", native=True, text=("prompt",), embeds=True),
+    Endpoint(
+        "/v1/chat/completions",
+        "v1_chat_completions",
+        types=_CHAT_COMPLETION,
+        text=("messages",),
+        tools=True,
+        needs=_LLM,
+    ),
+    Endpoint("/v1/completions", "v1_completions", types=_COMPLETION, text=("prompt", "suffix"), needs=_LLM),
+    Endpoint("/v1/embeddings", "v1_embeddings", text=("input",), embeds=True),
+    Endpoint("/v1/responses", "v1_responses", text=("instructions", "input"), tools=True, needs=_LLM),
+    Endpoint("/v1/messages", "v1_messages", text=("system", "messages"), tools=True, needs=_LLM),
+    Endpoint("/v1/audio/transcriptions", "v1_audio_transcriptions", needs=_LLM, multipart=True),
+    Endpoint("/v1/images/generations", "v1_images_generations", text=("prompt",), needs=_LLM_OR_PAINTER),
+    Endpoint("/v1/images/edits", "v1_images_edits", text=("prompt",), images="image", needs=_LLM_OR_PAINTER),
 )
 ENDPOINTS = {endpoint.path: endpoint for endpoint in _ENDPOINTS}
 
@@ -129,7 +165,7 @@ def read(endpoint: Endpoint, fields: Fields | Form) -> Asked:
     leaves_at_once = _leaves_at_once(keep_alive)
     options = _runner_options(fields.get("options", dict[str, object], {}))
     empty = _is_empty(endpoint, fields)
-    if empty and leaves_at_once and endpoint.content != "input" and not endpoint.case_sensitive:
+    if empty and leaves_at_once and endpoint.stops:
         return Asked(model, Intent.UNLOAD)
     return Asked(
         model,

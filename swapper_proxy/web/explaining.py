@@ -8,7 +8,7 @@ import msgspec
 from swapper_proxy.config import Settings
 from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.core.names import canonical
-from swapper_proxy.web.body import Ambiguous, Fields, Malformed
+from swapper_proxy.web.body import Fields, Malformed
 from swapper_proxy.web.endpoints import ENDPOINTS, Endpoint
 from swapper_proxy.web.routing import Direction, Router, Traits, read
 
@@ -82,7 +82,7 @@ def _read(body: bytes, path: str | None) -> tuple[Endpoint, Fields]:
         raise NotReadable(f"no JSON object names a model on {path}, but on {', '.join(_JSON)}")
     try:
         fields = Fields.read(body)
-    except (Malformed, Ambiguous) as error:
+    except Malformed as error:
         raise NotReadable(f"not a JSON object: {error}") from None
     return _JSON[path or _guessed(fields)], fields
 

@@ -26,7 +26,7 @@ class Decoder(Protocol):
     @property
     def unused_data(self) -> bytes: ...
 
-    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+    def decompress(self, data: memoryview, max_length: int, /) -> bytes: ...
 
 
 def _gzip() -> Decoder:
@@ -36,29 +36,32 @@ def _gzip() -> Decoder:
 DECODERS: dict[str, Callable[[], Decoder]] = {"gzip": _gzip, "x-gzip": _gzip, "zstd": zstd.ZstdDecompressor}
 
 
+MOST_PARTS = 1000  # members or frames; each costs a decoder
+PIECE_BYTES = 64 * 1024
+
+
 class Intake:
-    """Counts what is in memory of all requests together."""
+    """Counts what is in memory of all requests together; decodes one body at a time."""
 
     def __init__(self, server: config.Server) -> None:
         self._server = server
         self._buffered = 0
+        self._decoding = asyncio.Semaphore(1)
 
     @asynccontextmanager
     async def reading(self, request: web.Request) -> AsyncIterator[bytes]:
         """The body, as long as it is needed.  Raises ProxyError: 400, 408, 413, 415, 503."""
         encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding != "identity" and encoding not in DECODERS:
-            known = "zstd or gzip"
-            raise ProxyError(415, "content_encoding", f"a request body may be encoded with {known}, nothing else")
+            raise ProxyError(415, "content_encoding", "a request body may be encoded with zstd or gzip, nothing else")
         held = _Held(self)
         try:
             body = await self._read(request, held)
-            if encoding != "identity":
-                body = await asyncio.to_thread(self._decoded, body, DECODERS[encoding])
-                held.add(len(body))
+            if encoding != "identity" and body:
+                body = await self._decoded(body, DECODERS[encoding], held)
             yield body
         finally:
-            self._buffered -= held.size
+            held.release()
 
     async def _read(self, request: web.Request, held: "_Held") -> bytes:
         limit = self._server.max_body_bytes
@@ -78,38 +81,60 @@ class Intake:
             if held.size > limit:
                 raise _too_large(limit)
 
-    def _decoded(self, body: bytes, decoder: Callable[[], Decoder]) -> bytes:
-        """All members or frames; never more than the limit, whatever a small body unfolds to."""
-        limit, pieces, size = self._server.max_body_bytes, [], 0
-        while body:
-            one = decoder()
-            try:
-                piece = one.decompress(body, limit + 1 - size)
-            except (zlib.error, zstd.ZstdError) as error:
-                raise ProxyError(400, "malformed", f"the request body cannot be decoded: {error}") from None
-            pieces.append(piece)
-            size += len(piece)
-            if size > limit:
-                raise _too_large(limit)
-            if not one.eof:
-                raise ProxyError(400, "malformed", "the encoded request body ends too soon")
-            body = one.unused_data
-        return b"".join(pieces)
+    async def _decoded(self, body: bytes, decoder: Callable[[], Decoder], held: "_Held") -> bytes:
+        async with self._decoding:
+            decoded = await asyncio.to_thread(decode, body, decoder, self._server.max_body_bytes)
+            held.release()
+            held.add(len(decoded))
+            return decoded
+
+    def hold(self, size: int) -> None:
+        """So many bytes more are in memory, or less.  Raises ProxyError (503) if all together are too many."""
+        self._buffered += size
+        if size > 0 and self._buffered > self._server.max_buffered_bytes:
+            raise ProxyError(503, "buffers_full", "too many large requests at once, please try again later", 1.0)
 
 
 class _Held:
-    """What one request holds in memory."""
+    """What one request holds in memory, in bytes."""
 
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
         self.size = 0
 
     def add(self, size: int) -> None:
-        """Raises ProxyError (503) if all together hold too much."""
+        """Raises ProxyError (503)."""
         self.size += size
-        self._intake._buffered += size
-        if self._intake._buffered > self._intake._server.max_buffered_bytes:
-            raise ProxyError(503, "buffers_full", "too many large requests at once, please try again later", 1.0)
+        self._intake.hold(size)
+
+    def release(self) -> None:
+        self._intake.hold(-self.size)
+        self.size = 0
+
+
+def decode(body: bytes, decoder: Callable[[], Decoder], limit: int) -> bytes:
+    """All members or frames; never more than `limit` bytes, whatever a small body unfolds to.
+
+    Raises ProxyError: 400, 413.
+    """
+    whole, at, size, pieces = memoryview(body), 0, 0, list[bytes]()
+    for _ in range(MOST_PARTS):
+        one = decoder()
+        while not one.eof:
+            given = whole[at : at + PIECE_BYTES]
+            if not given:
+                raise ProxyError(400, "malformed", "the encoded request body ends too soon")
+            try:
+                pieces.append(one.decompress(given, limit + 1 - size))
+            except (zlib.error, zstd.ZstdError) as error:
+                raise ProxyError(400, "malformed", f"the request body cannot be decoded: {error}") from None
+            size += len(pieces[-1])
+            if size > limit:
+                raise _too_large(limit)
+            at += len(given) - len(one.unused_data)
+        if at == len(whole):
+            return b"".join(pieces)
+    raise ProxyError(400, "malformed", f"the encoded request body has more than {MOST_PARTS} parts")
 
 
 def _too_large(limit: int) -> ProxyError:

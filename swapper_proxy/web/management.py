@@ -13,8 +13,9 @@ from swapper_proxy import config
 from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.core.forecast import Why
 from swapper_proxy.runtime.board import Board, Lane, ModelState, Waiting, uptime_total_s
-from swapper_proxy.runtime.catalog import Catalog, Model
+from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.engine import Engine
+from swapper_proxy.runtime.model import Model
 from swapper_proxy.runtime.ports import UpstreamUnreachable
 
 PROMETHEUS_TYPE = "text/plain; version=0.0.4; charset=utf-8"

@@ -15,13 +15,14 @@ from aiohttp import web
 
 from swapper_proxy import config
 from swapper_proxy.core.errors import ProxyError
-from swapper_proxy.core.names import is_cloud, is_plausible
-from swapper_proxy.runtime.catalog import Catalog, Model
+from swapper_proxy.core.names import is_plausible
+from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.engine import Demand, Engine, Lease
 from swapper_proxy.runtime.ledger import Ledger
+from swapper_proxy.runtime.model import Model
 from swapper_proxy.runtime.ports import Relay, UpstreamUnreachable
 from swapper_proxy.web import endpoints, offered, terms
-from swapper_proxy.web.body import Ambiguous, Fields, Malformed, WrongType
+from swapper_proxy.web.body import Ambiguous, Fields, Malformed, WrongType, named
 from swapper_proxy.web.changes import CHANGES, Changes
 from swapper_proxy.web.counting import Counted, CountedRemote, RequestMetrics
 from swapper_proxy.web.dialects import dialect_of, respond
@@ -37,15 +38,18 @@ log = logging.getLogger("swapper_proxy.requests")
 T = TypeVar("T")
 
 MODEL = web.RequestKey("model", str)  # as the client named it, for the log
+REQUEST_ID = web.RequestKey("request_id", str)
 CHOSEN = web.RequestKey("chosen", str)  # the model, where a route or `use_llm` chose it
 WAITED_S = web.RequestKey("waited_s", float)  # in the queue; absent if it never was there
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
 
 def request_id_of(request: web.Request) -> str:
-    """The client's own X-Request-Id if it is a plain one, else a new one."""
-    given = request.headers.get("X-Request-Id", "")
-    return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+    """The client's own X-Request-Id if it is a plain one, else one of the proxy's."""
+    if REQUEST_ID not in request:
+        given = request.headers.get("X-Request-Id", "")
+        request[REQUEST_ID] = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+    return request[REQUEST_ID]
 
 
 class Proxy:
@@ -81,11 +85,9 @@ class Proxy:
         try:
             if endpoint is None:
                 return await self._pass(request, target, path)
-            if endpoint in self._missing:
-                response = await self._pass(request, target, path)
-            else:
-                response = await self._swap(request, target, endpoint, arrived)
-            self._learn(endpoint, response)
+            response = await self._swap(request, target, endpoint, arrived)
+            if response.status == 404 and response.content_type == "text/plain" and not endpoint.native:
+                self._missing.add(endpoint)  # says a version of Ollama without it; the next one is worth no swap
             return response
         except UpstreamUnreachable as unreachable:
             self._metrics.rejected("upstream_unreachable")
@@ -93,13 +95,6 @@ class Proxy:
         except ProxyError as refused:
             error = refused
         return self._refuse(request, path, error, time.monotonic() - arrived)
-
-    def _learn(self, endpoint: Endpoint, response: web.StreamResponse) -> None:
-        """A version of Ollama without this route says so in plain text: the next request is not worth a swap."""
-        if response.status == 404 and response.content_type == "text/plain":
-            self._missing.add(endpoint)
-        else:
-            self._missing.discard(endpoint)
 
     def _refuse(self, request: web.Request, path: str, error: ProxyError, after_s: float) -> web.Response:
         """The proxy's own answer, with a line in the log under the same request id."""
@@ -116,12 +111,14 @@ class Proxy:
     async def _pass(self, request: web.Request, target: str, path: str) -> web.StreamResponse:
         if request.method == "GET" and (edited := self._edited(path)) is not None:
             return await self._edit(request, edited[0] or target, None, edited[1])
+        name = offered.asked_for(path)
+        without = self._withheld(name) if name else frozenset()
         if request.method == "POST" and path == "/api/show":
             return await self._show(request, target)
         if (request.method, path) in CHANGES:
             async with self._intake.reading(request) as body, self._changes.around(path, body):
                 return await self._send(request, target, body, Outcome())
-        headers = towards_ollama(request.raw_headers, None)
+        headers = towards_ollama(request.raw_headers, None, without)
         streamed = request.content.iter_any() if request.can_read_body else None
         return await self._relay(request, target, headers, streamed, Outcome())
 
@@ -140,18 +137,22 @@ class Proxy:
         async with self._intake.reading(request) as body:
             try:
                 fields = Fields.read(body)
-                name = fields.get("model", str, "") or fields.get("name", str, "")
+                name = named(fields)
             except (Malformed, Ambiguous, WrongType):
                 return await self._send(request, target, body, Outcome())
-            meant = self._catalog.stands_for(name)
+            meant, without = self._catalog.stands_for(name), self._withheld(name)
             if not meant:
-                return await self._send(request, target, body, Outcome())
+                return await self._send(request, target, body, Outcome(), without)
             fields.set("model", meant[0])
-            if len(meant) == 1:
-                return await self._send(request, target, fields.encode(), Outcome())
-            models = [model for other in meant if (model := await self._catalog.resolve(other))]
+            models = [model for other in meant[1:] and meant if (model := await self._catalog.resolve(other))]
             able = {capability for m in models if m.shown for capability in m.shown.capabilities or ()}
+            if not able:
+                return await self._send(request, target, fields.encode(), Outcome(), without)
             return await self._edit(request, target, fields.encode(), offered.able(able))
+
+    def _withheld(self, name: str) -> frozenset[str]:
+        """The headers that do not go with a request for this model."""
+        return CREDENTIALS if self._catalog.is_elsewhere(name) else frozenset()
 
     async def _edit(self, request: web.Request, target: str, body: bytes | None, edit: Edit) -> web.Response:
         headers = towards_ollama(request.raw_headers, None if body is None else len(body))
@@ -166,14 +167,12 @@ class Proxy:
                 fields = self._fields(request, endpoint, body)
             except Malformed:
                 return await self._send(request, target, body, Outcome())
-            self._direct(request, endpoint, fields)
+            without = self._withheld(self._direct(request, endpoint, fields))
             try:
                 asked = endpoints.read(endpoint, fields)
             except (Unacceptable, WrongType):
-                return await self._send(request, target, fields.encode(), Outcome())
-            if is_plausible(asked.model):
-                request[MODEL] = asked.model
-            model = await self._resolve(asked.model)
+                return await self._send(request, target, fields.encode(), Outcome(), without)
+            model = await self._catalog.resolve(asked.model)
             if model is None:
                 return await self._unknown(request, target, endpoint, asked, fields)
             if alias := self._catalog.alias(asked.model):
@@ -185,14 +184,18 @@ class Proxy:
             demand = terms.demand(self._catalog, endpoint, asked, model, wished)
             return await self._serve(request, target, endpoint, asked, fields, demand, arrived)
 
-    def _direct(self, request: web.Request, endpoint: Endpoint, fields: Fields | Form) -> None:
-        """Let `use_llm` and the routes say which model is meant; the answer will tell."""
-        direction = self._router.direct(endpoint, fields)
+    def _direct(self, request: web.Request, endpoint: Endpoint, fields: Fields | Form) -> str:
+        """Let `use_llm` and the routes say which model is meant: its name.  The answer will tell."""
+        direction = self._router.direction(endpoint, fields)
         name = direction.model
-        if direction.routed and is_plausible(name):
+        if is_plausible(direction.asked):
+            request[MODEL] = direction.asked
+        if direction.routed:
             known = None if self._catalog.denied(name) else self._catalog.by_name(name)
-            request[CHOSEN] = known.name if known else name
+            if is_plausible(name):
+                request[CHOSEN] = known.name if known else name
             fields.set("model", known.ollama_name if known else name)
+        return name
 
     async def _serve(
         self,
@@ -204,6 +207,8 @@ class Proxy:
         demand: Demand,
         arrived: float,
     ) -> web.StreamResponse:
+        if endpoint in self._missing:
+            return await self._send(request, target, fields.encode(), _Found(self._missing, endpoint))
         model = demand.model
         counts = asked.intent is Intent.INFERENCE
         ledger, metrics = self._ledger, self._metrics
@@ -269,14 +274,6 @@ class Proxy:
         )
         raise ProxyError(404, "model_not_found", f"model {quoted} not found{hint}")
 
-    async def _resolve(self, name: str) -> Model | None:
-        if not is_plausible(name):
-            return None
-        ollama_name = self._catalog.alias(name) or name
-        if is_cloud(ollama_name) and not self._catalog.denied(name):
-            return Model(name, ollama_name)
-        return await self._catalog.resolve(name)
-
     @staticmethod
     def _fields(request: web.Request, endpoint: Endpoint, body: bytes) -> Fields | Form:
         try:
@@ -314,8 +311,22 @@ class Proxy:
             return await answer
         except ProxyError:
             self._metrics.rejected("upstream_unreachable")
+            self._missing.clear()  # it may come back as a newer version
             await self._engine.probe()
             raise
+
+
+class _Found(Outcome):
+    """Of a request to a route that Ollama did not have: it may have got it meanwhile."""
+
+    def __init__(self, missing: set[Endpoint], endpoint: Endpoint) -> None:
+        self._missing = missing
+        self._endpoint = endpoint
+
+    def head(self, status: int, content_type: str) -> None:
+        super().head(status, content_type)
+        if status != 404:
+            self._missing.discard(self._endpoint)
 
 
 def _own_headers(request: web.Request) -> list[Header]:

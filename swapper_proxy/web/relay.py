@@ -10,9 +10,17 @@ from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.runtime.ports import Answer, Relay, UpstreamBroken, UpstreamUnreachable
 from swapper_proxy.web.headers import Header, towards_client
 
+LEFT = 499  # the client did, before Ollama answered
+
 
 class Outcome:
-    """What is known of an answer while and after it is relayed; the hooks do nothing by themselves."""
+    """What is known of an answer while and after it is relayed.
+
+    `sent`: Ollama had the request; `status` is that of its answer.
+    """
+
+    sent = False
+    status = LEFT
 
     @property
     def load_s(self) -> float:
@@ -21,12 +29,15 @@ class Outcome:
 
     def sending(self) -> None:
         """It is being handed to Ollama."""
+        self.sent = True
 
     def unreachable(self) -> None:
         """It could not be."""
+        self.sent = False
 
     def head(self, status: int, content_type: str) -> None:
         """Ollama's status line and headers are there."""
+        self.status = status
 
     def chunk(self, data: bytes) -> None:
         """A piece of the body went through."""

@@ -14,22 +14,6 @@ from swapper_proxy.web.body import Ambiguous, Fields, WrongType
 from swapper_proxy.web.endpoints import Endpoint
 from swapper_proxy.web.form import Form
 
-# Where the endpoints have text and images.  Prompts and messages are read alike in all dialects.
-_CONTENT = {
-    "generate": ("system", "prompt", "suffix"),
-    "chat": ("messages",),
-    "embed": ("input",),
-    "embeddings": ("prompt",),
-    "v1_chat_completions": ("messages",),
-    "v1_completions": ("prompt", "suffix"),
-    "v1_embeddings": ("input",),
-    "v1_responses": ("instructions", "input"),
-    "v1_messages": ("system", "messages"),
-    "v1_images_generations": ("prompt",),
-    "v1_images_edits": ("prompt",),
-}
-_TAKE_TOOLS = frozenset(("chat", "v1_chat_completions", "v1_responses", "v1_messages"))
-_EMBED = frozenset(("embed", "embeddings", "v1_embeddings"))
 # Within messages, items and content parts.
 _NESTED = ("content", "text", "output")
 _IMAGES = frozenset(("image", "image_url", "input_image"))
@@ -93,18 +77,11 @@ class Direction:
 
 
 class Router:
-    """Directs requests.  `routes` are those of the config; `at_hand` tells whether a model is in memory, by name."""
+    """Says where requests go, by the `routes` of the config; `at_hand` tells whether a model is in memory, by name."""
 
     def __init__(self, routes: Mapping[str, Sequence[Route]], at_hand: Callable[[str], bool]) -> None:
         self._routes = {canonical(name): (name, rules) for name, rules in routes.items()}
         self._at_hand = at_hand
-
-    def direct(self, endpoint: Endpoint, fields: Fields | Form) -> Direction:
-        """Make the request name the model that it is to get.  Raises ProxyError (400)."""
-        direction = self.direction(endpoint, fields)
-        if direction.routed:
-            fields.set("model", direction.model)
-        return direction
 
     def direction(self, endpoint: Endpoint, fields: Fields | Form) -> Direction:
         """1. What `use_llm` names goes before the model field.  2. If that is a route, its rules choose.
@@ -139,14 +116,14 @@ def use_llm(fields: Fields | Form) -> str:
 
 def read(endpoint: Endpoint, fields: Fields | Form) -> Traits:
     """The traits of a request.  What has another type than it should counts as nothing: Ollama will refuse it."""
-    images = {"generate": ("images", _LIST), "v1_images_edits": ("image", msgspec.Raw)}.get(endpoint.label)
-    content = _Content(has_images=images is not None and bool(_field(fields, *images)))
-    for name in _CONTENT.get(endpoint.label, ()):
+    images = _LIST if endpoint.native else str | _LIST
+    content = _Content(has_images=bool(endpoint.images and _field(fields, endpoint.images, images)))
+    for name in endpoint.text:
         content.add(_field(fields, name, msgspec.Raw))
     return Traits(
         has_images=content.has_images,
-        has_tools=endpoint.label in _TAKE_TOOLS and bool(_field(fields, "tools", _LIST)),
-        is_embedding=endpoint.label in _EMBED,
+        has_tools=endpoint.tools and bool(_field(fields, "tools", _LIST)),
+        is_embedding=endpoint.embeds,
         characters=content.characters,
     )
 

@@ -7,8 +7,9 @@ import msgspec
 from swapper_proxy.config.keep_alive import divided
 from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.core.types import RUNNER_OPTIONS, Priority, RunnerOption
-from swapper_proxy.runtime.catalog import Catalog, Model
+from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.engine import Demand
+from swapper_proxy.runtime.model import Model
 from swapper_proxy.web.body import Fields
 from swapper_proxy.web.endpoints import Asked, Endpoint
 from swapper_proxy.web.form import Form

@@ -30,6 +30,15 @@ def test_load_failed(talk: Talk) -> None:
     assert talk(1.5, Arrived(4, A)) == [Reject(4, Rejection.BACKING_OFF, 0.5)]
 
 
+def test_what_is_made_anew_is_no_failure(talk: Talk) -> None:
+    talk(0, Arrived(1, A), LoadRequested(2, A))
+    assert talk(1, LoadFailed(A, 1, made_anew=True)) == [
+        Reject(2, Rejection.MADE_ANEW),
+        Reject(1, Rejection.MADE_ANEW),
+    ]
+    assert talk(1, Arrived(3, A)) == [StartLoad(A, 2, 3)]
+
+
 def test_back_off_doubles_and_a_success_clears_it(talk: Talk) -> None:
     talk(0, Arrived(1, A))
     talk(1, LoadFailed(A, 1))

@@ -10,7 +10,7 @@ import pytest
 
 from swapper_proxy.app import running
 from swapper_proxy.config import Server
-from swapper_proxy.web.intake import zstd
+from swapper_proxy.web.intake import MOST_PARTS, zstd
 from tests.e2e.conftest import Client, settings
 
 GENERATE = {"model": "alpha", "prompt": "x", "stream": False, "options": {"num_predict": 2}}
@@ -67,6 +67,14 @@ async def test_broken_ones(proxy: Client, ollama: Client, data: bytes, encoding:
     assert status == 400
     assert "encoded" in answer["error"] or "decoded" in answer["error"]
     assert await ollama.resident() == []
+
+
+@pytest.mark.parametrize(("compress", "encoding"), [(gzip.compress, "gzip"), (zstd.compress, "zstd")])
+async def test_parts_without_end(proxy: Client, compress, encoding: str) -> None:
+    parts = compress(b" ") * (MOST_PARTS - 1)
+    assert (await post(proxy, "/api/generate", parts + compress(plain(GENERATE)), encoding))[0] == 200
+    message = f"the encoded request body has more than {MOST_PARTS} parts"
+    assert await post(proxy, "/api/generate", parts * 2, encoding) == (400, {"error": message})
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, zstd.compress])

@@ -242,6 +242,53 @@ async def test_who_waits_gets_the_new_one(proxy: Client, ollama: Client, via: Cl
     await at_rest(proxy)
 
 
+async def test_who_waits_does_not_bring_the_old_one_back(ollama: Client, made: None) -> None:
+    async with configured(ollama, {"mine": Configured(path="ollama:made", parallel=1)}) as proxy:
+        async with busy(proxy, "mine"):
+            asking = [asyncio.create_task(text_of(proxy, "mine")) for _ in range(3)]
+            await waits(proxy, 3)
+            creating = asyncio.create_task(create(proxy, "made", "beta"))
+            await is_in(proxy, "mine", "draining")
+            asking.append(asyncio.create_task(text_of(proxy, "mine")))
+            await waits(proxy, 4)
+        await creating
+        assert await asyncio.gather(*asking) == [await text_of(ollama, "beta")] * 4
+        assert await loads(proxy) == 2
+        assert await reloads(proxy) == await proxy.metric("swapper_rejected_requests_total") == 0
+        await at_rest(proxy)
+
+
+async def test_a_load_by_hand_is_of_the_new_one(proxy: Client, ollama: Client, via: Client) -> None:
+    async with busy(proxy, "gamma"):
+        loading = asyncio.create_task(proxy.post("/models/mine/load"))
+        await waits(proxy, 1)
+        await create(via, "made", "beta")
+    assert (await loading)[0] == 200
+    assert await proxy.metric("swapper_rejected_requests_total") == 0
+    assert await text_of(proxy, "mine") == await text_of(ollama, "beta")
+
+
+async def test_what_ollama_will_refuse_unloads_nothing(proxy: Client, ollama: Client) -> None:
+    await proxy.generate("mine")
+    for path, body in (
+        ("/api/create", {"model": "made", "stream": False}),
+        ("/api/create", {"model": "made", "from": 7, "stream": False}),
+        ("/api/copy", {"source": "nope", "destination": "made"}),
+        ("/api/copy", {"source": "no\nname", "destination": "made"}),
+    ):
+        assert (await proxy.post(path, body))[0] in (400, 404)
+        assert await ollama.resident() == ["made:latest"]
+
+
+async def test_a_change_that_can_be_read_in_two_ways_is_refused(ollama: Client, made: None) -> None:
+    async with configured(ollama, {"mine": Configured(path="ollama:made", pinned=True)}) as proxy:
+        await is_in(proxy, "mine", "loaded")
+        twice = '{"model": "made", "z": [], "z": []}'
+        async with proxy.session.delete(f"{proxy.url}/api/delete", data=twice) as answer:
+            assert (answer.status, await answer.json()) == (400, {"error": '"z" is given more than once'})
+        assert await ollama.resident() == ["made:latest"]
+
+
 async def test_the_same_weights_need_no_unload(proxy: Client, ollama: Client, via: Client) -> None:
     await proxy.generate("mine")
     before = await loads(proxy)

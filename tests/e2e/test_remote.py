@@ -49,6 +49,10 @@ async def test_no_swap_no_credentials(session: aiohttp.ClientSession, path: str)
         assert await proxy.metric("swapper_remote_requests_total", model="big:cloud", status="200") == 1
         assert await proxy.metric("swapper_model_requests_total") == 0
         assert (await proxy.get("/models/big:cloud"))[1]["remote"] is True
+        assert (await proxy.post(path, body | {"temperature": "1", "stream": "no"}, **SECRETS))[0] == 400
+        assert (await proxy.post("/api/show", {"model": "big:cloud"}, **SECRETS))[0] == 200
+        assert (await proxy.get("/v1/models/big:cloud", **SECRETS))[0] == 200
+        assert "secret" not in str([request.headers for request in asked])
         assert (await proxy.post(path, body | {"model": "alpha"}, **SECRETS))[0] == 200
         assert asked[-1].headers["Authorization"] == "Bearer secret"  # no keys are configured: it is Ollama's
 

@@ -235,23 +235,21 @@ ROUTER = Router({"auto": RULES, "sight": RULES[1:2]}, "large".__eq__)
 )
 def test_where_a_request_goes(path: str, body: dict, direction: tuple[str, str, bool]) -> None:
     asked = fields(body)
-    found = ROUTER.direct(ENDPOINTS[path], asked)
+    found = ROUTER.direction(ENDPOINTS[path], asked)
     assert (found.model, found.asked, found.use_llm) == direction
-    sent = {name.lower(): value for name, value in body.items()}
-    assert json.loads(asked.encode()) == (sent | {"model": found.model} if found.routed else sent)
+    assert json.loads(asked.encode()) == {name.lower(): value for name, value in body.items()}  # it only tells
 
 
 def test_why_it_goes_there() -> None:
     assert Direction("a").why == "model is a"
     asked = fields({"metadata": {"use_llm": "sight"}, "images": ["x"]})
-    found = ROUTER.direct(ENDPOINTS["/api/generate"], asked)
+    found = ROUTER.direction(ENDPOINTS["/api/generate"], asked)
     assert found.why == "metadata.use_llm is sight; rule 1 of sight: has images"
 
 
 def test_a_form_goes_by_rules_too() -> None:
     asked = form("auto")
-    assert ROUTER.direct(ENDPOINTS["/v1/audio/transcriptions"], asked).model == "large"
-    assert asked.encode() == form("large").encode()
+    assert ROUTER.direction(ENDPOINTS["/v1/audio/transcriptions"], asked).model == "large"
 
 
 @pytest.mark.parametrize("wish", [5, True, ["a"], {"name": "a"}])
@@ -263,7 +261,7 @@ def test_a_wish_that_is_no_name(wish: object) -> None:
 
 def test_no_rule_takes_it() -> None:
     with pytest.raises(ProxyError) as refused:
-        ROUTER.direct(ENDPOINTS["/api/chat"], fields({"model": "sight", **message("123")}))
+        ROUTER.direction(ENDPOINTS["/api/chat"], fields({"model": "sight", **message("123")}))
     assert (refused.value.status, refused.value.code) == (400, "no_route")
     assert refused.value.message == (
         "no rule of sight takes this request (no images, no tools, no embedding, 3 characters)"
