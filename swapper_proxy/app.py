@@ -32,6 +32,9 @@ from swapper_proxy.web.routing import Router
 
 log = logging.getLogger(__name__)
 
+# Of a request: its first line, each header; cookies and tokens can be long.
+MOST_HEADER_BYTES = 64 * 1024
+MOST_HEADERS = 1000
 # The simulated Ollama is quick enough to show a swap while one watches.
 SIMULATED_LOAD_S = 1.0
 SIMULATED_TOKENS_PER_S = 40.0
@@ -143,6 +146,9 @@ async def _listening(settings: Settings, app: web.Application) -> AsyncIterator[
         access_log=None,
         shutdown_timeout=settings.server.shutdown_grace,
         keepalive_timeout=75.0,
+        max_line_size=MOST_HEADER_BYTES,
+        max_field_size=MOST_HEADER_BYTES,
+        max_headers=MOST_HEADERS,
     )
     await runner.setup()
     server = settings.server

@@ -237,8 +237,8 @@ def _settings(path: str | None, options: dict[tuple[str, str], Any]) -> config.S
 
 
 def _call(method: str, url: str, path: str) -> Any:
-    request = urllib.request.Request(url.rstrip("/") + path, method=method)
     try:
+        request = urllib.request.Request(url.rstrip("/") + path, method=method)
         with urllib.request.urlopen(request) as response:
             return json.load(response)
     except urllib.error.HTTPError as error:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from swapper_proxy.config.keep_alive import InvalidKeepAlive, KeepAlive, seconds_of
+from swapper_proxy.config.keep_alive import LONGEST_S, InvalidKeepAlive, KeepAlive, seconds_of
 from swapper_proxy.config.settings import Model, Route, Settings
 from swapper_proxy.core.names import canonical, is_cloud, is_plausible
 
@@ -59,6 +59,8 @@ def _url(settings: Settings) -> Iterator[Problem]:
         return
     if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment:
         yield Problem("upstream.url", f"expected a URL like http://localhost:11434, got {url.geturl()!r}")
+    elif url.username is not None or url.password is not None:
+        yield Problem("upstream.url", "must hold no user or password")
     elif url.hostname in LOOPBACK and settings.server.port and url.port == settings.server.port:
         yield Problem("upstream.url", f"{url.geturl()} is the proxy itself")
 
@@ -165,6 +167,8 @@ def _keep_alive(key_path: str, value: KeepAlive | None) -> Iterator[Problem]:
     try:
         if value is not None:
             seconds_of(value)
+        if isinstance(value, int | float) and value >= LONGEST_S:
+            yield Problem(key_path, f"expected at most {LONGEST_S} s, or -1 for ever, got {value}")
     except InvalidKeepAlive as error:
         yield Problem(key_path, str(error))
 

@@ -174,6 +174,6 @@ def _choices(where: str) -> tuple[str, ...]:
     """The words that a key takes; the last parts of its path are fields, those before name a section or a model."""
     section, *parts = where.split(".")
     kind: Any = Model if section == "models" else get_type_hints(Settings)[section]
-    if section == "models" and parts[-2] == "runner_options":
+    if section == "models" and parts[-2] == "runner_options" and parts[-1] in RunnerOptions.__struct_fields__:
         kind = RunnerOptions
     return get_args(get_type_hints(kind)[parts[-1]])

@@ -16,6 +16,8 @@ def canonical(name: str) -> str:
     `Llama3`, `library/llama3` and `registry.ollama.ai/library/llama3:latest` are all `llama3:latest`.
     What Ollama accepts under no spelling (spaces, an empty tag) stays unlike every name it has.
     """
+    if len(name) > LONGEST:
+        return name
     path, tag = _split_tag(name.translate(_LOWER))
     parts = path.split("/")
     if len(parts) == 3 and parts[0] == DEFAULT_HOST:

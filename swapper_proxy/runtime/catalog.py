@@ -59,14 +59,14 @@ class Catalog:
         if not is_plausible(name) or self.denied(name):
             return None
         ollama_name = self.alias(name) or name
-        if is_cloud(ollama_name):
+        if is_cloud(ollama_name) and canonical(ollama_name) not in self._installed:
             return Model(name, ollama_name)
         return await self.find(canonical(ollama_name))
 
     def is_elsewhere(self, name: str) -> bool:
         """Whether the name is known to be of a model that runs on somebody else's machine."""
         model = self.by_name(name)
-        return is_cloud(self.alias(name) or name) or (model is not None and model.remote)
+        return model.remote if model else is_cloud(name)
 
     def denied(self, name: str) -> bool:
         """Whether the config keeps this name from being used."""
@@ -183,6 +183,10 @@ class Catalog:
         """/api/ps shows this model with so many bytes: remembered for all that its runner serves."""
         if size > 0:
             self._in_memory[model.runner] = size
+
+    def is_pinned_name(self, name: str) -> bool:
+        """Whether the config pins the model of this Ollama name."""
+        return canonical(name) in self._pinned
 
     def is_pinned(self, model: Model) -> bool:
         """Whether this or another model of the same runner is pinned."""
@@ -342,7 +346,8 @@ class Catalog:
             return None
         name, ollama_name, configured = self._named(spelling)
         entry = self._installed.get(spelling)
-        model = Model(name, ollama_name, configured, shown, entry.size if entry else 0, bool(entry and entry.remote))
+        size, remote = (entry.size, entry.remote) if entry else (0, None)
+        model = Model(name, ollama_name, configured, shown, size, remote)
         if entry is not None:
             self._models[spelling] = self._last[spelling] = self._by_digest[entry.digest] = model
         return model
@@ -373,5 +378,5 @@ class Catalog:
     def _unasked(self, spelling: str) -> Model:
         name, ollama_name, configured = self._named(spelling)
         entry = self._installed.get(spelling)
-        size, remote = (entry.size, entry.remote) if entry else (0, False)
+        size, remote = (entry.size, entry.remote) if entry else (0, None)
         return Model(name, ollama_name, configured, size=size, listed_remote=remote)

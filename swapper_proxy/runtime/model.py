@@ -16,7 +16,7 @@ class Model:
     """A model that can be asked for.
 
     `name` is what the proxy calls it (the configured name, else Ollama's), `shown` is None while it is configured
-    but not in Ollama.  `size` is bytes on disk, 0 if unknown.
+    but not in Ollama.  `size` is bytes on disk, 0 if unknown.  `listed_remote` is None for what Ollama does not list.
     """
 
     name: str
@@ -24,7 +24,7 @@ class Model:
     configured: config.Model | None = None
     shown: Shown | None = None
     size: int = 0
-    listed_remote: bool = False
+    listed_remote: bool | None = None
 
     @property
     def runner(self) -> str:
@@ -33,7 +33,8 @@ class Model:
     @property
     def remote(self) -> bool:
         """Whether it runs on somebody else's machine."""
-        return self.listed_remote or is_cloud(self.ollama_name) or bool(self.shown and self.shown.remote)
+        listed = is_cloud(self.ollama_name) if self.listed_remote is None else self.listed_remote
+        return listed or bool(self.shown and self.shown.remote)
 
     @property
     def size_gb(self) -> float | None:

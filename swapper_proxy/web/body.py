@@ -12,6 +12,7 @@ import msgspec
 from swapper_proxy.core.errors import ProxyError
 
 _NULL = b"null"
+_EMPTY = re.compile(rb'null|""|\[\s*\]')
 _TOO_DEEP = "it is nested too deeply"
 _SCALARS = frozenset('"0tn')  # strings, numbers, booleans, null: see _kind
 
@@ -34,8 +35,9 @@ class WrongType(Exception):
 class Fields:
     """The fields of one JSON object, each still in its own bytes."""
 
-    def __init__(self, raw: dict[str, msgspec.Raw]) -> None:
+    def __init__(self, raw: dict[str, msgspec.Raw], elements: int = 0) -> None:
         self._raw = raw
+        self.elements = elements  # at most so many are in its lists and objects
 
     @classmethod
     def read(cls, body: bytes) -> "Fields":
@@ -44,7 +46,7 @@ class Fields:
         for key, value in _members(_mended(body)):
             name = _fold(key)
             raw[name] = _again(name, raw[name], value) if name in raw else value
-        return cls(raw)
+        return cls(raw, body.count(b","))
 
     def get(self, name: str, kind: Any, default: Any) -> Any:
         """The value of a field.  null counts as absent, as in Go.  Raises WrongType, Ambiguous."""
@@ -57,6 +59,11 @@ class Fields:
             raise WrongType(f"{name}: {error}") from None
         except RecursionError:
             raise Ambiguous(_TOO_DEEP) from None
+
+    def is_empty(self, name: str) -> bool:
+        """Whether it is absent, null, an empty text or an empty list."""
+        raw = self._raw.get(name)
+        return raw is None or _EMPTY.fullmatch(raw) is not None
 
     def set(self, name: str, value: object) -> None:
         self._raw[name] = msgspec.Raw(msgspec.json.encode(value))

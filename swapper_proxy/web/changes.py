@@ -35,23 +35,23 @@ class Changes:
         """Raises ProxyError if a pinned model is to be deleted, or the body can be read in two ways."""
         leaving = None
         with contextlib.suppress(Malformed, WrongType):  # Ollama says so itself
-            leaving = await self._leaving(path, Fields.read(body))
+            fields = Fields.read(body)
+            if path == "/api/delete" and self._catalog.is_pinned_name(named(fields)):
+                raise Rejected(Rejection.PINNED)
+            leaving = await self._leaving(path, fields)
         with self._catalog.changing(leaving.runner) if leaving else contextlib.nullcontext():
             if leaving:
-                await self._unload(path, leaving)
+                await self._unload(leaving)
             try:
                 yield
             finally:
                 self._catalog.forget()
             await self._look()
 
-    async def _unload(self, path: str, model: Model) -> None:
+    async def _unload(self, model: Model) -> None:
         """A re-created model that is pinned stays until Ollama lets it go: the pin is that of the new one then."""
-        try:
+        with contextlib.suppress(Rejected):
             await self._engine.unload(model)
-        except Rejected as rejected:
-            if path == "/api/delete" and rejected.reason is Rejection.PINNED:
-                raise
 
     async def _leaving(self, path: str, fields: Fields) -> Model | None:
         """The model in memory that would stay there without a name."""

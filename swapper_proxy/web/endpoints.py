@@ -1,7 +1,7 @@
 """Which paths make a model resident, and what a request to one of them asks for: read as Ollama reads it."""
 
 import binascii
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Annotated, Any
@@ -26,13 +26,16 @@ class Intent(Enum):
 # An integer as Go takes it.
 _Int = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 _Object = dict[str, msgspec.Raw]
+_Image = str | list[_Int | None] | None
+# Bodies with more elements than this are not checked before their swap, which is the safe side.
+MOST_ELEMENTS = 100_000
 
 
 class _NativeMessage(msgspec.Struct):
     role: str | None = None
     content: str | None = None
     thinking: str | None = None
-    images: list[str | None] | None = None
+    images: list[_Image] | None = None
     tool_calls: list[_Object | None] | None = None
 
 
@@ -52,8 +55,8 @@ class _StreamOptions(msgspec.Struct):
 
 # The types that Ollama insists on before it looks at the model; null is nothing in nearly all places.
 _GENERATE = dict.fromkeys(["prompt", "suffix", "system", "template"], str) | {
-    "context": list[_Int],
-    "images": list[str | None],
+    "context": list[_Int | None],
+    "images": list[_Image],
     "raw": bool,
     "stream": bool,
 }
@@ -72,8 +75,9 @@ class Endpoint:
     """A swapping route.
 
     `content` is the field whose emptiness makes a native request a load, or an unload where it `stops`.  `text` and
-    `images` are the fields that have the text and, outside of messages, the images; `tools`: it takes tools.  `needs`
-    are the capabilities without any of which Ollama refuses.
+    `images` are the fields that have the text and, outside of messages, the images; `takes`: those of tools, think and
+    suffix that it knows.  `needs` are the capabilities without any of which Ollama refuses.  `recent`: not all versions
+    of Ollama have it.
     """
 
     path: str
@@ -84,9 +88,10 @@ class Endpoint:
     stops: bool = False
     text: tuple[str, ...] = ()
     images: str = ""
-    tools: bool = False
+    takes: tuple[str, ...] = ()
     embeds: bool = False
     needs: tuple[str, ...] = ()
+    recent: bool = False
     multipart: bool = False
 
 
@@ -102,6 +107,7 @@ _ENDPOINTS = (
         stops=True,
         text=("system", "prompt", "suffix"),
         images="images",
+        takes=("think", "suffix"),
         needs=_LLM_OR_PAINTER,
     ),
     Endpoint(
@@ -112,7 +118,7 @@ _ENDPOINTS = (
         native=True,
         stops=True,
         text=("messages",),
-        tools=True,
+        takes=("tools", "think"),
         needs=_LLM,
     ),
     Endpoint("/api/embed", "embed", "input", {"truncate": bool}, native=True, text=("input",), embeds=True),
@@ -122,16 +128,27 @@ _ENDPOINTS = (
         "v1_chat_completions",
         types=_CHAT_COMPLETION,
         text=("messages",),
-        tools=True,
+        takes=("tools",),
         needs=_LLM,
     ),
-    Endpoint("/v1/completions", "v1_completions", types=_COMPLETION, text=("prompt", "suffix"), needs=_LLM),
+    Endpoint(
+        "/v1/completions", "v1_completions", types=_COMPLETION, text=("prompt", "suffix"), takes=("suffix",), needs=_LLM
+    ),
     Endpoint("/v1/embeddings", "v1_embeddings", text=("input",), embeds=True),
-    Endpoint("/v1/responses", "v1_responses", text=("instructions", "input"), tools=True, needs=_LLM),
-    Endpoint("/v1/messages", "v1_messages", text=("system", "messages"), tools=True, needs=_LLM),
-    Endpoint("/v1/audio/transcriptions", "v1_audio_transcriptions", needs=_LLM, multipart=True),
-    Endpoint("/v1/images/generations", "v1_images_generations", text=("prompt",), needs=_LLM_OR_PAINTER),
-    Endpoint("/v1/images/edits", "v1_images_edits", text=("prompt",), images="image", needs=_LLM_OR_PAINTER),
+    Endpoint(
+        "/v1/responses",
+        "v1_responses",
+        text=("instructions", "input"),
+        takes=("tools",),
+        needs=_LLM,
+        recent=True,
+    ),
+    Endpoint("/v1/messages", "v1_messages", text=("system", "messages"), takes=("tools",), needs=_LLM, recent=True),
+    Endpoint("/v1/audio/transcriptions", "v1_audio_transcriptions", needs=_LLM, multipart=True, recent=True),
+    Endpoint("/v1/images/generations", "v1_images_generations", text=("prompt",), needs=_LLM_OR_PAINTER, recent=True),
+    Endpoint(
+        "/v1/images/edits", "v1_images_edits", text=("prompt",), images="image", needs=_LLM_OR_PAINTER, recent=True
+    ),
 )
 ENDPOINTS = {endpoint.path: endpoint for endpoint in _ENDPOINTS}
 
@@ -142,40 +159,50 @@ class Unacceptable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request as it was understood; `keep_alive` is the client's own."""
+    """A request as it was understood.
+
+    `keep_alive` is the client's own; `wants` are the capabilities that not all models have.
+    """
 
     model: str
     intent: Intent = Intent.INFERENCE
     options: Mapping[str, RunnerOption] = field(default_factory=dict)
     keep_alive: KeepAlive | None = None
-    tools: bool = False
-    think: bool = False
-    suffix: bool = False
+    wants: frozenset[str] = frozenset()
 
 
 def read(endpoint: Endpoint, fields: Fields | Form) -> Asked:
-    """What a request asks for.  Raises Unacceptable."""
+    """What a request asks for.  Raises Unacceptable, WrongType, Ambiguous."""
     model = fields.get("model", str, "")
     if not model:
         raise Unacceptable("no model")
-    _check(endpoint, fields)
+    light = fields.elements <= MOST_ELEMENTS
+    if light:
+        _check_types(endpoint, fields)
     if not endpoint.native:
-        return Asked(model, tools=_has_tools(fields), suffix=bool(fields.get("suffix", str, "")))
+        if light:
+            _check(endpoint, fields)
+        return Asked(model, wants=_wants(endpoint, fields))
     keep_alive = fields.get("keep_alive", KeepAlive | None, None)
-    leaves_at_once = _leaves_at_once(keep_alive)
-    options = _runner_options(fields.get("options", dict[str, object], {}))
-    empty = _is_empty(endpoint, fields)
+    leaves_at_once, options = _leaves_at_once(keep_alive), fields.get("options", _Options, _Options())
+    empty = fields.is_empty(endpoint.content)
     if empty and leaves_at_once and endpoint.stops:
         return Asked(model, Intent.UNLOAD)
-    return Asked(
-        model,
-        Intent.LOAD if empty else Intent.INFERENCE,
-        options,
-        keep_alive,
-        tools=_has_tools(fields),
-        think=fields.get("think", bool | str | None, None) not in (None, False),
-        suffix=bool(fields.get("suffix", str, "")),
-    )
+    if light:
+        _check(endpoint, fields)
+    intent = Intent.LOAD if empty else Intent.INFERENCE
+    return Asked(model, intent, _runner_options(options), keep_alive, _wants(endpoint, fields))
+
+
+def _wants(endpoint: Endpoint, fields: Fields | Form) -> frozenset[str]:
+    wants = set()
+    if "tools" in endpoint.takes and fields.get("tools", list[msgspec.Raw], []):
+        wants.add("tools")
+    if "think" in endpoint.takes and fields.get("think", bool | str | None, None) not in (None, False):
+        wants.add("thinking")
+    if "suffix" in endpoint.takes and fields.get("suffix", str, ""):
+        wants.add("insert")
+    return frozenset(wants)
 
 
 def check(endpoint: Endpoint, asked: Asked, capabilities: frozenset[str] | None) -> None:
@@ -184,21 +211,24 @@ def check(endpoint: Endpoint, asked: Asked, capabilities: frozenset[str] | None)
         return
     if endpoint.needs and capabilities.isdisjoint(endpoint.needs):
         raise Unacceptable(f"no capability {' or '.join(endpoint.needs)}")
-    for capability, wanted in (("tools", asked.tools), ("thinking", asked.think), ("insert", asked.suffix)):
-        if wanted and capability not in capabilities:
-            raise Unacceptable(f"no capability {capability}")
+    if missing := asked.wants - capabilities:
+        raise Unacceptable(f"no capability {' or '.join(missing)}")
+
+
+def _check_types(endpoint: Endpoint, fields: Fields | Form) -> None:
+    """The types that Ollama insists on before anything else.  Raises WrongType."""
+    for name, kind in endpoint.types.items():
+        fields.get(name, kind, None)
 
 
 def _check(endpoint: Endpoint, fields: Fields | Form) -> None:
-    """What Ollama refuses before it looks at the model.  Raises WrongType, Unacceptable."""
-    for name, kind in endpoint.types.items():
-        fields.get(name, kind, None)
+    """What else Ollama refuses before it looks at the model.  Raises WrongType, Unacceptable."""
     if endpoint.label == "generate":
         if fields.get("raw", bool, False) and any(
             fields.get(name, str | list, "") for name in ("template", "system", "context")
         ):
             raise Unacceptable("raw mode takes no template, system or context")
-        _check_images(fields.get("images", list[str | None], []))
+        _check_images(fields.get("images", list[_Image], []))
     elif endpoint.label == "chat":
         for message in fields.get("messages", list[_NativeMessage | None], []):
             _check_images(message.images or [] if message else [])
@@ -206,28 +236,20 @@ def _check(endpoint: Endpoint, fields: Fields | Form) -> None:
         raise Unacceptable("no messages")
     elif endpoint.label == "v1_embeddings" and fields.get("input", str | list[str], []) == []:
         raise Unacceptable("no input")
+    elif endpoint.label == "embed":
+        fields.get("input", str | list[str] | None, None)
+    elif endpoint.label == "embeddings":
+        fields.get("prompt", str | None, None)
 
 
-def _check_images(images: list[str | None]) -> None:
+def _check_images(images: Sequence[_Image]) -> None:
     """Base64 as Go reads it, which may be broken into lines.  Raises Unacceptable."""
     for image in images:
-        try:
-            binascii.a2b_base64((image or "").encode().translate(None, b"\r\n"), strict_mode=True)
-        except ValueError as error:
-            raise Unacceptable(f"an image: {error}") from None
-
-
-def _has_tools(fields: Fields | Form) -> bool:
-    return bool(fields.get("tools", list[msgspec.Raw], []))
-
-
-def _is_empty(endpoint: Endpoint, fields: Fields | Form) -> bool:
-    if endpoint.content == "messages":
-        return not fields.get("messages", list[msgspec.Raw], [])
-    if endpoint.content == "input":
-        given = fields.get("input", str | list[str] | None, None)
-        return not given
-    return not fields.get("prompt", str | None, None)
+        if isinstance(image, str):
+            try:
+                binascii.a2b_base64(image.encode().translate(None, b"\r\n"), strict_mode=True)
+            except ValueError as error:
+                raise Unacceptable(f"an image: {error}") from None
 
 
 def _leaves_at_once(keep_alive: KeepAlive | None) -> bool:
@@ -237,18 +259,20 @@ def _leaves_at_once(keep_alive: KeepAlive | None) -> bool:
         raise Unacceptable(f"keep_alive: {error}") from None
 
 
-# Ollama's options that are no runner options, by the type it insists on; null and unknown names pass.
-_INTEGERS = frozenset(["num_keep", "seed", "num_predict", "top_k", "repeat_last_n", "mirostat"]) | (
-    RUNNER_OPTIONS - {"use_mmap"}
-)
+# Ollama's options by the type it insists on; null and unknown names pass.
+_INTEGERS = frozenset(["num_keep", "seed", "num_predict", "top_k", "repeat_last_n"]) | RUNNER_OPTIONS - {"use_mmap"}
 _FLOATS = frozenset(
     ["top_p", "min_p", "typical_p", "repeat_penalty", "temperature", "presence_penalty", "frequency_penalty"]
 )
+_Options = msgspec.defstruct(
+    "_Options", [(name, Any, None) for name in sorted(_INTEGERS | _FLOATS | {"use_mmap", "stop"})]
+)
 
 
-def _runner_options(options: Mapping[str, object]) -> dict[str, RunnerOption]:
+def _runner_options(options: Any) -> dict[str, RunnerOption]:
     found: dict[str, RunnerOption] = {}
-    for name, value in options.items():
+    for name in options.__struct_fields__:
+        value = getattr(options, name)
         if value is None:
             continue
         if name in _INTEGERS | _FLOATS and (isinstance(value, bool) or not isinstance(value, int | float)):

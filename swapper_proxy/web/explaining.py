@@ -7,7 +7,7 @@ import msgspec
 
 from swapper_proxy.config import Settings
 from swapper_proxy.core.errors import ProxyError
-from swapper_proxy.core.names import canonical
+from swapper_proxy.core.names import canonical, is_plausible
 from swapper_proxy.web.body import Fields, Malformed
 from swapper_proxy.web.endpoints import ENDPOINTS, Endpoint
 from swapper_proxy.web.routing import Direction, Router, Traits, read
@@ -49,6 +49,8 @@ def explain(settings: Settings, body: bytes, path: str | None, resident: Iterabl
     direction = router.direction(endpoint, fields)
     if not direction.model:
         raise ProxyError(400, "no_model", "the request names no model")
+    if not is_plausible(direction.asked):
+        raise ProxyError(404, "model_not_found", f"no model is called {direction.asked[:300]!r}")
     found = settings.configured(direction.model)
     if found is None and settings.swapper.unlisted_models == "deny":
         text = f"{direction.model!r} is not one of the models, and unlisted_models is deny"

@@ -46,6 +46,12 @@ class Form:
         """The model; of nothing else a form holds is there anything to decide."""
         return self._model if name == "model" else default
 
+    elements = 0
+
+    def is_empty(self, name: str) -> bool:
+        """Of a form only the model is looked at."""
+        return name != "model"
+
     def set(self, name: str, value: object) -> None:
         """Only the model can be set."""
         if name == "model":

@@ -51,7 +51,7 @@ class Intake:
     @asynccontextmanager
     async def reading(self, request: web.Request) -> AsyncIterator[bytes]:
         """The body, as long as it is needed.  Raises ProxyError: 400, 408, 413, 415, 503."""
-        encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+        encoding = request.headers.get("Content-Encoding", "").strip().lower() or "identity"
         if encoding != "identity" and encoding not in DECODERS:
             raise ProxyError(415, "content_encoding", "a request body may be encoded with zstd or gzip, nothing else")
         held = _Held(self)

@@ -152,7 +152,7 @@ class Management:
             model = await self._catalog.resolve(name)
         except UpstreamUnreachable as error:
             raise ProxyError(502, "upstream_unreachable", f"Ollama is not reachable: {error}") from error
-        if model is None and self._catalog.by_name(name) is None:
+        if self._catalog.denied(name) or (model is None and self._catalog.by_name(name) is None):
             raise _unknown(name)
         if model is None:
             raise ProxyError(409, "model_missing", _how_to_pull(self._catalog.by_name(name) or Model(name, name)))

@@ -98,7 +98,7 @@ def _allowed_origin(request: web.Request, origin: str, server: config.Server) ->
         return False
     if own and _allowed_host(request.host, server):
         return True
-    return any(fnmatchcase(origin, pattern) for pattern in server.cors_origins)
+    return any(origin == pattern or fnmatchcase(origin, pattern) for pattern in server.cors_origins)
 
 
 def _allowed_host(host: str, server: config.Server) -> bool:

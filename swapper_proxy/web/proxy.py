@@ -79,6 +79,7 @@ class Proxy:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Any request for Ollama.  The path decides as Ollama's router does: decoded, but not normalized."""
         target = request.raw_path if request.raw_path.startswith("/") else request.rel_url.raw_path_qs
+        target = target.replace("#", "%23")  # to Ollama a part of the path, to a client's library none of the target
         path = unquote(target.partition("?")[0])
         endpoint = ENDPOINTS.get(path) if request.method == "POST" else None
         arrived = time.monotonic()
@@ -86,7 +87,7 @@ class Proxy:
             if endpoint is None:
                 return await self._pass(request, target, path)
             response = await self._swap(request, target, endpoint, arrived)
-            if response.status == 404 and response.content_type == "text/plain" and not endpoint.native:
+            if response.status == 404 and response.content_type == "text/plain" and endpoint.recent:
                 self._missing.add(endpoint)  # says a version of Ollama without it; the next one is worth no swap
             return response
         except UpstreamUnreachable as unreachable:
@@ -99,9 +100,10 @@ class Proxy:
     def _refuse(self, request: web.Request, path: str, error: ProxyError, after_s: float) -> web.Response:
         """The proxy's own answer, with a line in the log under the same request id."""
         request_id = request_id_of(request)
-        fields = {"request_id": request_id, "endpoint": path[:64], "model": request.get(MODEL, "")[:200]}
-        log.warning("refused", extra=fields | {"status": error.status, "code": error.code, "wait_s": round(after_s, 3)})
         response = respond(error, dialect_of(path), request_id)
+        fields = {"request_id": request_id, "endpoint": path[:64], "model": request.get(MODEL, "")[:200]}
+        extra = {"status": response.status, "code": error.code, "wait_s": round(after_s, 3)}
+        log.warning("refused", extra=fields | extra)
         response.headers["X-Request-Id"] = request_id
         response.headers.extend(_own_headers(request))
         return response
@@ -255,7 +257,7 @@ class Proxy:
             raise ProxyError(403, "keep_alive_fixed", "clients may not unload models here (ignore_client_keep_alive)")
         await self._engine.unload(model)
         now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        done: dict[str, object] = {"model": asked.model, "created_at": now}
+        done: dict[str, object] = {"model": self._catalog.alias(asked.model) or asked.model, "created_at": now}
         if endpoint.content == "messages":  # its members come in another order
             done |= {"message": {"role": "assistant", "content": ""}, "done_reason": "unload", "done": True}
         else:

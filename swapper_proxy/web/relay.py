@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import AsyncIterable, Callable, Iterable
 
 import msgspec
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 
 from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.runtime.ports import Answer, Relay, UpstreamBroken, UpstreamUnreachable
@@ -121,6 +121,8 @@ async def _stream(request: web.Request, answer: Answer, outcome: Outcome, added:
         response.headers.add(name, value)
     outcome.head(answer.status, response.headers.get(hdrs.CONTENT_TYPE, ""))
     response.untyped = hdrs.CONTENT_TYPE not in response.headers
+    if request.version < HttpVersion11 and hdrs.CONTENT_LENGTH not in response.headers:
+        response.force_close()  # the end of the connection is the end of the answer
     with contextlib.suppress(ConnectionResetError):  # the client left: nobody is there to be told
         await response.prepare(request)
         try:

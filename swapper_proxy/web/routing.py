@@ -122,7 +122,7 @@ def read(endpoint: Endpoint, fields: Fields | Form) -> Traits:
         content.add(_field(fields, name, msgspec.Raw))
     return Traits(
         has_images=content.has_images,
-        has_tools=endpoint.tools and bool(_field(fields, "tools", _LIST)),
+        has_tools="tools" in endpoint.takes and bool(_field(fields, "tools", _LIST)),
         is_embedding=endpoint.embeds,
         characters=content.characters,
     )

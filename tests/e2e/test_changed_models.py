@@ -164,7 +164,10 @@ async def test_what_other_names_lead_to_stays(proxy: Client, ollama: Client, via
 async def test_a_pinned_model_is_not_deleted(ollama: Client, made: None) -> None:
     async with configured(ollama, {"mine": Configured(path="ollama:made", pinned=True)}) as proxy:
         await is_in(proxy, "mine", "loaded")
-        assert await delete(proxy, "made") == (409, '{"error":"the model is pinned, it stays in memory"}')
+        refused = (409, '{"error":"the model is pinned, it stays in memory"}')
+        assert await delete(proxy, "made") == refused
+        await copy(proxy, "made", "copied")
+        assert await delete(proxy, "made") == refused  # its weights would stay: the name is what is pinned
         assert await ollama.resident() == ["made:latest"]
         await create(proxy, "made", "beta")  # the pin is that of the name
 

@@ -38,7 +38,7 @@ async def recording(*models: SimulatedModel) -> AsyncIterator[tuple[str, list[we
 @pytest.mark.parametrize("path", ["/api/chat", "/api/generate", "/v1/chat/completions"])
 async def test_no_swap_no_credentials(session: aiohttp.ClientSession, path: str) -> None:
     local = SimulatedModel("alpha", load_s=0, tokens_per_second=0)
-    cloud = SimulatedModel("big:cloud", load_s=0, tokens_per_second=0)
+    cloud = SimulatedModel("big:cloud", load_s=0, tokens_per_second=0, remote_host="https://elsewhere.example")
     async with recording(local, cloud) as (url, asked), running(settings(url)) as up:
         proxy = Client(session, up.url)
         body = {"model": "big:cloud", "messages": [{"role": "user", "content": "x"}], "prompt": "x", "stream": False}
@@ -55,6 +55,17 @@ async def test_no_swap_no_credentials(session: aiohttp.ClientSession, path: str)
         assert "secret" not in str([request.headers for request in asked])
         assert (await proxy.post(path, body | {"model": "alpha"}, **SECRETS))[0] == 200
         assert asked[-1].headers["Authorization"] == "Bearer secret"  # no keys are configured: it is Ollama's
+
+
+async def test_a_name_does_not_make_a_model_remote(proxy: Client, ollama: Client) -> None:
+    assert (await proxy.post("/api/copy", {"source": "alpha", "destination": "mine:7b-cloud"}))[0] == 200
+    try:
+        assert (await proxy.generate("mine:7b-cloud"))[0] == 200
+        assert await proxy.state("mine:7b-cloud") == "loaded"
+        assert await proxy.metric("swapper_remote_requests_total") == 0
+    finally:
+        await ollama.post("/api/generate", {"model": "mine:7b-cloud", "keep_alive": 0})
+        await ollama.session.delete(f"{ollama.url}/api/delete", json={"model": "mine:7b-cloud"})
 
 
 async def test_names_that_ollama_does_not_list_make_no_labels(proxy: Client, ollama: Client) -> None:
