@@ -27,6 +27,11 @@ def test_canonical(name: str, spelling: str) -> None:
     assert canonical(spelling) == spelling
 
 
+def test_what_is_too_long_for_a_name_is_left_alone() -> None:
+    name = "Library/" + "X" * LONGEST
+    assert canonical(name) == name
+
+
 @pytest.mark.parametrize(
     ("name", "cloud"),
     [
