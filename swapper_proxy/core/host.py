@@ -38,7 +38,7 @@ class Host:
         self.limits = limits
         self.records: dict[Key, Residency] = {}
         self.queued: dict[Key, Residency] = {}
-        self.occupants: dict[Key, Residency] = {}
+        self.occupants: dict[str, Residency] = {}  # by runner
         self.waiting = 0
         self.swap: Swap | None = None
         self.forced: tuple[Residency, float] | None = None
@@ -46,7 +46,7 @@ class Host:
         self.closing_until: float | None = None
         self._speeds: dict[str, Speed] = {}
         self.holder: dict[int, Residency] = {}  # where each id waits or is in flight
-        self.touched: dict[Key, Residency] = {}  # what may have somebody to grant now
+        self.touched: dict[Residency, None] = {}  # what may have somebody to grant now, in order
         self.changed_at = -math.inf
         self.unsettled = False  # pins, sizes or limits have changed: who waits may wait for what can never be
         self.shrunk = False  # more may be in memory than the limits allow
@@ -70,7 +70,7 @@ class Host:
 
     def treat(self, record: Residency, profile: Profile, now: float) -> None:
         """This is how it is to be treated from now on: a pin keeps it, whatever was wanted of it before."""
-        if profile == record.profile:
+        if profile is record.profile or profile == record.profile:
             return
         before, record.profile = record.profile, profile
         record.speed.sized(profile.size_gb)
@@ -102,7 +102,7 @@ class Host:
 
     def occupant(self, runner: str) -> Residency | None:
         """The key of this runner that is in memory; Ollama holds one at most."""
-        return self.find(lambda record: record.key.runner == runner)
+        return self.occupants.get(runner)
 
     def find(self, wanted: Callable[[Residency], bool]) -> Residency | None:
         """The first occupant of this kind."""
@@ -118,14 +118,29 @@ class Host:
         """Whether a load or an unload is under way."""
         return any(r.state in (State.LOADING, State.UNLOADING) for r in self.occupants.values())
 
+    def expiries(self) -> Iterator[float]:
+        """When the times to live of idle occupants are over."""
+        return (at for record in self.occupants.values() if (at := record.expires_at) is not None)
+
+    @property
+    def calm(self) -> bool:
+        """Whether there is nothing to decide: requests are granted by what they ask for, and nothing else is due."""
+        unusual = self.swap or self.forced or self.shrunk or self.unsettled or self.limits.queue_timeout_s is not None
+        if unusual or self.down_since is not None or self.closing_until is not None:
+            return False
+        for record in self.occupants.values():
+            if record.state is not State.RESIDENT or record.ttl_s is not None:
+                return False
+        return all(record.state is State.RESIDENT for record in self.queued.values())
+
     def change(self, record: Residency, state: State, cause: Cause, now: float) -> None:
         record.state, record.cause, record.changed_at = state, cause, now
         self.changed_at = now
-        self.touched[record.key] = record
+        self.touched[record] = None
         if record.occupies:
-            self.occupants[record.key] = record
+            self.occupants[record.key.runner] = record
         else:
-            self.occupants.pop(record.key, None)
+            self.occupants.pop(record.key.runner, None)
         self.out.append(Changed(record.key, state, cause))
 
     def become_absent(self, record: Residency, cause: Cause, now: float) -> None:
@@ -157,7 +172,8 @@ class Host:
     def enqueue(self, record: Residency, waiter: Waiter) -> None:
         self.numbers += 1
         self.waiting += 1
-        self.holder[waiter.id] = self.touched[record.key] = record
+        self.holder[waiter.id] = record
+        self.touched[record] = None
         record.waiters.add(waiter)
         self.queued[record.key] = record
         record.look_at_head(self.limits.rules)
@@ -194,6 +210,12 @@ class Host:
             self.out.append(Answer(waiter.id))
         record.begin_idleness(now)
 
+    def serve(self, now: float) -> None:
+        """Grant wherever somebody may be to be granted since the last time."""
+        touched, self.touched = self.touched, {}
+        for record in touched:
+            self.grant(record, now)
+
     def grant(self, record: Residency, now: float) -> None:
         """Serve the queue of a resident, in order of due, up to its parallel limit."""
         if record.state is not State.RESIDENT:
@@ -210,7 +232,7 @@ class Host:
         record.speed.served(now - record.in_flight.pop(request))
         record.last_used = now
         record.begin_idleness(now)
-        self.touched[record.key] = record
+        self.touched[record] = None
 
     def absent_queued(self) -> Iterator[Residency]:
         """The keys that somebody waits for and that are not in memory."""

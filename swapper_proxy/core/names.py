@@ -1,5 +1,6 @@
 """Model names, read as Ollama reads them: `[host/][namespace/]model[:tag]`, case-insensitive, with defaults."""
 
+from functools import lru_cache
 from string import ascii_lowercase, ascii_uppercase
 
 DEFAULT_HOST = "registry.ollama.ai"
@@ -16,8 +17,11 @@ def canonical(name: str) -> str:
     `Llama3`, `library/llama3` and `registry.ollama.ai/library/llama3:latest` are all `llama3:latest`.
     What Ollama accepts under no spelling (spaces, an empty tag) stays unlike every name it has.
     """
-    if len(name) > LONGEST:
-        return name
+    return name if len(name) > LONGEST else _canonical(name)
+
+
+@lru_cache(maxsize=4096)
+def _canonical(name: str) -> str:
     path, tag = _split_tag(name.translate(_LOWER))
     parts = path.split("/")
     if len(parts) == 3 and parts[0] == DEFAULT_HOST:

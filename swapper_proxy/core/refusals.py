@@ -55,6 +55,11 @@ def limited(host: Host) -> list[Residency]:
     return list(host.queued.values())
 
 
+def times(host: Host) -> Iterator[float]:
+    """When somebody may have to be turned away."""
+    return (due for record in limited(host) for due, _ in due_times(host, record))
+
+
 def overdue(host: Host, record: Residency, now: float) -> Rejection | None:
     """Why whoever has waited longest for this key may not wait any longer."""
     return next((reason for due, reason in due_times(host, record) if now >= due), None)

@@ -206,6 +206,8 @@ class Residency:
     def look_at_head(self, rules: Rules) -> None:
         """After any change of the queue or of the speed."""
         self.head, self.due, self.arrived_at = None, math.inf, math.inf
+        if not self.waiters:
+            return
         for waiter in self.waiters.firsts():
             due = waiter.arrived_at + self.patience_s(waiter, rules)
             if self.head is None or (due, waiter.number) < (self.due, self.head.number):

@@ -12,12 +12,14 @@
    to live is over is unloaded;
 6. the earliest time at which something is due is asked for as a wake-up.
 
+While nobody asks for anything but what is resident, only 1 and 4 have anything to do, and only they are done.
+
 Held at all times: each id is granted, answered or rejected exactly once; nothing is unloaded with work in flight; at
 most one load or unload is under way; at most one key of a runner occupies memory.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -62,13 +64,15 @@ class Scheduler:
         for event in events:
             self._HANDLERS[type(event)](self, event, now)  # 1
         self.host.end_swap()
+        if self.host.calm:
+            self.host.serve(now)
+            self._reject_surplus(events, now)
+            return self.host.out
         self._reject_hopeless()
         self._reject_overdue(now)  # 2
         policy = Policy(self.host, now)
         forced = self._force(policy, now)  # 3
-        touched, self.host.touched = self.host.touched, {}
-        for record in touched.values():
-            self.host.grant(record, now)  # 4
+        self.host.serve(now)  # 4
         self._reject_surplus(events, now)
         self._drain_excess(now)
         if self.host.down_since is None and not self.host.in_transition:
@@ -240,7 +244,7 @@ class Scheduler:
                 self.host.treat(record, sighting.profile, now)
         for record in self.host.queued.values():
             record.look_at_head(event.limits.rules)
-        self.host.touched |= self.host.occupants
+        self.host.touched |= dict.fromkeys(self.host.occupants.values())
 
     def _on_shutdown(self, event: Shutdown, now: float) -> None:
         self.host.closing_until = event.until
@@ -278,6 +282,8 @@ class Scheduler:
 
     def _reject_surplus(self, events: Sequence[Event], now: float) -> None:
         """Who was let in to be served at once, and is not, because something else happened in the same instant."""
+        if not self.host.waiting:
+            return
         for id_ in [event.id for event in reversed(events) if isinstance(event, Arrived)]:
             record = self.host.holder.get(id_)
             waiter = record.waiters.find(id_) if record else None
@@ -381,15 +387,8 @@ class Scheduler:
 
     def _wake(self, policy: Policy, now: float) -> None:
         """A wake-up that comes too early does no harm: only an earlier one is asked for."""
-        wake_at = min((time for time in self._times(policy) if time > now), default=math.inf)
+        times = (*policy.times(), *refusals.times(self.host), *self.host.expiries())
+        wake_at = min((time for time in times if time > now), default=math.inf)
         if wake_at < self._wake_at:
             self._wake_at = wake_at
             self.host.out.append(WakeAt(wake_at))
-
-    def _times(self, policy: Policy) -> Iterator[float]:
-        yield from policy.times()
-        for record in refusals.limited(self.host):
-            yield from (due for due, _ in refusals.due_times(self.host, record))
-        for record in self.host.occupants.values():
-            if record.expires_at is not None:
-                yield record.expires_at

@@ -35,6 +35,8 @@ class Key:
 
         A default said aloud is left out, unless the Modelfile says otherwise: a load has to say it then.
         """
+        if not modelfile and not request:
+            return cls(runner)
         defaults = OLLAMA_DEFAULTS.items() - {item for item in OLLAMA_DEFAULTS.items() if _overrides(modelfile, *item)}
         effective = {**modelfile, **request}.items()
         return cls(runner, tuple(sorted(option for option in effective if option not in defaults)))

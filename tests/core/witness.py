@@ -4,6 +4,7 @@ from collections import Counter
 
 from swapper_proxy.core.commands import Answer, Changed, Command, Grant, Reject, StartLoad, StartUnload, WakeAt
 from swapper_proxy.core.events import Cancelled, ConfigChanged, Event, Finished, Loaded, UpstreamDown
+from swapper_proxy.core.host import Host
 from swapper_proxy.core.scheduler import Scheduler
 from swapper_proxy.core.types import Cause, Key, Limits, Profile, Sighting, State
 
@@ -28,8 +29,19 @@ PROFILES = {
 TOLERANCE_GB = 1e-6
 
 
+def acts(commands: list[Command]) -> list[Command]:
+    """All but wake-ups: one too many does no harm."""
+    return [command for command in commands if not isinstance(command, WakeAt)]
+
+
+class Restless(Host):
+    """Thinks about everything every time, and must say the same as one that knows when there is nothing to decide."""
+
+    calm = False  # type: ignore[assignment]
+
+
 class Witness:
-    """One scheduler, and usually a twin that is told the same and says the same."""
+    """One scheduler, and usually two twins that are told the same and say the same; one of them is restless."""
 
     def __init__(self, limits: Limits, *, twin: bool = True) -> None:
         self.now = 0.0
@@ -37,6 +49,8 @@ class Witness:
         self.profiles = dict(PROFILES)
         self.scheduler = Scheduler(limits)
         self.twin = Scheduler(limits) if twin else None
+        self.restless = Scheduler(limits)
+        self.restless.host = Restless(limits)
         self.events: list[Event] = []  # of this instant, not told yet
         self.told: list[Event] = []  # what is being answered
         self.last_id = 0
@@ -94,7 +108,9 @@ class Witness:
             self.excused |= self.states.keys()
         self.owe()
         commands = self.scheduler.handle(self.told, self.now)
-        assert self.twin is None or commands == self.twin.handle(self.told, self.now)
+        if self.twin is not None:
+            assert commands == self.twin.handle(self.told, self.now)
+            assert acts(commands) == acts(self.restless.handle(self.told, self.now))
         for command in commands:
             self.take(command)
         self.check()
