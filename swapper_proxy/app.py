@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import msgspec
-from aiohttp import hdrs, web
+from aiohttp import web
 
 from swapper_proxy.config import ConfigError, Server, Settings, warnings
 from swapper_proxy.observe import logs
@@ -24,10 +24,9 @@ from swapper_proxy.runtime.ports import UpstreamRefused, UpstreamUnreachable
 from swapper_proxy.runtime.standby import Standby
 from swapper_proxy.runtime.watcher import Watcher
 from swapper_proxy.web.changes import Changes
+from swapper_proxy.web.front import Front
 from swapper_proxy.web.management import Management
-from swapper_proxy.web.middleware import cors_headers, management_errors, origins
 from swapper_proxy.web.proxy import Proxy
-from swapper_proxy.web.relay import RelayedResponse
 from swapper_proxy.web.routing import Router
 
 log = logging.getLogger(__name__)
@@ -72,7 +71,7 @@ async def running(settings: Settings, *, simulate_if_unreachable: bool = False) 
         router, changes = Router(settings.routes, board.is_at_hand), Changes(engine, catalog, watcher.look)
         proxy = Proxy(client, engine, catalog, ledger, metrics, router, changes, settings.server)
         management = Management(board, engine, catalog, metrics, settings, note)
-        url = await stack.enter_async_context(_listening(settings, _application(settings, proxy, management)))
+        url = await stack.enter_async_context(_listening(settings, Front(proxy, management, settings.server)))
         await stack.enter_async_context(Standby(settings, catalog, engine))
         try:
             yield Running(url, client.url, note, engine)
@@ -121,35 +120,19 @@ def _simulated(settings: Settings) -> Simulator:
     return Simulator(models, max_loaded=settings.swapper.max_resident + sum(settings.swapper.slots.values()))
 
 
-def _application(settings: Settings, proxy: Proxy, management: Management) -> web.Application:
-    app = web.Application(middlewares=[origins(settings.server), management_errors])
-    app.add_routes(management.routes())
-    app.router.add_route("*", "/{path:(?s:.*)}", proxy.handle)
-    app.on_response_prepare.append(_as_ollama_would)
-    return app
-
-
-async def _as_ollama_would(request: web.Request, response: web.StreamResponse) -> None:
-    """Take back what aiohttp adds by itself: nothing between client and Ollama sets these."""
-    response.headers.popall(hdrs.SERVER, None)
-    if isinstance(response, RelayedResponse) and response.untyped:
-        response.headers.popall(hdrs.CONTENT_TYPE, None)
-    cors_headers(request, response)
-
-
 @asynccontextmanager
-async def _listening(settings: Settings, app: web.Application) -> AsyncIterator[str]:
-    runner = web.AppRunner(
-        app,
+async def _listening(settings: Settings, front: Front) -> AsyncIterator[str]:
+    low_level = web.Server(
+        front.handle,  # type: ignore[arg-type] # it gives what aiohttp's server needs of a response
         handler_cancellation=True,  # a client that leaves ends its request here and at Ollama
         auto_decompress=False,
         access_log=None,
-        shutdown_timeout=settings.server.shutdown_grace,
         keepalive_timeout=75.0,
         max_line_size=MOST_HEADER_BYTES,
         max_field_size=MOST_HEADER_BYTES,
         max_headers=MOST_HEADERS,
     )
+    runner = web.ServerRunner(low_level, shutdown_timeout=settings.server.shutdown_grace)
     await runner.setup()
     server = settings.server
     site = web.TCPSite(runner, server.host, server.port, backlog=1024)

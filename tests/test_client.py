@@ -39,9 +39,9 @@ async def upstream(answers: list[bytes | None]) -> AsyncIterator[tuple[OllamaCli
 
 
 async def post(client: OllamaClient) -> bytes:
-    answer = await client.send("POST", "/api/generate", [("Content-Length", "4")], b"body")
+    answer = await client.send("POST", "/api/generate", [(b"Content-Length", b"4")], (b"body",))
     try:
-        return b"".join([chunk async for chunk in answer.chunks()])
+        return await answer.read()
     finally:
         answer.close()
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -17,11 +18,23 @@ LONG_S = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600
 TOKENS_PER_S = (1, 2, 5, 10, 20, 40, 80, 160, 320, 640)
 
 
+@dataclass(frozen=True, slots=True)
+class _OfModel:
+    queue_wait: Histogram
+    first_byte: Histogram
+    first_token: Histogram
+    speed: Histogram
+    duration: Histogram
+    tokens_in: Counter
+    tokens_out: Counter
+
+
 class Metrics:
     """All metrics, in a registry of their own.  Labels come only from known models and fixed words."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._models: dict[str, _OfModel] = {}
 
         def histogram(name: str, text: str) -> Histogram:
             return Histogram(f"swapper_{name}_seconds", text, ["model"], buckets=LONG_S, registry=self.registry)
@@ -57,7 +70,7 @@ class Metrics:
     # Hooks (see runtime.ports.Observer)
 
     def waited(self, model: str, seconds: float) -> None:
-        self._queue_wait.labels(model).observe(seconds)
+        self._of(model).queue_wait.observe(seconds)
 
     def rejected(self, reason: str) -> None:
         self._rejected.labels(reason).inc()
@@ -89,17 +102,33 @@ class Metrics:
     # Of single requests
 
     def first_byte(self, model: str, after_hand_over_s: float) -> None:
-        self._first_byte.labels(model).observe(after_hand_over_s)
+        self._of(model).first_byte.observe(after_hand_over_s)
 
     def first_token(self, model: str, seconds: float) -> None:
-        self._first_token.labels(model).observe(seconds)
+        self._of(model).first_token.observe(seconds)
 
     def answered(self, model: str, seconds: float, usage: Usage) -> None:
-        self._duration.labels(model).observe(seconds)
-        self._tokens_in.labels(model).inc(usage.prompt_tokens)
-        self._tokens_out.labels(model).inc(usage.generated_tokens)
+        of = self._of(model)
+        of.duration.observe(seconds)
+        of.tokens_in.inc(usage.prompt_tokens)
+        of.tokens_out.inc(usage.generated_tokens)
         if usage.generated_tokens and usage.generation_s > 0:
-            self._speed.labels(model).observe(usage.generated_tokens / usage.generation_s)
+            of.speed.observe(usage.generated_tokens / usage.generation_s)
+
+    def _of(self, model: str) -> "_OfModel":
+        """What every request of a model is told to, looked up once."""
+        found = self._models.get(model)
+        if found is None:
+            found = self._models[model] = _OfModel(
+                queue_wait=self._queue_wait.labels(model),
+                first_byte=self._first_byte.labels(model),
+                first_token=self._first_token.labels(model),
+                speed=self._speed.labels(model),
+                duration=self._duration.labels(model),
+                tokens_in=self._tokens_in.labels(model),
+                tokens_out=self._tokens_out.labels(model),
+            )
+        return found
 
     # Reading
 

@@ -1,19 +1,17 @@
-"""The way to Ollama: the proxy's own calls, and client requests handed on.  aiohttp's exceptions end here."""
+"""The way to Ollama: the proxy's own calls, and client requests handed on."""
 
-import io
-from collections.abc import AsyncIterable, AsyncIterator
-from dataclasses import dataclass
-from types import SimpleNamespace
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from typing import Any, TypeVar
 
-import aiohttp
 import msgspec
-from yarl import URL
 
 from swapper_proxy.core.errors import Failure
 from swapper_proxy.ollama import wire
+from swapper_proxy.ollama.connection import Connection, Pool, Stale
 from swapper_proxy.runtime.ports import (
-    Headers,
+    Body,
+    Header,
     Installed,
     LoadSpec,
     Running,
@@ -34,30 +32,15 @@ class OllamaClient:
 
     def __init__(self, url: str, connect_timeout_s: float = 10.0) -> None:
         self.url = url.rstrip("/")
-        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s)
-        self._kept: aiohttp.ClientSession
-        self._fresh: aiohttp.ClientSession
+        self._connect_timeout_s = connect_timeout_s
+        self._pool: Pool
 
     async def __aenter__(self) -> "OllamaClient":
-        self._kept = self._session(force_close=False)
-        self._fresh = self._session(force_close=True)
+        self._pool = Pool(self.url, self._connect_timeout_s)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._kept.close()
-        await self._fresh.close()
-
-    def _session(self, *, force_close: bool) -> aiohttp.ClientSession:
-        trace = aiohttp.TraceConfig()
-        trace.on_connection_reuseconn.append(_note_reuse)
-        return aiohttp.ClientSession(
-            trace_configs=[trace],
-            connector=aiohttp.TCPConnector(limit=0, force_close=force_close),
-            timeout=self._timeout,
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-        )
+        self._pool.close()
 
     # The proxy's own calls
 
@@ -104,89 +87,63 @@ class OllamaClient:
         limit_s: float | None = ASK_TIMEOUT_S,
         fresh: bool = False,
     ) -> T:
-        session = self._fresh if fresh else self._kept
-        data = None if body is None else msgspec.json.encode(body)
-        timeout = aiohttp.ClientTimeout(total=limit_s, sock_connect=self._timeout.sock_connect)
+        content = [] if body is None else [msgspec.json.encode(body)]
         try:
-            async with session.request(method, self.url + path, data=data, timeout=timeout) as response:
-                answer = await response.read()
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise UpstreamUnreachable(_why(error)) from error
-        if response.status != 200:
-            kind = response.headers.get("Content-Type", "application/json")
-            raise UpstreamRefused(Failure(response.status, answer, kind))
+            async with asyncio.timeout(limit_s):
+                status, kind, answer = await self._whole(method, path, content, fresh)
+        except TimeoutError:
+            raise UpstreamUnreachable(f"no answer to {path} within {limit_s} s") from None
+        except UpstreamBroken as error:
+            raise UpstreamUnreachable(str(error), sent=True) from error
+        if status != 200:
+            raise UpstreamRefused(Failure(status, answer, kind))
         try:
             return msgspec.json.decode(answer, type=expected)
         except msgspec.MsgspecError as error:
             raise UpstreamUnreachable(f"what answers at {self.url} is no Ollama: {error}") from error
 
+    async def _whole(self, method: str, path: str, content: list[bytes], fresh: bool) -> tuple[int, str, bytes]:
+        """Status, Content-Type and body."""
+        headers = [(b"Content-Length", b"%d" % sum(map(len, content)))] if content else []
+        answer = await self.send(method, path, headers, content, fresh=fresh)
+        try:
+            pieces = []
+            while piece := await answer.read():
+                pieces.append(piece)
+        finally:
+            answer.close()
+        kind = next((value for name, value in answer.headers if name.lower() == b"content-type"), b"application/json")
+        return answer.status, kind.decode("latin-1"), b"".join(pieces)
+
     # Client requests
 
     async def send(
-        self, method: str, target: str, headers: Headers, body: bytes | AsyncIterable[bytes] | None
-    ) -> "RelayedAnswer":
+        self, method: str, target: str, headers: Iterable[Header], body: Body, *, fresh: bool = False
+    ) -> Connection:
         """Hand a request on; returns when the head of the answer is there.
 
         A kept connection may have been closed by Ollama meanwhile: then nothing of the request was acted upon, and a
         body that is still at hand is sent once more, on a fresh connection.  Nothing else is retried.
         """
-        url, connection = URL(self.url + target, encoded=True), Connection()
-        for session in (self._kept, self._fresh):
-            try:
-                response = await session.request(
-                    method,
-                    url,
-                    headers=list(headers),
-                    data=_payload(body),
-                    allow_redirects=False,
-                    trace_request_ctx=connection,
-                )
-                return RelayedAnswer(response)
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                stale = connection.reused and isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
-                if session is self._fresh or not stale or not isinstance(body, bytes | None):
-                    connected = not isinstance(error, aiohttp.ClientConnectorError | aiohttp.ServerTimeoutError)
-                    raise UpstreamUnreachable(_why(error), sent=connected) from error
-        raise AssertionError("unreachable")
-
-
-@dataclass
-class Connection:
-    """Whether a request went out on a connection that had been used before."""
-
-    reused: bool = False
-
-
-async def _note_reuse(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
-    if isinstance(context.trace_request_ctx, Connection):
-        context.trace_request_ctx.reused = True
-
-
-class RelayedAnswer:
-    """An answer of Ollama under way (see `runtime.ports.Answer`)."""
-
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
-        self.status = response.status
-        self.reason = response.reason or ""
-        self.headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in response.raw_headers]
-
-    async def chunks(self) -> AsyncIterator[bytes]:
+        lines = [b"%s: %s\r\n" % header for header in headers]
+        if isinstance(body, AsyncIterable) and not any(line.lower().startswith(b"content-length:") for line in lines):
+            lines.append(b"Transfer-Encoding: chunked\r\n")
+            body = _chunked(body)
+        start = f"{method} {self._pool.prefix}{target} HTTP/1.1\r\nHost: {self._pool.host}\r\n"
+        head = b"".join((start.encode("utf-8", "surrogateescape"), *lines, b"\r\n"))
+        connection = await self._pool.connection(fresh=fresh)
         try:
-            async for chunk in self._response.content.iter_any():
-                yield chunk
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise UpstreamBroken(_why(error)) from error
-
-    def close(self) -> None:
-        """At its end the connection is already back in the pool; before, this closes it, and Ollama stops."""
-        self._response.close()
-
-
-def _payload(body: bytes | AsyncIterable[bytes] | None) -> io.BytesIO | AsyncIterable[bytes] | None:
-    """A large body is written piece by piece, so that it does not hold up the event loop."""
-    return io.BytesIO(body) if isinstance(body, bytes) else body
+            await connection.ask(method, head, body)
+        except Stale:
+            return await self.send(method, target, headers, body, fresh=True)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
 
-def _why(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+async def _chunked(body: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    async for piece in body:
+        if piece:
+            yield b"%x\r\n%s\r\n" % (len(piece), piece)
+    yield b"0\r\n\r\n"

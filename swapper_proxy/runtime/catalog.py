@@ -20,6 +20,7 @@ SWAP_TIMEOUT_BASE_S = 30.0
 SWAP_TIMEOUT_PER_GB_S = 2.0
 # Ollama's default where neither the config nor OLLAMA_NUM_PARALLEL says otherwise (assumed).
 ASSUMED_PARALLEL = 4
+MOST_PROFILES = 1000
 # So many versions of models are remembered; the runners of older ones are taken for strangers.
 MOST_DIGESTS = 1000
 
@@ -47,6 +48,7 @@ class Catalog:
         self._asking: dict[str, asyncio.Future[Model | None]] = {}
         self._unknown: dict[str, float] = {}
         self._changing: dict[str, asyncio.Event] = {}  # by runner
+        self._profiles: dict[Key, tuple[Model, Profile]] = {}  # until anything changes that they are made of
         self._in_memory: dict[str, int] = {}  # bytes that a runner was seen to take
 
     # Reading
@@ -163,6 +165,16 @@ class Catalog:
 
     def profile(self, model: Model, key: Key) -> Profile:
         """How this key of the model is to be treated."""
+        known = self._profiles.get(key)
+        if known is not None and known[0] is model:
+            return known[1]
+        if len(self._profiles) >= MOST_PROFILES:
+            self._profiles.clear()
+        profile = self._profiled(model, key)
+        self._profiles[key] = model, profile
+        return profile
+
+    def _profiled(self, model: Model, key: Key) -> Profile:
         return Profile(
             parallel=self._parallel(model)[0],
             swap_timeout_s=self._swap_timeout(model),
@@ -181,8 +193,9 @@ class Catalog:
 
     def measured(self, model: Model, size: int) -> None:
         """/api/ps shows this model with so many bytes: remembered for all that its runner serves."""
-        if size > 0:
+        if size > 0 and size != self._in_memory.get(model.runner):
             self._in_memory[model.runner] = size
+            self._profiles.clear()
 
     def is_pinned_name(self, name: str) -> bool:
         """Whether the config pins the model of this Ollama name."""
@@ -232,10 +245,10 @@ class Catalog:
 
     def options(self, model: Model, asked: Mapping[str, RunnerOption]) -> dict[str, RunnerOption]:
         """The runner options that hold for a request with these; none asked for: for a load by itself."""
-        policy = model.configured.runner_options if model.configured else config.RunnerOptions()
-        if policy.policy == "strip":
-            return {}
-        return {**asked, **policy.values}
+        policy = model.configured.runner_options if model.configured else None
+        if policy is None or policy.policy == "pass":
+            return {**asked}
+        return {} if policy.policy == "strip" else {**asked, **policy.values}
 
     def keep_alive(self, model: Model, asked: KeepAlive | None) -> KeepAlive | None:
         """The keep_alive that holds for a request with this one; None leaves it to Ollama.
@@ -290,6 +303,7 @@ class Catalog:
             if after is None or after.digest != before.digest:
                 self._models.pop(name, None)
         self._installed, self._looked = installed, changes
+        self._profiles.clear()
         if len(self._by_digest) > MOST_DIGESTS:
             known = {entry.digest for entry in installed.values()}
             self._by_digest = {digest: model for digest, model in self._by_digest.items() if digest in known}
@@ -349,6 +363,7 @@ class Catalog:
         size, remote = (entry.size, entry.remote) if entry else (0, None)
         model = Model(name, ollama_name, configured, shown, size, remote)
         if entry is not None:
+            self._profiles.clear()
             self._models[spelling] = self._last[spelling] = self._by_digest[entry.digest] = model
         return model
 

@@ -7,7 +7,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -151,7 +151,7 @@ class Engine:
 
     async def acquire(self, demand: Demand) -> int:
         """Wait until the model is resident and has room; the id to finish with.  Raises Rejected."""
-        return await self._as_it_is(demand.model, lambda model: self._acquire(replace(demand, model=model)))
+        return await self._as_it_is(demand.model, lambda model: self._acquire(demand, model))
 
     async def _as_it_is(self, model: Model, ask: Callable[[Model], Awaitable[T]]) -> T:
         """Ask for a model; if it is made anew meanwhile, for the new one once that is there."""
@@ -165,8 +165,7 @@ class Engine:
                     raise
                 model = await self._catalog.changed(model)
 
-    async def _acquire(self, demand: Demand) -> int:
-        model = demand.model
+    async def _acquire(self, demand: Demand, model: Model) -> int:
         key = model.key(demand.options)
         profile = self._catalog.profile(model, key)
         event = Arrived(next(self._ids), key, profile, demand.ttl_s, priority=demand.priority)

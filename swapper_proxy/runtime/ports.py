@@ -1,13 +1,16 @@
 """What the runtime needs of the outside, and what the outside may be told: protocols, wired in `app`."""
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from swapper_proxy.core.errors import Failure
 from swapper_proxy.core.types import RunnerOption
 
-Headers = Iterable[tuple[str, str]]
+# A header as it stands on the wire.
+Header = tuple[bytes, bytes]
+# Of a request: at hand, in pieces that are sent one after the other, or still to come.
+Body = Sequence[bytes | memoryview] | AsyncIterable[bytes]
 
 
 class UpstreamUnreachable(Exception):
@@ -88,15 +91,16 @@ class Usage:
 class Answer(Protocol):
     """An answer of Ollama under way.  Close it in any case; closing before its end closes the connection."""
 
-    @property
-    def status(self) -> int: ...
-    @property
-    def reason(self) -> str: ...
-    @property
-    def headers(self) -> Headers: ...
+    status: int
+    reason: bytes
+    headers: list[Header]
 
-    def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it comes.  Raises UpstreamBroken when it is cut off."""
+    @property
+    def ready(self) -> bool:
+        """Whether `read` would not have to wait."""
+
+    async def read(self) -> bytes:
+        """The next piece of the body as it comes, empty at its end.  Raises UpstreamBroken when it is cut off."""
 
     def close(self) -> None: ...
 
@@ -115,9 +119,7 @@ class Control(Protocol):
 class Relay(Protocol):
     """Client requests handed on.  Raises UpstreamUnreachable."""
 
-    async def send(
-        self, method: str, target: str, headers: Headers, body: bytes | AsyncIterable[bytes] | None
-    ) -> Answer: ...
+    async def send(self, method: str, target: str, headers: Iterable[Header], body: Body) -> Answer: ...
 
 
 class Observer(Protocol):

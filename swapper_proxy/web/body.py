@@ -11,6 +11,8 @@ import msgspec
 
 from swapper_proxy.core.errors import ProxyError
 
+# What is sent one after the other.
+Pieces = tuple[bytes | memoryview, ...]
 _NULL = b"null"
 _EMPTY = re.compile(rb'null|""|\[\s*\]')
 _TOO_DEEP = "it is nested too deeply"
@@ -35,13 +37,16 @@ class WrongType(Exception):
 class Fields:
     """The fields of one JSON object, each still in its own bytes."""
 
-    def __init__(self, raw: dict[str, msgspec.Raw], elements: int = 0) -> None:
+    def __init__(self, raw: dict[str, msgspec.Raw], elements: int = 0, body: bytes = b"") -> None:
         self._raw = raw
+        self._body = body  # as it came, as long as that says the same
         self.elements = elements  # at most so many are in its lists and objects
 
     @classmethod
     def read(cls, body: bytes) -> "Fields":
         """Raises Malformed or Ambiguous."""
+        if plain := _plain(body):
+            return cls(plain, body.count(b","), body)
         raw: dict[str, msgspec.Raw] = {}
         for key, value in _members(_mended(body)):
             name = _fold(key)
@@ -67,12 +72,20 @@ class Fields:
 
     def set(self, name: str, value: object) -> None:
         self._raw[name] = msgspec.Raw(msgspec.json.encode(value))
+        self._body = b""
 
     def remove(self, name: str) -> None:
-        self._raw.pop(name, None)
+        if self._raw.pop(name, None) is not None:
+            self._body = b""
 
-    def encode(self) -> bytes:
-        return msgspec.json.encode(self._raw)
+    def pieces(self) -> Pieces:
+        """In pieces, so that large values are not copied."""
+        if self._body:
+            return (self._body,)
+        pieces: list[bytes | memoryview] = []
+        for name, value in self._raw.items():
+            pieces += (b"," if pieces else b"{", msgspec.json.encode(name), b":", memoryview(value))
+        return (*pieces, b"}") if pieces else (b"{}",)
 
 
 def named(fields: Fields) -> str:
@@ -90,6 +103,23 @@ class _Key:
 
 # Only the message says where the first value ends: before this byte, counted from 1.
 _TRAILING = re.compile(r"trailing characters \(byte (\d+)\)")
+
+
+def _plain(body: bytes) -> dict[str, msgspec.Raw] | None:
+    """The members of a body as nearly all clients write it: nothing before, between or after, each key once.
+
+    Whether a key was given twice is told by the length; None where that does not tell.
+    """
+    if not body.isascii() and not _is_utf8(body):
+        return None
+    try:
+        raw = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+    length = 1 + sum([len(key) + len(value) + 4 for key, value in raw.items()])
+    if len(body) not in (length, length + 2 * len(raw) - 1) or any(key != _fold(key) for key in raw):
+        return None
+    return None if _SURROGATE.search(body) else raw
 
 
 def _members(body: bytes) -> list[tuple[str, msgspec.Raw]]:

@@ -6,9 +6,9 @@ from enum import Enum
 from math import ceil
 
 import msgspec
-from aiohttp import web
 
 from swapper_proxy.core.errors import ProxyError, Rejected
+from swapper_proxy.runtime.ports import Header
 
 # The kinds of errors by what the status means, as Ollama names them where it does; the rest as the two of them do.
 _BOTH_TYPES = {
@@ -60,8 +60,8 @@ def dialect_of(path: str) -> Dialect:
     return Dialect.OPENAI if path.startswith("/v1/") else Dialect.OLLAMA
 
 
-def respond(error: ProxyError, dialect: Dialect, request_id: str = "") -> web.Response:
-    """The whole answer.  What Ollama said about a failed load is passed on as it said it.
+def rendered(error: ProxyError, dialect: Dialect, request_id: str = "") -> tuple[int, list[Header], bytes]:
+    """Status, headers and body.  What Ollama said about a failed load is passed on as it said it.
 
     `request_id` is a new one if it is not given.
     """
@@ -69,21 +69,21 @@ def respond(error: ProxyError, dialect: Dialect, request_id: str = "") -> web.Re
     headers = _headers(error, dialect, request_id)
     if isinstance(error, Rejected) and error.failure is not None:
         if dialect is Dialect.OLLAMA:
-            headers["Content-Type"] = error.failure.content_type
-            return web.Response(status=error.failure.status, body=error.failure.body, headers=headers)
+            kind = error.failure.content_type.encode("latin-1")
+            return error.failure.status, [(b"Content-Type", kind), *headers], error.failure.body
         error = ProxyError(error.failure.status, error.code, _text(error.failure.body))
     body = msgspec.json.encode(dialect.render(error, request_id))
-    return web.Response(status=error.status, body=body, content_type="application/json", headers=headers)
+    return error.status, [(b"Content-Type", b"application/json"), *headers], body
 
 
-def _headers(error: ProxyError, dialect: Dialect, request_id: str) -> dict[str, str]:
-    headers = {}
+def _headers(error: ProxyError, dialect: Dialect, request_id: str) -> list[Header]:
+    headers = []
     if error.retry_after_s is not None:
-        headers["Retry-After"] = str(max(1, ceil(error.retry_after_s)))
+        headers.append((b"Retry-After", b"%d" % max(1, ceil(error.retry_after_s))))
     if error.status == HOPELESS and dialect in (Dialect.OPENAI, Dialect.ANTHROPIC):
-        headers["x-should-retry"] = "false"
+        headers.append((b"x-should-retry", b"false"))
     if dialect is Dialect.ANTHROPIC:
-        headers["request-id"] = request_id
+        headers.append((b"request-id", request_id.encode()))
     return headers
 
 

@@ -184,14 +184,14 @@ def read(endpoint: Endpoint, fields: Fields | Form) -> Asked:
             _check(endpoint, fields)
         return Asked(model, wants=_wants(endpoint, fields))
     keep_alive = fields.get("keep_alive", KeepAlive | None, None)
-    leaves_at_once, options = _leaves_at_once(keep_alive), fields.get("options", _Options, _Options())
+    leaves_at_once, options = _leaves_at_once(keep_alive), fields.get("options", _Options, None)
     empty = fields.is_empty(endpoint.content)
     if empty and leaves_at_once and endpoint.stops:
         return Asked(model, Intent.UNLOAD)
     if light:
         _check(endpoint, fields)
     intent = Intent.LOAD if empty else Intent.INFERENCE
-    return Asked(model, intent, _runner_options(options), keep_alive, _wants(endpoint, fields))
+    return Asked(model, intent, _runner_options(options) if options else {}, keep_alive, _wants(endpoint, fields))
 
 
 def _wants(endpoint: Endpoint, fields: Fields | Form) -> frozenset[str]:
@@ -264,15 +264,13 @@ _INTEGERS = frozenset(["num_keep", "seed", "num_predict", "top_k", "repeat_last_
 _FLOATS = frozenset(
     ["top_p", "min_p", "typical_p", "repeat_penalty", "temperature", "presence_penalty", "frequency_penalty"]
 )
-_Options = msgspec.defstruct(
-    "_Options", [(name, Any, None) for name in sorted(_INTEGERS | _FLOATS | {"use_mmap", "stop"})]
-)
+_NAMES = sorted(_INTEGERS | _FLOATS | {"use_mmap", "stop"})
+_Options = msgspec.defstruct("_Options", [(name, Any, None) for name in _NAMES])
 
 
 def _runner_options(options: Any) -> dict[str, RunnerOption]:
     found: dict[str, RunnerOption] = {}
-    for name in options.__struct_fields__:
-        value = getattr(options, name)
+    for name, value in zip(_NAMES, msgspec.structs.astuple(options), strict=True):
         if value is None:
             continue
         if name in _INTEGERS | _FLOATS and (isinstance(value, bool) or not isinstance(value, int | float)):

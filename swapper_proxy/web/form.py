@@ -10,7 +10,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
-from swapper_proxy.web.body import Ambiguous, Malformed
+from swapper_proxy.web.body import Ambiguous, Malformed, Pieces
 
 MAX_PARTS = 1000  # Go's own limit
 MAX_HEAD_BYTES = 8192  # of the header lines of one part
@@ -60,8 +60,8 @@ class Form:
             self._place = slice(self._place.start, self._place.start + len(new))
             self._model = str(value)
 
-    def encode(self) -> bytes:
-        return self._body
+    def pieces(self) -> Pieces:
+        return (self._body,)
 
 
 def _boundary(content_type: str) -> str:

@@ -2,74 +2,80 @@
 
 from collections.abc import Iterable
 
-Header = tuple[str, str]
+from swapper_proxy.runtime.ports import Header
 
 PRIORITY = "X-Swapper-Priority"
-QUEUE_SECONDS = "X-Swapper-Queue-Seconds"
-CHOSEN_MODEL = "X-Swapper-Model"
+QUEUE_SECONDS = b"X-Swapper-Queue-Seconds"
+CHOSEN_MODEL = b"X-Swapper-Model"
 
 HOP_BY_HOP = frozenset(
     (
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
     )
 )
 # Host is Ollama's own; cross-origin rules and priorities are the proxy's business; Expect was answered here.
 NOT_UPSTREAM = HOP_BY_HOP | {
-    "host",
-    "origin",
-    "expect",
-    "access-control-request-method",
-    "access-control-request-headers",
-    PRIORITY.lower(),
+    b"host",
+    b"origin",
+    b"expect",
+    b"access-control-request-method",
+    b"access-control-request-headers",
+    PRIORITY.lower().encode(),
 }
+# Of a body that was read and decoded here.
+OF_THE_BODY = frozenset((b"content-length", b"content-encoding"))
 # What a client shows to the proxy is no business of whoever runs a remote model.
-CREDENTIALS = frozenset(("authorization", "x-api-key", "api-key", "cookie"))
+CREDENTIALS = frozenset((b"authorization", b"x-api-key", b"api-key", b"cookie"))
 NOT_DOWNSTREAM = HOP_BY_HOP | {QUEUE_SECONDS.lower(), CHOSEN_MODEL.lower()}
+ORDINARY = frozenset((b"close", b"keep-alive"))  # in Connection: these name no headers
 
 
-def towards_ollama(
-    raw: Iterable[tuple[bytes, bytes]], length: int | None, without: frozenset[str] = frozenset()
-) -> list[Header]:
+def towards_ollama(raw: Iterable[Header], length: int | None, without: frozenset[bytes] = frozenset()) -> list[Header]:
     """A client's headers for Ollama, but `without` those.
 
     `length` is that of a body which was read and decoded here, else the client's own stands.
     """
-    headers = [(name.decode("latin-1"), text(value)) for name, value in raw]
-    dropped = NOT_UPSTREAM | _named_by_connection(headers) | without
+    kept = _kept(raw, NOT_UPSTREAM)
     if length is not None:
-        dropped |= {"content-length", "content-encoding"}
-    kept = [header for header in headers if header[0].lower() not in dropped]
-    return kept if length is None else [*kept, ("Content-Length", str(length))]
+        without |= OF_THE_BODY
+    if without:
+        kept = [header for header in kept if header[0].lower() not in without]
+    if length is not None:
+        kept.append((b"Content-Length", b"%d" % length))
+    return kept
 
 
 def towards_client(headers: Iterable[Header]) -> list[Header]:
     """Ollama's headers for the client."""
-    headers = list(headers)
-    dropped = NOT_DOWNSTREAM | _named_by_connection(headers)
-    return [h for h in headers if (low := h[0].lower()) not in dropped and not low.startswith("access-control-")]
+    return [header for header in _kept(headers, NOT_DOWNSTREAM) if not header[0].lower().startswith(b"access-control-")]
 
 
 def queued(seconds: float) -> list[Header]:
     """What tells a client how long its request was in the queue; a Server-Timing of Ollama's stays beside."""
-    return [(QUEUE_SECONDS, f"{seconds:.3f}"), ("Server-Timing", f"queue;dur={seconds * 1000:.1f}")]
+    return [(QUEUE_SECONDS, b"%.3f" % seconds), (b"Server-Timing", b"queue;dur=%.1f" % (seconds * 1000))]
 
 
-def text(value: bytes) -> str:
-    """A header's value so that it is sent with the bytes it came with, where those are UTF-8."""
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return value.decode("latin-1")
+def value_of(headers: Iterable[Header], name: bytes) -> bytes:
+    """The first value of a header, whose name is given in lower case; empty if it is not there."""
+    return next((value for key, value in headers if key.lower() == name), b"")
 
 
-def _named_by_connection(headers: Iterable[Header]) -> frozenset[str]:
-    values = (value for name, value in headers if name.lower() == "connection")
-    return frozenset(word.strip().lower() for value in values for word in value.split(","))
+def _kept(headers: Iterable[Header], dropped: frozenset[bytes]) -> list[Header]:
+    """Those that are not to be dropped, nor named by Connection."""
+    kept: list[Header] = []
+    named: frozenset[bytes] = frozenset()
+    for header in headers:
+        low = header[0].lower()
+        if low == b"connection":
+            named |= frozenset(word.strip() for word in header[1].lower().split(b",")) - ORDINARY
+        elif low not in dropped:
+            kept.append(header)
+    return [header for header in kept if header[0].lower() not in named] if named else kept

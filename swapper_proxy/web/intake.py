@@ -3,8 +3,7 @@
 import asyncio
 import sys
 import zlib
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Protocol
 
 from aiohttp import web
@@ -48,25 +47,28 @@ class Intake:
         self._buffered = 0
         self._decoding = asyncio.Semaphore(1)
 
-    @asynccontextmanager
-    async def reading(self, request: web.Request) -> AsyncIterator[bytes]:
-        """The body, as long as it is needed.  Raises ProxyError: 400, 408, 413, 415, 503."""
+    def reading(self, request: web.BaseRequest) -> "_Reading":
+        """`async with` it: the body, as long as it is needed.  Raises ProxyError: 400, 408, 413, 415, 503."""
+        return _Reading(self, request)
+
+    async def read(self, request: web.BaseRequest, held: "_Reading") -> bytes:
+        """The body, decoded."""
         encoding = request.headers.get("Content-Encoding", "").strip().lower() or "identity"
         if encoding != "identity" and encoding not in DECODERS:
             raise ProxyError(415, "content_encoding", "a request body may be encoded with zstd or gzip, nothing else")
-        held = _Held(self)
-        try:
-            body = await self._read(request, held)
-            if encoding != "identity" and body:
-                body = await self._decoded(body, DECODERS[encoding], held)
-            yield body
-        finally:
-            held.release()
+        body = await self._read(request, held)
+        if encoding != "identity" and body:
+            body = await self._decoded(body, DECODERS[encoding], held)
+        return body
 
-    async def _read(self, request: web.Request, held: "_Held") -> bytes:
+    async def _read(self, request: web.BaseRequest, held: "_Reading") -> bytes:
         limit = self._server.max_body_bytes
         if (request.content_length or 0) > limit:
             raise _too_large(limit)
+        if request.content.is_eof():  # all of it has come already, as small bodies do
+            body = request.content.read_nowait()
+            held.add(len(body))
+            return body
         chunks: list[bytes] = []
         while True:
             try:
@@ -81,7 +83,7 @@ class Intake:
             if held.size > limit:
                 raise _too_large(limit)
 
-    async def _decoded(self, body: bytes, decoder: Callable[[], Decoder], held: "_Held") -> bytes:
+    async def _decoded(self, body: bytes, decoder: Callable[[], Decoder], held: "_Reading") -> bytes:
         async with self._decoding:
             decoded = await asyncio.to_thread(decode, body, decoder, self._server.max_body_bytes)
             held.release()
@@ -95,12 +97,25 @@ class Intake:
             raise ProxyError(503, "buffers_full", "too many large requests at once, please try again later", 1.0)
 
 
-class _Held:
+class _Reading:
     """What one request holds in memory, in bytes."""
 
-    def __init__(self, intake: Intake) -> None:
+    __slots__ = ("_intake", "_request", "size")
+
+    def __init__(self, intake: Intake, request: web.BaseRequest) -> None:
         self._intake = intake
+        self._request = request
         self.size = 0
+
+    async def __aenter__(self) -> bytes:
+        try:
+            return await self._intake.read(self._request, self)
+        except BaseException:
+            self.release()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self.release()
 
     def add(self, size: int) -> None:
         """Raises ProxyError (503)."""

@@ -1,8 +1,9 @@
 """The management API and /metrics.  The shapes are a contract: keys may be added, none removed or renamed."""
 
 import asyncio
+import logging
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -16,9 +17,24 @@ from swapper_proxy.runtime.board import Board, Lane, ModelState, Waiting, uptime
 from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.engine import Engine
 from swapper_proxy.runtime.model import Model
-from swapper_proxy.runtime.ports import UpstreamUnreachable
+from swapper_proxy.runtime.ports import Header, UpstreamUnreachable
+from swapper_proxy.web.dialects import Dialect, rendered
+from swapper_proxy.web.exchange import Exchange
 
-PROMETHEUS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+log = logging.getLogger(__name__)
+
+PROMETHEUS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+WORDS = ("health", "ready", "status", "queue", "models", "metrics")
+WITH_NAMES = ("models", "metrics")
+
+# Status, headers and body.
+Response = tuple[int, list[Header], bytes]
+
+
+def is_management(path: str) -> bool:
+    """Whether the path is the proxy's own."""
+    word, slash, name = path[1:].partition("/")
+    return word in (WITH_NAMES if slash else WORDS) and bool(name) == bool(slash)
 
 
 class Exposition(Protocol):
@@ -40,30 +56,42 @@ class Management:
         self._settings = settings
         self._note = note  # what runs behind the proxy, if it is no real Ollama
         self._tasks: set[asyncio.Future[None]] = set()
+        self._pages: dict[str, Callable[[web.BaseRequest], Awaitable[Response]]] = {
+            "health": self.health,
+            "ready": self.ready,
+            "status": self.status,
+            "queue": self.queue,
+            "models": self.models,
+            "metrics": self.metrics,
+        }
+        self._actions = {"load": self.load, "unload": self.unload}
 
-    def routes(self) -> list[web.RouteDef]:
-        return [
-            web.get("/health", self.health),
-            web.get("/ready", self.ready),
-            web.get("/status", self.status),
-            web.get("/queue", self.queue),
-            web.get("/models", self.models),
-            web.post("/models/{name:.+}/load", self.load),
-            web.post("/models/{name:.+}/unload", self.unload),
-            web.get("/models/{name:.+}", self.model),
-            web.get("/metrics", self.metrics),
-            web.get("/metrics/{name:.+}", self.model_metrics),
-            web.route("*", "/{_:health|ready|status|queue|models|metrics}", self.wrong_method),
-            web.route("*", "/{_:models|metrics}/{name:.+}", self.wrong_method),
-        ]
+    async def handle(self, exchange: Exchange) -> None:
+        """Any call of the proxy's own API."""
+        try:
+            response = await self._called(exchange)
+        except ProxyError as error:
+            response = rendered(error, Dialect.MANAGEMENT)
+        except Exception:
+            log.exception("a management call failed")
+            response = rendered(ProxyError(500, "internal_error", "internal error; see the log"), Dialect.MANAGEMENT)
+        exchange.answer(*response)
 
-    async def wrong_method(self, _: web.Request) -> web.Response:
-        """The proxy's own paths are never handed on to Ollama."""
+    async def _called(self, exchange: Exchange) -> Response:
+        """The paths are `/WORD`, `/WORD/NAME` and `/models/NAME/ACTION`; a name may hold slashes."""
+        method, (_, word, *rest) = exchange.request.method, exchange.path.split("/")
+        reads = method in ("GET", "HEAD")
+        if not rest and reads:
+            return await self._pages[word](exchange.request)
+        if word == "models" and len(rest) > 1 and method == "POST" and rest[-1] in self._actions:
+            return await self._actions[rest[-1]](exchange.request, "/".join(rest[:-1]))
+        if rest and reads:
+            return {"models": self.model, "metrics": self.model_metrics}[word]("/".join(rest))
         raise ProxyError(405, "method_not_allowed", "method not allowed")
 
     # Reading
 
-    async def health(self, _: web.Request) -> web.Response:
+    async def health(self, _: web.BaseRequest) -> Response:
         snapshot = self._board.snapshot()
         answer = {
             "status": "healthy" if snapshot.reachable else "degraded",
@@ -73,11 +101,11 @@ class Management:
         }
         return _json(answer | ({"note": self._note} if self._note else {}))
 
-    async def ready(self, _: web.Request) -> web.Response:
+    async def ready(self, _: web.BaseRequest) -> Response:
         reachable = self._engine.reachable
         return _json({"status": "ready" if reachable else "unavailable"}, status=200 if reachable else 503)
 
-    async def status(self, _: web.Request) -> web.Response:
+    async def status(self, _: web.BaseRequest) -> Response:
         snapshot = self._board.snapshot()
         return _json(
             {
@@ -92,7 +120,7 @@ class Management:
             }
         )
 
-    async def queue(self, _: web.Request) -> web.Response:
+    async def queue(self, _: web.BaseRequest) -> Response:
         """Who waits for which model, since when, until when at most, and why; how many a model serves at once."""
         waiting, lanes = self._board.queue(), self._board.lanes()
         return _json(
@@ -104,11 +132,11 @@ class Management:
             }
         )
 
-    async def models(self, _: web.Request) -> web.Response:
+    async def models(self, _: web.BaseRequest) -> Response:
         return _json({"models": [_described(m) for m in self._board.snapshot().models]})
 
-    async def model(self, request: web.Request) -> web.Response:
-        state = self._state(request)
+    def model(self, name: str) -> Response:
+        state = self._state(name)
         residence = state.residence
         return _json(
             _described(state)
@@ -119,35 +147,33 @@ class Management:
             }
         )
 
-    async def metrics(self, request: web.Request) -> web.Response:
+    async def metrics(self, request: web.BaseRequest) -> Response:
         if wants_json(request, self._settings.metrics.default_format):
-            answer = _json({"metrics": [_measured(m) for m in self._board.snapshot().models]})
+            status, headers, body = _json({"metrics": [_measured(m) for m in self._board.snapshot().models]})
         else:
-            answer = web.Response(body=self._metrics.exposition(), headers={"Content-Type": PROMETHEUS_TYPE})
-        answer.headers["Vary"] = "Accept"
-        return answer
+            status, headers, body = 200, [(b"Content-Type", PROMETHEUS_TYPE)], self._metrics.exposition()
+        return status, [*headers, (b"Vary", b"Accept")], body
 
-    async def model_metrics(self, request: web.Request) -> web.Response:
-        return _json(_measured(self._state(request)))
+    def model_metrics(self, name: str) -> Response:
+        return _json(_measured(self._state(name)))
 
-    def _state(self, request: web.Request) -> ModelState:
-        state = self._board.model(request.match_info["name"])
+    def _state(self, name: str) -> ModelState:
+        state = self._board.model(name)
         if state is None:
-            raise _unknown(request.match_info["name"])
+            raise _unknown(name)
         return state
 
     # Changing
 
-    async def load(self, request: web.Request) -> web.Response:
-        model = await self._model(request)
+    async def load(self, request: web.BaseRequest, name: str) -> Response:
+        model = await self._model(name)
         return await self._done(request, model, self._engine.load(model), "loaded")
 
-    async def unload(self, request: web.Request) -> web.Response:
-        model = await self._model(request)
+    async def unload(self, request: web.BaseRequest, name: str) -> Response:
+        model = await self._model(name)
         return await self._done(request, model, self._engine.unload(model), "unloaded")
 
-    async def _model(self, request: web.Request) -> Model:
-        name = request.match_info["name"]
+    async def _model(self, name: str) -> Model:
         try:
             model = await self._catalog.resolve(name)
         except UpstreamUnreachable as error:
@@ -160,7 +186,7 @@ class Management:
             raise ProxyError(409, "model_remote", "the model runs elsewhere: there is nothing to load or unload here")
         return model
 
-    async def _done(self, request: web.Request, model: Model, work: Awaitable[None], what: str) -> web.Response:
+    async def _done(self, request: web.BaseRequest, model: Model, work: Awaitable[None], what: str) -> Response:
         if request.query.get("wait") == "false":
             task = asyncio.ensure_future(work)
             self._tasks.add(task)
@@ -177,7 +203,7 @@ class Management:
             task.exception()  # logged where it was decided
 
 
-def wants_json(request: web.Request, default: str) -> bool:
+def wants_json(request: web.BaseRequest, default: str) -> bool:
     """`?format=` decides, else whether Accept names JSON at least as gladly as plain text; ties go by order."""
     if form := request.query.get("format"):
         return form == "json"
@@ -299,5 +325,5 @@ def _unknown(name: str) -> ProxyError:
     return ProxyError(404, "model_not_found", f"no model is called {name!r}")
 
 
-def _json(value: object, status: int = 200) -> web.Response:
-    return web.Response(body=msgspec.json.encode(value), status=status, content_type="application/json")
+def _json(value: object, status: int = 200) -> Response:
+    return status, [(b"Content-Type", b"application/json")], msgspec.json.encode(value)

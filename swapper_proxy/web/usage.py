@@ -9,10 +9,18 @@ TAIL_BYTES = 1024
 # ... but for Anthropic's input_tokens, which the first event tells.
 HEAD_BYTES = 1024
 
-_PROMPT = re.compile(rb'"(?:prompt_eval_count|prompt_tokens|input_tokens)":\s*(\d+)')
-_GENERATED = re.compile(rb'"(?:eval_count|completion_tokens|output_tokens)":\s*(\d+)')
-_LOAD = re.compile(rb'"load_duration":\s*(\d+)')
-_GENERATION = re.compile(rb'"eval_duration":\s*(\d+)')
+# What each dialect calls them.
+_NAMES = {
+    b"prompt_eval_count": "prompt",
+    b"prompt_tokens": "prompt",
+    b"input_tokens": "prompt",
+    b"eval_count": "answer",
+    b"completion_tokens": "answer",
+    b"output_tokens": "answer",
+    b"load_duration": "load",
+    b"eval_duration": "generation",
+}
+_COUNTS = re.compile(rb'"(%b)":\s*(\d+)' % b"|".join(_NAMES))
 NANOSECONDS = 1e-9
 
 
@@ -23,13 +31,13 @@ def end_of(tail: bytes, data: bytes) -> bytes:
 
 def read(head: bytes, tail: bytes, streamed_s: float) -> Usage:
     """From both ends of an answer; 0 where it does not say.  `streamed_s`: from its first to its last byte."""
-    end = tail[-TAIL_BYTES:]
-    generated = _last(_GENERATED, end)
-    generation_s = _last(_GENERATION, end) * NANOSECONDS or (streamed_s if generated else 0.0)
-    prompt = _last(_PROMPT, end) or _last(_PROMPT, head)
-    return Usage(prompt, generated, _last(_LOAD, end) * NANOSECONDS, generation_s)
+    found = _counts(tail[-TAIL_BYTES:])
+    prompt = found.get("prompt") or _counts(head).get("prompt", 0)
+    generated = found.get("answer", 0)
+    generation_s = found.get("generation", 0) * NANOSECONDS or (streamed_s if generated else 0.0)
+    return Usage(prompt, generated, found.get("load", 0) * NANOSECONDS, generation_s)
 
 
-def _last(pattern: re.Pattern[bytes], text: bytes) -> int:
-    found = pattern.findall(text)
-    return int(found[-1]) if found else 0
+def _counts(text: bytes) -> dict[str, int]:
+    """The last of each kind."""
+    return {_NAMES[name]: int(value) for name, value in _COUNTS.findall(text)}

@@ -3,16 +3,14 @@
 import asyncio
 import contextlib
 import hashlib
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import aiohttp
 import pytest
 
 from tests.e2e.conftest import LIMIT_S, Client, at_rest, until
-from tests.real.server import OllamaServer, free_port
+from tests.e2e.process import memory_mib, served
+from tests.real.server import OllamaServer
 
 MIB = 1 << 20
 ZEROS = bytes(MIB)
@@ -41,38 +39,6 @@ async def pieces(body: bytes, size: int) -> AsyncIterator[bytes]:
 
 
 # In constant memory
-
-
-@contextlib.asynccontextmanager
-async def served(session: aiohttp.ClientSession, upstream: str, folder: Path) -> AsyncIterator[tuple[Client, int]]:
-    """The proxy as a process of its own, and its number."""
-    port = free_port()
-    command = [sys.executable, "-m", "swapper_proxy", "serve", "--port", str(port), "--upstream", upstream]
-    with (folder / "serve.log").open("wb") as log:
-        process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
-    proxy = Client(session, f"http://127.0.0.1:{port}")
-
-    async def ready() -> bool:
-        with contextlib.suppress(aiohttp.ClientConnectionError):
-            return (await proxy.get("/ready"))[0] == 200
-        return False
-
-    try:
-        await until(ready)
-        yield proxy, process.pid
-    finally:
-        process.terminate()
-        await process.wait()
-
-
-def memory_mib(process: int) -> float:
-    """What the process takes now."""
-    status = Path(f"/proc/{process}/status")  # Linux
-    if status.exists():
-        kib = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmRSS"))
-    else:
-        kib = subprocess.run(["ps", "-o", "rss=", "-p", str(process)], capture_output=True, check=True).stdout
-    return int(kib) / 1024
 
 
 async def test_a_gigabyte_takes_no_memory(session, ollama: Client, ollama_server: OllamaServer, tmp_path: Path) -> None:

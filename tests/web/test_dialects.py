@@ -2,12 +2,13 @@
 
 import json
 import re
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
-from aiohttp import web
 
 from swapper_proxy.core.errors import Failure, ProxyError, Rejected, Rejection
-from swapper_proxy.web.dialects import Dialect, dialect_of, respond
+from swapper_proxy.web.dialects import Dialect, dialect_of, rendered
 from swapper_proxy.web.endpoints import ENDPOINTS
 
 ERRORS = [
@@ -25,9 +26,20 @@ def kind(types: dict[int, str], status: int) -> str:
     return types.get(status, INVALID if status < 500 else SERVER)
 
 
-def content(answer: web.Response) -> dict:
-    assert answer.content_type == "application/json"
-    assert isinstance(answer.body, bytes)
+@dataclass
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+def respond(*given: Any) -> Answer:
+    status, headers, body = rendered(*given)
+    return Answer(status, {name.decode(): value.decode() for name, value in headers}, body)
+
+
+def content(answer: Answer) -> dict:
+    assert answer.headers["Content-Type"].partition(";")[0] == "application/json"
     return json.loads(answer.body)
 
 

@@ -20,7 +20,7 @@ async def sent(body: str, path: str = "/api/generate", model: dict | None = None
     fields, endpoint = Fields.read(body.encode()), ENDPOINTS[path]
     asked = read(endpoint, fields)
     terms.rewrite(fields, endpoint, asked, terms.demand(of, endpoint, asked, await found(of, "a"), None))
-    return fields.encode().decode()
+    return b"".join(fields.pieces()).decode()
 
 
 @pytest.mark.parametrize(

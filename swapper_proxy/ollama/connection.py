@@ -1,0 +1,231 @@
+"""HTTP/1.1 to Ollama, straight on the transport: no task, no queue and no copy per piece of an answer.
+
+A `Connection` carries one request at a time; httptools (llhttp) reads what comes back.  The `Pool` keeps those that may
+be used again.
+"""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterable
+from typing import Any
+from urllib.parse import urlsplit
+
+import httptools
+
+from swapper_proxy.runtime.ports import Body, Header, UpstreamBroken, UpstreamUnreachable
+
+# Ollama is not read on while so many bytes of an answer wait for the client to take them.
+HIGH_BYTES = 256 * 1024
+FRAMING = (b"content-length", b"transfer-encoding")
+
+
+class Stale(Exception):
+    """A kept connection was closed before a byte of an answer came: Ollama has not acted upon the request."""
+
+
+class Connection(asyncio.Protocol):
+    """One connection, with the answer that is under way on it (see `runtime.ports.Answer`)."""
+
+    def __init__(self, pool: "Pool") -> None:
+        self._pool = pool
+        self._loop = pool.loop
+        self._parser: Any = httptools.HttpResponseParser(self)
+        self._transport: asyncio.Transport
+        self._waiter: asyncio.Future[None] | None = None  # for the head, or for more of the body
+        self._writable: asyncio.Future[None] | None = None  # while the transport takes no more of the request
+        self._writing: asyncio.Task[None] | None = None
+        self._lost = ""  # why there is no connection any more
+        self._used = False
+        self._begin("")
+
+    def _begin(self, method: str) -> None:
+        self.status = 0
+        self.reason = b""
+        self.headers: list[Header] = []
+        self._method = method
+        self._headed = self._ended = self._keeps = self._touched = self._framed = self._paused = False
+        self._pieces: list[bytes] = []
+        self._held = 0
+
+    # From the transport
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._touched = True
+        if self._ended:
+            self.lose("it sent what nobody asked for")
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self.lose(f"what answers is no HTTP: {error}")
+        self._wake()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._headed and not self._framed and error is None:
+            self._ended = True  # the end of an answer that tells no length is the end of its connection
+        self.lose(str(error) if error else "the connection was closed")
+        self._wake()
+        self.resume_writing()
+
+    def pause_writing(self) -> None:
+        self._writable = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+        self._writable = None
+
+    def lose(self, why: str) -> None:
+        """It is of no more use, and is closed at once."""
+        self._lost = self._lost or why
+        self._transport.abort()
+        self._pool.forget(self)
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # From the parser
+
+    def on_message_begin(self) -> None:
+        if self._headed:
+            raise ValueError("a second answer")
+
+    def on_status(self, reason: bytes) -> None:
+        self.reason += reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self.status = self._parser.get_status_code()
+        self._headed = self.status >= 200
+        self._framed = any(name.lower() in FRAMING for name, _ in self.headers)
+        if self._headed and self._method == "HEAD":
+            self._ended = True  # the body that the headers tell of does not come, which the parser cannot know
+
+    def on_body(self, data: bytes) -> None:
+        self._pieces.append(data)
+        self._held += len(data)
+        if self._held > HIGH_BYTES and not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def on_message_complete(self) -> None:
+        if self._headed:
+            self._ended = True
+            self._keeps = self._method != "HEAD" and bool(self._parser.should_keep_alive())
+        else:
+            self.reason, self.headers = b"", []  # 100 Continue and the like: the answer is still to come
+
+    # For those who use it
+
+    async def ask(self, method: str, head: bytes, body: Body) -> None:
+        """Send a request; returns when the head of the answer is there.  Raises Stale, UpstreamUnreachable."""
+        kept, self._used = self._used, True
+        self._begin(method)
+        if isinstance(body, AsyncIterable):
+            self._transport.write(head)
+            self._writing = self._loop.create_task(self._write(body))
+        else:
+            self._transport.writelines((head, *body))
+        try:
+            while not self._headed:
+                await self._more()
+        except UpstreamBroken as error:
+            if kept and not self._touched and not isinstance(body, AsyncIterable):
+                raise Stale(str(error)) from None
+            raise UpstreamUnreachable(str(error), sent=True) from None
+
+    async def _write(self, body: AsyncIterable[bytes]) -> None:
+        """Piece by piece, as fast as Ollama takes it.  A client that breaks off breaks the connection off."""
+        try:
+            async for piece in body:
+                self._transport.write(piece)
+                if self._writable is not None:
+                    await self._writable
+        except Exception as error:
+            self.lose(f"the request was broken off: {error}")
+            self._wake()
+
+    @property
+    def ready(self) -> bool:
+        return bool(self._pieces) or self._ended
+
+    async def read(self) -> bytes:
+        """The next piece of the body, empty at its end.  Raises UpstreamBroken."""
+        while not self._pieces:
+            if self._ended:
+                return b""
+            await self._more()
+        pieces, self._pieces, self._held = self._pieces, [], 0
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def close(self) -> None:
+        """At the end of the answer the connection is kept; before, it is closed, and Ollama stops."""
+        if self._writing is not None and not self._writing.done():
+            self._writing.cancel()
+        elif self._ended and not self._pieces and not self._lost and self._keeps:
+            self._writing = None
+            self._pool.keep(self)
+            return
+        self.lose("it was left")
+
+    async def _more(self) -> None:
+        """Until something has come.  Raises UpstreamBroken if nothing can."""
+        if self._lost:
+            raise UpstreamBroken(self._lost)
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+
+class Pool:
+    """The connections to one host, as many as are wanted at once."""
+
+    def __init__(self, url: str, connect_timeout_s: float) -> None:
+        parts = urlsplit(url)
+        self.host = parts.netloc.rpartition("@")[2]
+        self.prefix = parts.path.rstrip("/")
+        self._address = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+        self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
+        self._connect_timeout_s = connect_timeout_s
+        self._kept: dict[Connection, None] = {}
+        self._all: set[Connection] = set()
+        self.loop = asyncio.get_running_loop()
+
+    async def connection(self, *, fresh: bool = False) -> Connection:
+        """One that was kept, the latest first, or a new one.  Raises UpstreamUnreachable."""
+        if self._kept and not fresh:
+            connection, _ = self._kept.popitem()
+            return connection
+        host, port = self._address
+        try:
+            async with asyncio.timeout(self._connect_timeout_s or None):
+                _, connection = await self.loop.create_connection(lambda: Connection(self), host, port, ssl=self._ssl)
+        except TimeoutError:
+            raise UpstreamUnreachable(f"no connection within {self._connect_timeout_s:g} s") from None
+        except OSError as error:
+            raise UpstreamUnreachable(str(error)) from error
+        self._all.add(connection)
+        return connection
+
+    def keep(self, connection: Connection) -> None:
+        self._kept[connection] = None
+
+    def forget(self, connection: Connection) -> None:
+        self._kept.pop(connection, None)
+        self._all.discard(connection)
+
+    def close(self) -> None:
+        """All of them."""
+        for connection in list(self._all):
+            connection.lose("the proxy is shutting down")

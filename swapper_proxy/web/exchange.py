@@ -1,0 +1,121 @@
+"""One request of a client and the answer to it, written straight to the client's transport."""
+
+import re
+import secrets
+import time
+from collections.abc import Iterable
+from email.utils import formatdate
+from functools import cached_property
+from http import HTTPStatus
+from urllib.parse import unquote
+
+from aiohttp import HttpVersion11, web
+
+from swapper_proxy.runtime.ports import Header
+from swapper_proxy.web.headers import CHOSEN_MODEL, queued, value_of
+
+WITHOUT_BODY = (204, 304)
+_REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
+
+
+class Exchange:
+    """A request, what is known of it, and its answer.
+
+    `target` is what stands in the request line, `path` the part of it that decides, as Ollama's router reads it:
+    decoded, but not normalized.  `arrived` is on the monotonic clock.  `model` is the name that the client gave, for
+    the log; `chosen` the model where a route or `use_llm` chose it; `waited_s` the time in the queue, None if it never
+    was there.  `status` is that of the answer, 0 while there is none.
+    """
+
+    def __init__(self, request: web.BaseRequest, allowed: list[Header]) -> None:
+        raw = request.raw_path
+        self.request = request
+        target = raw if raw.startswith("/") else request.rel_url.raw_path_qs
+        self.target = target.replace("#", "%23")  # to Ollama a part of the path
+        self.path = unquote(self.target.partition("?")[0])
+        self.arrived = time.monotonic()
+        self.model = ""
+        self.chosen = ""
+        self.waited_s: float | None = None
+        self.status = 0
+        self.content_type = ""
+        self._allowed = allowed  # what a browser is told of the origin
+        self._chunked = False
+
+    @cached_property
+    def request_id(self) -> str:
+        """The client's own X-Request-Id if it is a plain one, else one of the proxy's."""
+        given = self.request.headers.get("X-Request-Id", "")
+        return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+
+    @property
+    def own_headers(self) -> list[Header]:
+        """What the proxy says of its part."""
+        chosen = [(CHOSEN_MODEL, self.chosen.encode())] if self.chosen else []
+        return [*chosen, *(queued(self.waited_s) if self.waited_s is not None else [])]
+
+    # The answer
+
+    def begin(self, status: int, reason: bytes, headers: list[Header], first: bytes = b"") -> None:
+        """Status line and headers, with the first piece of the body if it is there already.
+
+        Whatever tells no length goes in chunks, or to the end of the connection where the client knows none.
+        """
+        self.status = status
+        self.content_type = value_of(headers, b"content-type").decode("latin-1")
+        request = self.request
+        bare = status in WITHOUT_BODY or request.method == "HEAD"
+        sized = bare or any(name.lower() == b"content-length" for name, _ in headers)
+        latest = request.version >= HttpVersion11
+        self._chunked = latest and not sized
+        self.keep_alive = bool(request.keep_alive) and (latest or sized)
+        lines = [b"HTTP/1.1 %d %b\r\n" % (status, reason)]
+        lines += [b"%b: %b\r\n" % header for header in headers]
+        lines += [b"%b: %b\r\n" % header for header in self._allowed]
+        if self._chunked:
+            lines.append(b"Transfer-Encoding: chunked\r\n")
+        if self.keep_alive is not latest:
+            lines.append(b"Connection: keep-alive\r\n" if self.keep_alive else b"Connection: close\r\n")
+        lines.append(b"\r\n")
+        if first:
+            lines.append(self._framed(first))
+        self._send(b"".join(lines))
+
+    async def write(self, piece: bytes) -> None:
+        """A piece of the body, once the client has taken enough of what came before."""
+        self._send(self._framed(piece))
+        await self.request.writer.drain()
+
+    def end(self) -> None:
+        """The body is complete."""
+        if self._chunked:
+            self._send(b"0\r\n\r\n")
+
+    def break_off(self, last: bytes = b"") -> None:
+        """The body never will be: the connection is closed in the middle of it, after these last words."""
+        if last:
+            self._send(self._framed(last))
+        self.keep_alive = False
+        if self.request.transport is not None:
+            self.request.transport.close()  # what is written is sent
+
+    def answer(self, status: int, headers: Iterable[Header], body: bytes) -> None:
+        """All of it at once, by the proxy itself."""
+        date = formatdate(usegmt=True).encode()
+        headers = [*headers, (b"Content-Length", b"%d" % len(body)), (b"Date", date)]
+        self.begin(status, HTTPStatus(status).phrase.encode(), headers, b"" if self.request.method == "HEAD" else body)
+
+    def _framed(self, piece: bytes) -> bytes:
+        return b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece
+
+    def _send(self, data: bytes) -> None:
+        if self.request.transport is not None:  # else the client has left; whoever serves it is about to hear of it
+            self.request.transport.write(data)
+
+    # For aiohttp's server, which would write a response that it is given
+
+    async def prepare(self, _: web.BaseRequest) -> None:
+        """It was written."""
+
+    async def write_eof(self) -> None:
+        """To its end."""

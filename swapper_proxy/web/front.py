@@ -1,0 +1,104 @@
+"""The door: foreign web pages are kept out, the proxy's own API and what is meant for Ollama are told apart."""
+
+import ipaddress
+from fnmatch import fnmatchcase
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from swapper_proxy import config
+from swapper_proxy.core.errors import ProxyError
+from swapper_proxy.runtime.ports import Header
+from swapper_proxy.web.dialects import Dialect, dialect_of, rendered
+from swapper_proxy.web.exchange import Exchange
+from swapper_proxy.web.management import Management, is_management
+from swapper_proxy.web.proxy import Proxy
+
+LOCAL_SUFFIXES = (".local", ".internal", ".localhost")
+# Methods and time as Ollama has them; of headers it allows a list, the proxy all: its own ones count, too.
+_PREFLIGHT = (
+    (b"Access-Control-Allow-Methods", b"GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"),
+    (b"Access-Control-Max-Age", b"43200"),
+    (b"Vary", b"Access-Control-Request-Method"),
+    (b"Vary", b"Access-Control-Request-Headers"),
+)
+
+
+class Front:
+    """The handler of the HTTP server."""
+
+    def __init__(self, proxy: Proxy, management: Management, server: config.Server) -> None:
+        self._proxy = proxy
+        self._management = management
+        self._server = server
+
+    async def handle(self, request: web.BaseRequest) -> Exchange:
+        """403 for pages of foreign origins, on every route; CORS answers for those that may.
+
+        Management calls that change something also insist on a Host that no foreign name server can point here
+        (DNS rebinding).
+        """
+        if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        origin = request.headers.get("Origin")
+        if origin is None:
+            exchange = Exchange(request, [])
+        elif not origin or self._is_allowed(request, origin):
+            exchange = Exchange(request, _cors(request, origin))
+        else:
+            exchange = Exchange(request, [])
+            _refuse(exchange, "origin_not_allowed", "pages of this origin are not allowed; see cors_origins")
+            return exchange
+        if origin and request.method == "OPTIONS":
+            exchange.begin(204, b"No Content", [])  # to Ollama each such request is a preflight
+        elif not is_management(exchange.path):
+            await self._proxy.handle(exchange)
+        elif request.method not in ("GET", "HEAD", "OPTIONS") and not self._is_local(request.host):
+            _refuse(exchange, "host_not_allowed", "this Host is not allowed; see allowed_hosts")
+        else:
+            await self._management.handle(exchange)
+        return exchange
+
+    def _is_allowed(self, request: web.BaseRequest, origin: str) -> bool:
+        """The proxy's own pages, under a name that no foreign name server can point here, and the listed ones."""
+        try:
+            own = urlsplit(origin).netloc == request.host
+        except ValueError:
+            return False
+        if own and self._is_local(request.host):
+            return True
+        return any(origin == pattern or fnmatchcase(origin, pattern) for pattern in self._server.cors_origins)
+
+    def _is_local(self, host: str) -> bool:
+        try:
+            name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+        except ValueError:
+            return False
+        if name in {allowed.lower() for allowed in self._server.allowed_hosts} or name.endswith(LOCAL_SUFFIXES):
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return bool(name) and "." not in name
+        return True
+
+
+def _refuse(exchange: Exchange, code: str, message: str) -> None:
+    dialect = Dialect.MANAGEMENT if is_management(exchange.path) else dialect_of(exchange.path)
+    exchange.answer(*rendered(ProxyError(403, code, message), dialect))
+
+
+def _cors(request: web.BaseRequest, origin: str) -> list[Header]:
+    """For the browser of an allowed page (the foreign ones get their 403 and are told nothing)."""
+    if not origin:
+        return []
+    told = [(b"Access-Control-Allow-Origin", _plain(origin)), (b"Vary", b"Origin")]
+    if request.method == "OPTIONS":
+        asked = request.headers.get("Access-Control-Request-Headers", "*")
+        told += [*_PREFLIGHT, (b"Access-Control-Allow-Headers", _plain(asked))]
+    return told
+
+
+def _plain(value: str) -> bytes:
+    """As it came: a header's value holds no line ends."""
+    return value.encode("utf-8", "surrogateescape")

@@ -1,0 +1,228 @@
+"""HTTP to Ollama on the wire: how answers end, what is kept, what is broken off, who waits for whom."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from swapper_proxy.ollama.client import OllamaClient
+from swapper_proxy.ollama.connection import HIGH_BYTES
+from swapper_proxy.runtime.ports import Answer, UpstreamBroken, UpstreamUnreachable
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+LIMIT_S = 20
+
+
+@asynccontextmanager
+async def served(serve: Serve) -> AsyncIterator[tuple[OllamaClient, list[int]]]:
+    """A client, and the numbers of the connections that it made."""
+    made: list[int] = []
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        made.append(len(made))
+        try:
+            await serve(reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionResetError):
+            pass  # the client was done with it
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with asyncio.timeout(LIMIT_S), OllamaClient(f"http://127.0.0.1:{port}") as client:
+        yield client, made
+    server.close()
+
+
+def answering(*answers: bytes, close: bool = False) -> Serve:
+    """One of these for each request without a body."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for answer in answers:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer)
+            await writer.drain()
+        if not close:
+            await reader.read()
+
+    return serve
+
+
+async def whole(answer: Answer) -> bytes:
+    pieces = []
+    try:
+        while piece := await answer.read():
+            pieces.append(piece)
+    finally:
+        answer.close()
+    return b"".join(pieces)
+
+
+SIZED = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3;x=y\r\nllo\r\n0\r\nTrailer: 1\r\n\r\n"
+ENDLESS = b"HTTP/1.1 200 OK\r\n\r\nhello"
+
+
+@pytest.mark.parametrize(
+    ("answer", "kept"),
+    [
+        (SIZED, True),
+        (CHUNKED, True),
+        (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + SIZED, True),
+        (SIZED.replace(b"OK\r\n", b"OK\r\nConnection: close\r\n"), False),
+        (SIZED.replace(b"HTTP/1.1", b"HTTP/1.0"), False),
+        (ENDLESS, False),
+    ],
+)
+async def test_answers_end_and_connections_are_kept(answer: bytes, kept: bool) -> None:
+    serve = answering(answer, answer) if kept else answering(answer, close=True)
+    async with served(serve) as (client, made):
+        for _ in range(2):
+            assert await whole(await client.send("GET", "/x", (), ())) == b"hello"
+        assert len(made) == (1 if kept else 2)
+
+
+async def test_an_answer_in_single_bytes() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        for byte in CHUNKED:
+            writer.write(bytes([byte]))
+            await writer.drain()
+
+    async with served(serve) as (client, _):
+        answer = await client.send("GET", "/x", (), ())
+        assert (answer.status, answer.reason, answer.headers[0]) == (200, b"OK", (b"Transfer-Encoding", b"chunked"))
+        assert await whole(answer) == b"hello"
+
+
+async def test_head_has_no_body_and_its_connection_is_not_trusted() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = await reader.readuntil(b"\r\n\r\n")
+        writer.write(SIZED[:-5] if asked.startswith(b"HEAD") else SIZED)
+        await reader.read()
+
+    async with served(serve) as (client, made):
+        answer = await client.send("HEAD", "/x", (), ())
+        assert (answer.headers, await whole(answer)) == ([(b"Content-Length", b"5")], b"")
+        assert await whole(await client.send("GET", "/x", (), ())) == b"hello"
+        assert len(made) == 2
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [SIZED[:-1], CHUNKED[:-5], CHUNKED.replace(b"3;", b"9;"), CHUNKED.replace(b"3;", b"z;"), SIZED[:-5]],
+)
+async def test_what_is_cut_off_is_told(answer: bytes) -> None:
+    async with served(answering(answer, close=True)) as (client, _):
+        with pytest.raises(UpstreamBroken):
+            await whole(await client.send("GET", "/x", (), ()))
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"HTTP/1.1 200 OK\r\nContent-", b"SSH-2.0-x\r\n\r\n", b"HTTP/1.1 2x0 OK\r\n\r\n"]
+)
+async def test_what_is_no_answer(answer: bytes) -> None:
+    async with served(answering(answer, close=True)) as (client, _):
+        with pytest.raises(UpstreamUnreachable) as caught:
+            await client.send("GET", "/x", (), ())
+        assert caught.value.sent
+
+
+async def test_nobody_listens(unused_tcp_port: int) -> None:
+    async with OllamaClient(f"http://127.0.0.1:{unused_tcp_port}") as client:
+        with pytest.raises(UpstreamUnreachable) as caught:
+            await client.send("GET", "/x", (), ())
+        assert not caught.value.sent
+
+
+@pytest.mark.parametrize("stray", [SIZED, b"garbage"])
+async def test_what_nobody_asked_for_is_never_taken_for_an_answer(stray: bytes) -> None:
+    async with served(answering(SIZED + stray)) as (client, made):
+        for _ in range(2):
+            assert await whole(await client.send("GET", "/x", (), ())) == b"hello"
+        assert len(made) == 2
+
+
+async def test_an_answer_that_is_left_closes_its_connection() -> None:
+    gone = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(CHUNKED[:60])
+        assert await reader.read() == b""
+        gone.set()
+
+    async with served(serve) as (client, _):
+        answer = await client.send("GET", "/x", (), ())
+        await answer.read()
+        answer.close()
+        await gone.wait()
+
+
+async def test_a_client_that_does_not_read_holds_ollama_up() -> None:
+    written = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal written
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")
+        for _ in range(1000):
+            writer.write(b"x" * 100_000)
+            await writer.drain()
+            written += 100_000
+
+    async with served(serve) as (client, _):
+        answer = await client.send("GET", "/x", (), ())
+        before = -1
+        while written != before:  # until it is held up
+            before = written
+            await asyncio.sleep(0.2)
+        assert written < 30_000_000  # what the kernel takes, and what is held here
+        assert len(await answer.read()) <= 2 * HIGH_BYTES
+        assert len(await whole(answer)) > 90_000_000
+
+
+async def test_a_body_that_comes_is_sent_as_fast_as_it_is_taken_and_in_chunks() -> None:
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(300):
+            yield b"y" * 100_000
+        yield b""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b"Transfer-Encoding: chunked\r\n" in head
+        total = 0
+        while size := int(await reader.readline(), 16):
+            total += len(await reader.readexactly(size + 2)) - 2
+        await reader.readline()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n%d" % total)
+
+    async with served(serve) as (client, _):
+        assert await whole(await client.send("POST", "/x", (), body())) == b"30000000"
+
+
+async def test_an_answer_may_come_before_the_body_is_sent() -> None:
+    async def body() -> AsyncIterator[bytes]:
+        yield b"first"
+        await asyncio.Event().wait()  # the rest never comes
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"first")
+        writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 2\r\n\r\nno")
+        await reader.read()
+
+    async with served(serve) as (client, made):
+        answer = await client.send("POST", "/x", [(b"Content-Length", b"100")], body())
+        assert (answer.status, await whole(answer)) == (400, b"no")
+        assert len(made) == 1
+
+
+async def test_a_body_that_breaks_off_breaks_the_request_off() -> None:
+    async def body() -> AsyncIterator[bytes]:
+        yield b"first"
+        raise ConnectionResetError("the client left")
+
+    async with served(answering()) as (client, _):
+        with pytest.raises(UpstreamUnreachable, match="the client left"):
+            await client.send("POST", "/x", [(b"Content-Length", b"100")], body())
