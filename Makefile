@@ -1,13 +1,13 @@
 # make run    start the proxy on 127.0.0.1:8890 (on the simulated Ollama if none answers)
 # make test   everything: format, lint, types, import direction, tests on a real Ollama
-# make bench  the proxy beside nginx (Debian: nginx-light) in front of the same upstream; bench-check: is it worse?
+# make bench  the proxy beside nginx (Debian: nginx-light) in front of the same upstream
 # make clean  forget the virtual environment
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint bench bench-check clean
+.PHONY: run test lint bench clean
 
 run: $(VENV)/.run
 	$(BIN)/swapper-proxy serve --config config/swapper_config.yaml --simulate-if-unreachable
@@ -25,9 +25,6 @@ lint: $(VENV)/.test
 
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks.relay
-
-bench-check: $(VENV)/.test
-	$(BIN)/python -m benchmarks.relay --check benchmarks/relay_ratios.json
 
 clean:
 	rm -rf $(VENV)
