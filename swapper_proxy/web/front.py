@@ -1,6 +1,7 @@
 """The door: foreign web pages are kept out, the proxy's own API and what is meant for Ollama are told apart."""
 
 import ipaddress
+import logging
 from fnmatch import fnmatchcase
 from urllib.parse import urlsplit
 
@@ -13,6 +14,8 @@ from swapper_proxy.web.dialects import Dialect, dialect_of, rendered
 from swapper_proxy.web.exchange import Exchange
 from swapper_proxy.web.management import Management, is_management
 from swapper_proxy.web.proxy import Proxy
+
+log = logging.getLogger(__name__)
 
 LOCAL_SUFFIXES = (".local", ".internal", ".localhost")
 # Methods and time as Ollama has them; of headers it allows a list, the proxy all: its own ones count, too.
@@ -52,12 +55,25 @@ class Front:
         if origin and request.method == "OPTIONS":
             exchange.begin(204, b"No Content", [])  # to Ollama each such request is a preflight
         elif not is_management(exchange.path):
-            await self._proxy.handle(exchange)
+            await self._relayed(exchange)
         elif request.method not in ("GET", "HEAD", "OPTIONS") and not self._is_local(request.host):
             _refuse(exchange, "host_not_allowed", "this Host is not allowed; see allowed_hosts")
         else:
             await self._management.handle(exchange)
         return exchange
+
+    async def _relayed(self, exchange: Exchange) -> None:
+        try:
+            await self._proxy.handle(exchange)
+        except ConnectionError:
+            exchange.break_off()  # the client left: nobody is there to be told
+        except Exception:
+            log.exception("a request failed")
+            if exchange.status:
+                exchange.break_off()
+            else:
+                error = ProxyError(500, "internal_error", "internal error; see the proxy's log")
+                exchange.answer(*rendered(error, dialect_of(exchange.path)))
 
     def _is_allowed(self, request: web.BaseRequest, origin: str) -> bool:
         """The proxy's own pages, under a name that no foreign name server can point here, and the listed ones."""
