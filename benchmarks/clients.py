@@ -13,6 +13,7 @@ import sys
 import time
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import median, quantiles
 from typing import Any
 
 import uvloop
@@ -126,8 +127,13 @@ async def ask(job: Job) -> dict[str, Any]:
         "failures": sum(end is not None for end in ends),
         "answers": len(latencies),
         "seconds": time.perf_counter() - began,
-        "latencies": latencies,
+        "latency": summary(latencies),
     }
+
+
+def summary(times: list[float]) -> dict[str, float]:
+    """Median and 99th percentile, in milliseconds."""
+    return {"p50_ms": median(times) * 1e3, "p99_ms": quantiles(times, n=100)[98] * 1e3}
 
 
 async def stream(job: Job) -> dict[str, Any]:
@@ -145,8 +151,8 @@ async def stream(job: Job) -> dict[str, Any]:
     return {
         "failures": sum(end is not None for end in ends),
         "pieces": sum(len(client.times) for client in clients),
-        "latencies": [client.times[0] - client.asked_at for client in clients if client.times],
-        "jitter": [abs(gap - job.interval_ms / 1000) for gap in gaps],
+        "first_byte": summary([client.times[0] - client.asked_at for client in clients if client.times]),
+        "jitter": summary([abs(gap - job.interval_ms / 1000) for gap in gaps]),
     }
 
 

@@ -17,7 +17,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 from typing import Any
 
 from benchmarks import processes
@@ -59,8 +59,7 @@ def whole(process: Process, connections: int, requests: int) -> Figures:
     return {
         "cpu_us": (process.cpu_s - before) / seen["answers"] * 1e6,
         "per_s": seen["answers"] / seen["seconds"],
-        "p50_ms": median(seen["latencies"]) * 1e3,
-        "p99_ms": quantiles(seen["latencies"], n=100)[98] * 1e3,
+        **seen["latency"],
     }
 
 
@@ -70,9 +69,8 @@ def streams(process: Process) -> Figures:
     seen = clients(process, connections=200, chunks=250, interval_ms=20)
     return {
         "cpu_us": (process.cpu_s - before) / (200 * 251) * 1e6,
-        "first_byte_p50_ms": median(seen["latencies"]) * 1e3,
-        "first_byte_p99_ms": quantiles(seen["latencies"], n=100)[98] * 1e3,
-        "jitter_p99_ms": quantiles(seen["jitter"], n=100)[98] * 1e3,
+        **{f"first_byte_{name}": value for name, value in seen["first_byte"].items()},
+        "jitter_p99_ms": seen["jitter"]["p99_ms"],
     }
 
 
