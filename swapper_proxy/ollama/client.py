@@ -40,7 +40,7 @@ class OllamaClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._pool.close()
+        await self._pool.close()
 
     # The proxy's own calls
 

@@ -225,7 +225,8 @@ class Pool:
         self._kept.pop(connection, None)
         self._all.discard(connection)
 
-    def close(self) -> None:
-        """All of them."""
+    async def close(self) -> None:
+        """All of them; returns when their sockets are closed."""
         for connection in list(self._all):
             connection.lose("the proxy is shutting down")
+        await asyncio.sleep(0)  # a transport closes its socket in the next turn of the loop
