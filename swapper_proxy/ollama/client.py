@@ -106,14 +106,9 @@ class OllamaClient:
         """Status, Content-Type and body."""
         headers = [(b"Content-Length", b"%d" % sum(map(len, content)))] if content else []
         answer = await self.send(method, path, headers, content, fresh=fresh)
-        try:
-            pieces = []
-            while piece := await answer.read():
-                pieces.append(piece)
-        finally:
-            answer.close()
+        body = await answer.rest()
         kind = next((value for name, value in answer.headers if name.lower() == b"content-type"), b"application/json")
-        return answer.status, kind.decode("latin-1"), b"".join(pieces)
+        return answer.status, kind.decode("latin-1"), body
 
     # Client requests
 

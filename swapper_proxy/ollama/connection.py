@@ -167,6 +167,15 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
+    async def rest(self) -> bytes:
+        pieces = []
+        try:
+            while piece := await self.read():
+                pieces.append(piece)
+        finally:
+            self.close()
+        return b"".join(pieces)
+
     def close(self) -> None:
         """At the end of the answer the connection is kept; before, it is closed, and Ollama stops."""
         if self._writing is not None and not self._writing.done():

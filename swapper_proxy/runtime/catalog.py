@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Literal
 
 from swapper_proxy import config
@@ -72,15 +73,18 @@ class Catalog:
 
     def denied(self, name: str) -> bool:
         """Whether the config keeps this name from being used."""
-        spelling = self._aliases.get(canonical(name), canonical(name))
+        spelling = self._spelling(name)
         return self._swapper.unlisted_models == "deny" and spelling not in self._configured
+
+    def _spelling(self, name: str) -> str:
+        """The canonical Ollama name that a name means."""
+        spelling = canonical(name)
+        return self._aliases.get(spelling, spelling)
 
     def alias(self, name: str) -> str | None:
         """The Ollama name to send instead, if the name is one that only the config knows."""
-        spelling = self._aliases.get(canonical(name))
-        if spelling is None or spelling == canonical(name):
-            return None
-        return self._configured[spelling][1].ollama_name
+        spelling = self._spelling(name)
+        return None if spelling == canonical(name) else self._configured[spelling][1].ollama_name
 
     def stands_for(self, name: str) -> tuple[str, ...]:
         """The Ollama names behind a name that only the config knows: of a virtual model all that it may choose.
@@ -149,7 +153,7 @@ class Catalog:
 
     def by_name(self, name: str) -> Model | None:
         """A configured or installed model, by any of its spellings, without asking Ollama."""
-        spelling = self._aliases.get(canonical(name), canonical(name))
+        spelling = self._spelling(name)
         if spelling not in self._configured and spelling not in self._installed:
             return None
         return self._known(spelling)
@@ -358,11 +362,8 @@ class Catalog:
             self._unknown = {n: until for n, until in self._unknown.items() if until > now}
             self._unknown[spelling] = now + UNKNOWN_FOR_S
             return None
-        name, ollama_name, configured = self._named(spelling)
-        entry = self._installed.get(spelling)
-        size, remote = (entry.size, entry.remote) if entry else (0, None)
-        model = Model(name, ollama_name, configured, shown, size, remote)
-        if entry is not None:
+        model = replace(self._unasked(spelling), shown=shown)
+        if entry := self._installed.get(spelling):
             self._profiles.clear()
             self._models[spelling] = self._last[spelling] = self._by_digest[entry.digest] = model
         return model

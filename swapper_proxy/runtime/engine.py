@@ -83,8 +83,8 @@ class Ticket:
 class Lease:
     """Leave to use a model: `async with engine.lease(demand)` waits for it and gives it back, whatever happens.
 
-    Raises Rejected on entering.  `waited_s` is the time spent in the queue; `load_s` may be set to what Ollama says it
-    took to load the model for this request.
+    Raises Rejected on entering.  `waited_s` is the time spent in the queue, granted or not.  `load_s` may be set to
+    what Ollama says it took to load the model for this request.
     """
 
     def __init__(self, engine: "Engine", demand: Demand) -> None:
@@ -95,10 +95,11 @@ class Lease:
         self.load_s = 0.0
 
     async def __aenter__(self) -> Self:
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        self._id = await self._engine.acquire(self._demand)
-        self.waited_s = loop.time() - began
+        began = self._engine.now
+        try:
+            self._id = await self._engine.acquire(self._demand)
+        finally:
+            self.waited_s = self._engine.now - began
         return self
 
     async def __aexit__(

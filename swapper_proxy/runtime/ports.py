@@ -102,6 +102,9 @@ class Answer(Protocol):
     async def read(self) -> bytes:
         """The next piece of the body as it comes, empty at its end.  Raises UpstreamBroken when it is cut off."""
 
+    async def rest(self) -> bytes:
+        """All that is still to come, and close.  Raises UpstreamBroken."""
+
     def close(self) -> None: ...
 
 

@@ -110,7 +110,7 @@ def _plain(body: bytes) -> dict[str, msgspec.Raw] | None:
 
     Whether a key was given twice is told by the length; None where that does not tell.
     """
-    if not body.isascii() and not _is_utf8(body):
+    if not _is_utf8(body):
         return None
     try:
         raw = msgspec.json.decode(body, type=dict[str, msgspec.Raw])

@@ -43,16 +43,12 @@ class Front:
         """
         if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        origin = request.headers.get("Origin")
-        if origin is None:
-            exchange = Exchange(request, [])
-        elif not origin or self._is_allowed(request, origin):
-            exchange = Exchange(request, _cors(request, origin))
-        else:
-            exchange = Exchange(request, [])
+        origin = request.headers.get("Origin", "")
+        allowed = not origin or self._is_allowed(request, origin)
+        exchange = Exchange(request, _cors(request, origin) if origin and allowed else [])
+        if not allowed:
             _refuse(exchange, "origin_not_allowed", "pages of this origin are not allowed; see cors_origins")
-            return exchange
-        if origin and request.method == "OPTIONS":
+        elif origin and request.method == "OPTIONS":
             exchange.begin(204, b"No Content", [])  # to Ollama each such request is a preflight
         elif not is_management(exchange.path):
             await self._relayed(exchange)
@@ -106,8 +102,6 @@ def _refuse(exchange: Exchange, code: str, message: str) -> None:
 
 def _cors(request: web.BaseRequest, origin: str) -> list[Header]:
     """For the browser of an allowed page (the foreign ones get their 403 and are told nothing)."""
-    if not origin:
-        return []
     told = [(b"Access-Control-Allow-Origin", _plain(origin)), (b"Vary", b"Origin")]
     if request.method == "OPTIONS":
         asked = request.headers.get("Access-Control-Request-Headers", "*")

@@ -88,26 +88,25 @@ class Proxy:
 
     async def _pass(self, exchange: Exchange) -> None:
         request, path = exchange.request, exchange.path
-        if request.method == "GET" and (edited := self._edited(path)) is not None:
-            return await self._edit(exchange, edited[0] or exchange.target, (), edited[1])
-        name = offered.asked_for(path)
-        without = self._withheld(name) if name else frozenset()
+        if request.method == "GET" and (edited := self._edited(exchange)) is not None:
+            target, edit = edited
+            return await self._edit(exchange, target, (), edit)
         if request.method == "POST" and path == "/api/show":
             return await self._show(exchange)
         if (request.method, path) in CHANGES:
             async with self._intake.reading(request) as body, self._changes.around(path, body):
                 return await self._send(exchange, (body,), Outcome())
-        headers = towards_ollama(request.raw_headers, None, without)
+        headers = towards_ollama(request.raw_headers, None, self._withheld(offered.asked_for(path) or ""))
         streamed = request.content.iter_any() if request.can_read_body else ()
         return await self._relay(exchange, headers, streamed, Outcome())
 
     # Where names are told
 
-    def _edited(self, path: str) -> tuple[str, Edit] | None:
-        """What is asked of Ollama instead ("": the same), and how its answer is edited."""
-        if edit := offered.listing(path, self._catalog.offered):
-            return "", edit
-        name = offered.asked_for(path)
+    def _edited(self, exchange: Exchange) -> tuple[str, Edit] | None:
+        """What is asked of Ollama, and how its answer is edited."""
+        if edit := offered.listing(exchange.path, self._catalog.offered):
+            return exchange.target, edit
+        name = offered.asked_for(exchange.path)
         meant = self._catalog.stands_for(name) if name else ()
         return offered.one(name, meant[0]) if name and meant else None
 
@@ -123,7 +122,8 @@ class Proxy:
             if not meant:
                 return await self._send(exchange, (body,), Outcome(), without)
             fields.set("model", meant[0])
-            models = [model for other in meant[1:] and meant if (model := await self._catalog.resolve(other))]
+            several = meant if len(meant) > 1 else ()
+            models = [model for other in several if (model := await self._catalog.resolve(other))]
             able = {capability for m in models if m.shown for capability in m.shown.capabilities or ()}
             if not able:
                 return await self._send(exchange, fields.pieces(), Outcome(), without)
@@ -192,15 +192,13 @@ class Proxy:
                 return await self._send(exchange, fields.pieces(), outcome)
             terms.rewrite(fields, endpoint, asked, demand)
             lease = self._engine.lease(demand)
-            began = time.monotonic()
             try:
                 async with lease:
                     exchange.waited_s = lease.waited_s
                     await self._send(exchange, fields.pieces(), outcome)
                     lease.load_s = outcome.load_s
             finally:
-                if exchange.waited_s is None:  # there was no lease: the refusal tells how long it took
-                    exchange.waited_s = time.monotonic() - began
+                exchange.waited_s = lease.waited_s  # a refusal tells it too
         finally:
             outcome.count()
 

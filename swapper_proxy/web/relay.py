@@ -91,14 +91,11 @@ async def relay_edited(
     """The same for a question whose short answer is read as a whole, and edited if it is a 200.  Raises ProxyError."""
     answer = await _sent(upstream, exchange, target, headers, body, Outcome())
     try:
-        pieces = []
-        while piece := await answer.read():
-            pieces.append(piece)
+        content = await answer.rest()
     except UpstreamBroken as error:
         raise ProxyError(502, "upstream_unreachable", f"Ollama broke off: {error}") from error
-    finally:
-        answer.close()
-    content = edit(b"".join(pieces)) if answer.status == 200 else b"".join(pieces)
+    if answer.status == 200:
+        content = edit(content)
     kept = [header for header in towards_client(answer.headers) if header[0].lower() != b"content-length"]
     exchange.begin(answer.status, answer.reason, [*kept, (b"Content-Length", b"%d" % len(content))], content)
 

@@ -65,33 +65,30 @@ async def test_an_unload_with_something_wrong_is_an_unload(ollama: Client, path:
         assert await ollama.resident() == ["alpha:latest"]
 
 
+async def raw(client: Client, start: str, body: bytes) -> bytes:
+    """What comes on the wire, until the server closes the connection."""
+    host, port = client.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(f"{start}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    async with asyncio.timeout(30):
+        answer = await reader.read()
+    writer.close()
+    return answer
+
+
 @pytest.mark.parametrize("target", ["/api/generate#x", "/api/generate#", "/api/generate?a#b"])
 async def test_a_fragment_hides_no_path(proxy: Client, ollama: Client, target: str) -> None:
-    async def status(client: Client) -> bytes:
-        host, port = client.url.removeprefix("http://").split(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
-        body = b'{"model":"alpha","prompt":"x","stream":false}'
-        head = f"POST {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
-        writer.write(head.encode() + body)
-        answer = await reader.read()
-        writer.close()
-        return answer.partition(b"\r\n")[0]
-
-    through, direct = await status(proxy), await status(ollama)
+    body = b'{"model":"alpha","prompt":"x","stream":false}'
+    start = f"POST {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    through, direct = [(await raw(c, start, body)).partition(b"\r\n")[0] for c in (proxy, ollama)]
     assert through == direct
     if b"404" in direct:
         assert await ollama.resident() == []
 
 
 async def test_an_answer_to_an_old_client_ends(proxy: Client) -> None:
-    host, port = proxy.url.removeprefix("http://").split(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
     body = b'{"model":"alpha","prompt":"x","options":{"num_predict":2}}'
-    head = f"POST /api/generate HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: {len(body)}\r\n\r\n"
-    writer.write(head.encode() + body)
-    async with asyncio.timeout(30):
-        answer = await reader.read()
-    writer.close()
+    answer = await raw(proxy, "POST /api/generate HTTP/1.0\r\nConnection: keep-alive\r\n", body)
     assert answer.rstrip().endswith(b"}")
 
 
