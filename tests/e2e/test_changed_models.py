@@ -252,8 +252,8 @@ async def test_who_waits_does_not_bring_the_old_one_back(ollama: Client, made: N
             await waits(proxy, 3)
             creating = asyncio.create_task(create(proxy, "made", "beta"))
             await is_in(proxy, "mine", "draining")
-            asking.append(asyncio.create_task(text_of(proxy, "mine")))
-            await waits(proxy, 4)
+            asking.append(asyncio.create_task(text_of(proxy, "mine")))  # is held back until the new one is there
+            assert (await proxy.status())["waiting"] == 3
         await creating
         assert await asyncio.gather(*asking) == [await text_of(ollama, "beta")] * 4
         assert await loads(proxy) == 2
