@@ -40,10 +40,7 @@ async def upstream(answers: list[bytes | None]) -> AsyncIterator[tuple[OllamaCli
 
 async def post(client: OllamaClient) -> bytes:
     answer = await client.send("POST", "/api/generate", [(b"Content-Length", b"4")], (b"body",))
-    try:
-        return await answer.read()
-    finally:
-        answer.close()
+    return await answer.rest()
 
 
 async def test_a_kept_connection_that_was_closed_is_tried_once_more_on_a_fresh_one() -> None:

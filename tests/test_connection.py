@@ -8,7 +8,7 @@ import pytest
 
 from swapper_proxy.ollama.client import OllamaClient
 from swapper_proxy.ollama.connection import HIGH_BYTES
-from swapper_proxy.runtime.ports import Answer, UpstreamBroken, UpstreamUnreachable
+from swapper_proxy.runtime.ports import UpstreamBroken, UpstreamUnreachable
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 LIMIT_S = 20
@@ -49,16 +49,6 @@ def answering(*answers: bytes, close: bool = False) -> Serve:
     return serve
 
 
-async def whole(answer: Answer) -> bytes:
-    pieces = []
-    try:
-        while piece := await answer.read():
-            pieces.append(piece)
-    finally:
-        answer.close()
-    return b"".join(pieces)
-
-
 SIZED = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3;x=y\r\nllo\r\n0\r\nTrailer: 1\r\n\r\n"
 ENDLESS = b"HTTP/1.1 200 OK\r\n\r\nhello"
@@ -79,7 +69,7 @@ async def test_answers_end_and_connections_are_kept(answer: bytes, kept: bool) -
     serve = answering(answer, answer) if kept else answering(answer, close=True)
     async with served(serve) as (client, made):
         for _ in range(2):
-            assert await whole(await client.send("GET", "/x", (), ())) == b"hello"
+            assert await (await client.send("GET", "/x", (), ())).rest() == b"hello"
         assert len(made) == (1 if kept else 2)
 
 
@@ -93,7 +83,7 @@ async def test_an_answer_in_single_bytes() -> None:
     async with served(serve) as (client, _):
         answer = await client.send("GET", "/x", (), ())
         assert (answer.status, answer.reason, answer.headers[0]) == (200, b"OK", (b"Transfer-Encoding", b"chunked"))
-        assert await whole(answer) == b"hello"
+        assert await answer.rest() == b"hello"
 
 
 async def test_head_has_no_body_and_its_connection_is_not_trusted() -> None:
@@ -104,8 +94,8 @@ async def test_head_has_no_body_and_its_connection_is_not_trusted() -> None:
 
     async with served(serve) as (client, made):
         answer = await client.send("HEAD", "/x", (), ())
-        assert (answer.headers, await whole(answer)) == ([(b"Content-Length", b"5")], b"")
-        assert await whole(await client.send("GET", "/x", (), ())) == b"hello"
+        assert (answer.headers, await answer.rest()) == ([(b"Content-Length", b"5")], b"")
+        assert await (await client.send("GET", "/x", (), ())).rest() == b"hello"
         assert len(made) == 2
 
 
@@ -116,7 +106,7 @@ async def test_head_has_no_body_and_its_connection_is_not_trusted() -> None:
 async def test_what_is_cut_off_is_told(answer: bytes) -> None:
     async with served(answering(answer, close=True)) as (client, _):
         with pytest.raises(UpstreamBroken):
-            await whole(await client.send("GET", "/x", (), ()))
+            await (await client.send("GET", "/x", (), ())).rest()
 
 
 @pytest.mark.parametrize(
@@ -140,7 +130,7 @@ async def test_nobody_listens(unused_tcp_port: int) -> None:
 async def test_what_nobody_asked_for_is_never_taken_for_an_answer(stray: bytes) -> None:
     async with served(answering(SIZED + stray)) as (client, made):
         for _ in range(2):
-            assert await whole(await client.send("GET", "/x", (), ())) == b"hello"
+            assert await (await client.send("GET", "/x", (), ())).rest() == b"hello"
         assert len(made) == 2
 
 
@@ -155,7 +145,6 @@ async def test_an_answer_that_is_left_closes_its_connection() -> None:
 
     async with served(serve) as (client, _):
         answer = await client.send("GET", "/x", (), ())
-        await answer.read()
         answer.close()
         await gone.wait()
 
@@ -179,8 +168,8 @@ async def test_a_client_that_does_not_read_holds_ollama_up() -> None:
             before = written
             await asyncio.sleep(0.2)
         assert written < 30_000_000  # what the kernel takes, and what is held here
-        assert len(await answer.read()) <= 2 * HIGH_BYTES
-        assert len(await whole(answer)) > 90_000_000
+        assert len(answer.at_hand()) <= 2 * HIGH_BYTES
+        assert len(await answer.rest()) > 90_000_000
 
 
 async def test_a_body_that_comes_is_sent_as_fast_as_it_is_taken_and_in_chunks() -> None:
@@ -199,7 +188,7 @@ async def test_a_body_that_comes_is_sent_as_fast_as_it_is_taken_and_in_chunks() 
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n%d" % total)
 
     async with served(serve) as (client, _):
-        assert await whole(await client.send("POST", "/x", (), body())) == b"30000000"
+        assert await (await client.send("POST", "/x", (), body())).rest() == b"30000000"
 
 
 async def test_an_answer_may_come_before_the_body_is_sent() -> None:
@@ -214,7 +203,7 @@ async def test_an_answer_may_come_before_the_body_is_sent() -> None:
 
     async with served(serve) as (client, made):
         answer = await client.send("POST", "/x", [(b"Content-Length", b"100")], body())
-        assert (answer.status, await whole(answer)) == (400, b"no")
+        assert (answer.status, await answer.rest()) == (400, b"no")
         assert len(made) == 1
 
 
@@ -226,3 +215,51 @@ async def test_a_body_that_breaks_off_breaks_the_request_off() -> None:
     async with served(answering()) as (client, _):
         with pytest.raises(UpstreamUnreachable, match="the client left"):
             await client.send("POST", "/x", [(b"Content-Length", b"100")], body())
+
+
+async def test_who_takes_no_more_is_not_given_more_until_asked() -> None:
+    go_on = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n")
+        for piece in (b"ab", b"cd", b"ef"):
+            await go_on.wait()
+            go_on.clear()
+            writer.write(piece)
+        await reader.read()
+
+    async with served(serve) as (client, _):
+        answer = await client.send("GET", "/x", (), ())
+        assert answer.at_hand() == b""
+        seen: list[bytes] = []
+
+        def take(piece: bytes) -> bool:
+            seen.append(piece)
+            go_on.set()
+            return len(piece) > 2
+
+        go_on.set()
+        assert not await answer.into(take)
+        assert seen == [b"ab"]
+        assert not await answer.into(take)
+        assert seen == [b"ab", b"cd"]
+        assert await answer.into(take)
+        assert b"".join(seen) == b"abcdef"
+        answer.close()
+
+
+async def test_a_fault_of_whoever_takes_the_body_is_told_to_whoever_waits_for_its_end() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(CHUNKED[:-5])
+        await reader.read()
+
+    def take(piece: bytes) -> bool:
+        raise ValueError("a bug")
+
+    async with served(serve) as (client, _):
+        answer = await client.send("GET", "/x", (), ())
+        with pytest.raises(ValueError, match="a bug"):
+            await answer.into(take)
+        answer.close()

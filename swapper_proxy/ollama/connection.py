@@ -6,7 +6,7 @@ be used again.
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -31,7 +31,8 @@ class Connection(asyncio.Protocol):
         self._loop = pool.loop
         self._parser: Any = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport
-        self._waiter: asyncio.Future[None] | None = None  # for the head, or for more of the body
+        self._waiter: asyncio.Future[None] | None = None  # for the head, or the end of the body
+        self._take: Callable[[bytes], bool] | None = None  # where the body goes as it comes
         self._writable: asyncio.Future[None] | None = None  # while the transport takes no more of the request
         self._writing: asyncio.Task[None] | None = None
         self._lost = ""  # why there is no connection any more
@@ -61,7 +62,19 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             self.lose(f"what answers is no HTTP: {error}")
-        self._wake()
+        if self._take is not None and self._pieces:
+            self._hand_on(self._take)
+        if self._take is None or self._ended or self._lost:
+            self._wake()
+
+    def _hand_on(self, take: Callable[[bytes], bool]) -> None:
+        try:
+            if take(self.at_hand()):
+                return
+        except Exception as error:  # the taker's own
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_exception(error)
+        self._take = None
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._headed and not self._framed and error is None:
@@ -151,27 +164,38 @@ class Connection(asyncio.Protocol):
             self.lose(f"the request was broken off: {error}")
             self._wake()
 
-    @property
-    def ready(self) -> bool:
-        return bool(self._pieces) or self._ended
-
-    async def read(self) -> bytes:
-        """The next piece of the body, empty at its end.  Raises UpstreamBroken."""
-        while not self._pieces:
-            if self._ended:
-                return b""
-            await self._more()
+    def at_hand(self) -> bytes:
+        """What has come of the body and was not taken yet."""
         pieces, self._pieces, self._held = self._pieces, [], 0
         if self._paused:
             self._paused = False
             self._transport.resume_reading()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
+    async def into(self, take: Callable[[bytes], bool]) -> bool:
+        """Give each further piece of the body to `take`, as it comes; True at the end of the body.
+
+        False as soon as `take` says that it wants no more for now.  Raises UpstreamBroken, and whatever `take` does.
+        """
+        if self._pieces and not take(self.at_hand()):
+            return False
+        self._take = take
+        try:
+            while self._take is not None and not self._ended:
+                await self._more()
+        finally:
+            self._take = None
+        return self._ended
+
     async def rest(self) -> bytes:
         pieces = []
+
+        def take(piece: bytes) -> bool:
+            pieces.append(piece)
+            return True
+
         try:
-            while piece := await self.read():
-                pieces.append(piece)
+            await self.into(take)
         finally:
             self.close()
         return b"".join(pieces)
@@ -186,15 +210,12 @@ class Connection(asyncio.Protocol):
             return
         self.lose("it was left")
 
-    async def _more(self) -> None:
+    def _more(self) -> asyncio.Future[None]:
         """Until something has come.  Raises UpstreamBroken if nothing can."""
         if self._lost:
             raise UpstreamBroken(self._lost)
         self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        return self._waiter
 
 
 class Pool:

@@ -1,6 +1,6 @@
 """What the runtime needs of the outside, and what the outside may be told: protocols, wired in `app`."""
 
-from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -95,12 +95,14 @@ class Answer(Protocol):
     reason: bytes
     headers: list[Header]
 
-    @property
-    def ready(self) -> bool:
-        """Whether `read` would not have to wait."""
+    def at_hand(self) -> bytes:
+        """What has come of the body already; empty if nothing has."""
 
-    async def read(self) -> bytes:
-        """The next piece of the body as it comes, empty at its end.  Raises UpstreamBroken when it is cut off."""
+    async def into(self, take: Callable[[bytes], bool]) -> bool:
+        """Give each further piece of the body to `take`, as it comes; True at the end of the body.
+
+        False as soon as `take` says that it wants no more for now.  Raises UpstreamBroken when the body is cut off.
+        """
 
     async def rest(self) -> bytes:
         """All that is still to come, and close.  Raises UpstreamBroken."""

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from aiohttp import HttpVersion11, web
 
 from swapper_proxy.runtime.ports import Header
-from swapper_proxy.web.headers import CHOSEN_MODEL, queued, value_of
+from swapper_proxy.web.headers import CHOSEN_MODEL, queued
 
 WITHOUT_BODY = (204, 304)
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
@@ -30,6 +30,7 @@ class Exchange:
     def __init__(self, request: web.BaseRequest, allowed: list[Header]) -> None:
         raw = request.raw_path
         self.request = request
+        self._protocol = request.protocol
         target = raw if raw.startswith("/") else request.rel_url.raw_path_qs
         self.target = target.replace("#", "%23")  # to Ollama a part of the path
         self.path = unquote(self.target.partition("?")[0])
@@ -62,16 +63,18 @@ class Exchange:
         Whatever tells no length goes in chunks, or to the end of the connection where the client knows none.
         """
         self.status = status
-        self.content_type = value_of(headers, b"content-type").decode("latin-1")
         request = self.request
-        bare = status in WITHOUT_BODY or request.method == "HEAD"
-        sized = bare or any(name.lower() == b"content-length" for name, _ in headers)
+        lines, sized = [b"HTTP/1.1 %d %b\r\n" % (status, reason)], status in WITHOUT_BODY or request.method == "HEAD"
+        for header in (*headers, *self._allowed):
+            lines.append(b"%b: %b\r\n" % header)
+            name = header[0].lower()
+            if name == b"content-type":
+                self.content_type = header[1].decode("latin-1")
+            elif name == b"content-length":
+                sized = True
         latest = request.version >= HttpVersion11
         self._chunked = latest and not sized
-        self.keep_alive = bool(request.keep_alive) and (latest or sized)
-        lines = [b"HTTP/1.1 %d %b\r\n" % (status, reason)]
-        lines += [b"%b: %b\r\n" % header for header in headers]
-        lines += [b"%b: %b\r\n" % header for header in self._allowed]
+        self.keep_alive = request.keep_alive and (latest or sized)
         if self._chunked:
             lines.append(b"Transfer-Encoding: chunked\r\n")
         if self.keep_alive is not latest:
@@ -81,9 +84,13 @@ class Exchange:
             lines.append(self._framed(first))
         self._send(b"".join(lines))
 
-    async def write(self, piece: bytes) -> None:
-        """A piece of the body, once the client has taken enough of what came before."""
+    def write(self, piece: bytes) -> bool:
+        """A piece of the body; False if the client takes no more for now, see `room`."""
         self._send(self._framed(piece))
+        return not self._protocol.writing_paused
+
+    async def room(self) -> None:
+        """Returns when the client has taken enough of what was written."""
         await self.request.writer.drain()
 
     def end(self) -> None:
@@ -96,8 +103,8 @@ class Exchange:
         if last:
             self._send(self._framed(last))
         self.keep_alive = False
-        if self.request.transport is not None:
-            self.request.transport.close()  # what is written is sent
+        if self._protocol.transport is not None:
+            self._protocol.transport.close()  # what is written is sent
 
     def answer(self, status: int, headers: Iterable[Header], body: bytes) -> None:
         """All of it at once, by the proxy itself."""
@@ -109,8 +116,9 @@ class Exchange:
         return b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece
 
     def _send(self, data: bytes) -> None:
-        if self.request.transport is not None:  # else the client has left; whoever serves it is about to hear of it
-            self.request.transport.write(data)
+        transport = self._protocol.transport
+        if transport is not None:  # else the client has left; whoever serves it is about to hear of it
+            transport.write(data)
 
     # For aiohttp's server, which would write a response that it is given
 

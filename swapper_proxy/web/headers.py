@@ -63,11 +63,6 @@ def queued(seconds: float) -> list[Header]:
     return [(QUEUE_SECONDS, b"%.3f" % seconds), (b"Server-Timing", b"queue;dur=%.1f" % (seconds * 1000))]
 
 
-def value_of(headers: Iterable[Header], name: bytes) -> bytes:
-    """The first value of a header, whose name is given in lower case; empty if it is not there."""
-    return next((value for key, value in headers if key.lower() == name), b"")
-
-
 def _kept(headers: Iterable[Header], dropped: frozenset[bytes]) -> list[Header]:
     """Those that are not to be dropped, nor named by Connection."""
     kept: list[Header] = []

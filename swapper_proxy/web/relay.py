@@ -68,15 +68,20 @@ async def relay(upstream: Relay, exchange: Exchange, headers: list[Header], body
 
 
 async def _stream(exchange: Exchange, answer: Answer, outcome: Outcome) -> None:
-    """Head and body; the first piece with the head if both are there."""
-    piece = await answer.read() if answer.ready else b""
+    """Head and body; the first piece with the head if it is there."""
+    piece = answer.at_hand()
     exchange.begin(answer.status, answer.reason, towards_client(answer.headers) + exchange.own_headers, piece)
     outcome.head(answer.status, exchange.content_type)
     if piece:
         outcome.chunk(piece)
-    while piece := await answer.read():
-        await exchange.write(piece)
+
+    def take(piece: bytes) -> bool:
+        has_room = exchange.write(piece)
         outcome.chunk(piece)
+        return has_room
+
+    while not await answer.into(take):
+        await exchange.room()
     exchange.end()
 
 
