@@ -87,7 +87,7 @@ class OllamaClient:
         limit_s: float | None = ASK_TIMEOUT_S,
         fresh: bool = False,
     ) -> T:
-        content = [] if body is None else [msgspec.json.encode(body)]
+        content = () if body is None else (msgspec.json.encode(body),)
         try:
             async with asyncio.timeout(limit_s):
                 status, kind, answer = await self._whole(method, path, content, fresh)
@@ -102,7 +102,7 @@ class OllamaClient:
         except msgspec.MsgspecError as error:
             raise UpstreamUnreachable(f"what answers at {self.url} is no Ollama: {error}") from error
 
-    async def _whole(self, method: str, path: str, content: list[bytes], fresh: bool) -> tuple[int, str, bytes]:
+    async def _whole(self, method: str, path: str, content: tuple[bytes, ...], fresh: bool) -> tuple[int, str, bytes]:
         """Status, Content-Type and body."""
         headers = [(b"Content-Length", b"%d" % sum(map(len, content)))] if content else []
         answer = await self.send(method, path, headers, content, fresh=fresh)
@@ -120,13 +120,13 @@ class OllamaClient:
         A kept connection may have been closed by Ollama meanwhile: then nothing of the request was acted upon, and a
         body that is still at hand is sent once more, on a fresh connection.  Nothing else is retried.
         """
-        lines = [b"%s: %s\r\n" % header for header in headers]
-        if isinstance(body, AsyncIterable) and not any(line.lower().startswith(b"content-length:") for line in lines):
+        lines = [b"%b: %b\r\n" % header for header in headers]
+        if not isinstance(body, tuple) and not any(line.lower().startswith(b"content-length:") for line in lines):
             lines.append(b"Transfer-Encoding: chunked\r\n")
             body = _chunked(body)
         start = f"{method} {self._pool.prefix}{target} HTTP/1.1\r\nHost: {self._pool.host}\r\n"
         head = b"".join((start.encode("utf-8", "surrogateescape"), *lines, b"\r\n"))
-        connection = await self._pool.connection(fresh=fresh)
+        connection = (None if fresh else self._pool.kept()) or await self._pool.connect()
         try:
             await connection.ask(method, head, body)
         except Stale:

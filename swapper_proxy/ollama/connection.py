@@ -140,16 +140,16 @@ class Connection(asyncio.Protocol):
         """Send a request; returns when the head of the answer is there.  Raises Stale, UpstreamUnreachable."""
         kept, self._used = self._used, True
         self._begin(method)
-        if isinstance(body, AsyncIterable):
+        if isinstance(body, tuple):
+            self._transport.writelines((head, *body))
+        else:
             self._transport.write(head)
             self._writing = self._loop.create_task(self._write(body))
-        else:
-            self._transport.writelines((head, *body))
         try:
             while not self._headed:
                 await self._more()
         except UpstreamBroken as error:
-            if kept and not self._touched and not isinstance(body, AsyncIterable):
+            if kept and not self._touched and isinstance(body, tuple):
                 raise Stale(str(error)) from None
             raise UpstreamUnreachable(str(error), sent=True) from None
 
@@ -232,11 +232,12 @@ class Pool:
         self._all: set[Connection] = set()
         self.loop = asyncio.get_running_loop()
 
-    async def connection(self, *, fresh: bool = False) -> Connection:
-        """One that was kept, the latest first, or a new one.  Raises UpstreamUnreachable."""
-        if self._kept and not fresh:
-            connection, _ = self._kept.popitem()
-            return connection
+    def kept(self) -> Connection | None:
+        """The latest that was kept."""
+        return self._kept.popitem()[0] if self._kept else None
+
+    async def connect(self) -> Connection:
+        """A new one.  Raises UpstreamUnreachable."""
         host, port = self._address
         try:
             async with asyncio.timeout(self._connect_timeout_s or None):

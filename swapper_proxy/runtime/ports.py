@@ -1,6 +1,6 @@
 """What the runtime needs of the outside, and what the outside may be told: protocols, wired in `app`."""
 
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -10,7 +10,7 @@ from swapper_proxy.core.types import RunnerOption
 # A header as it stands on the wire.
 Header = tuple[bytes, bytes]
 # Of a request: at hand, in pieces that are sent one after the other, or still to come.
-Body = Sequence[bytes | memoryview] | AsyncIterable[bytes]
+Body = tuple[bytes | memoryview, ...] | AsyncIterable[bytes]
 
 
 class UpstreamUnreachable(Exception):

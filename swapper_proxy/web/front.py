@@ -46,30 +46,25 @@ class Front:
         origin = request.headers.get("Origin", "")
         allowed = not origin or self._is_allowed(request, origin)
         exchange = Exchange(request, _cors(request, origin) if origin and allowed else [])
+        managed = is_management(exchange.path)
         if not allowed:
-            _refuse(exchange, "origin_not_allowed", "pages of this origin are not allowed; see cors_origins")
+            _refuse(exchange, 403, "origin_not_allowed", "pages of this origin are not allowed; see cors_origins")
         elif origin and request.method == "OPTIONS":
             exchange.begin(204, b"No Content", [])  # to Ollama each such request is a preflight
-        elif not is_management(exchange.path):
-            await self._relayed(exchange)
-        elif request.method not in ("GET", "HEAD", "OPTIONS") and not self._is_local(request.host):
-            _refuse(exchange, "host_not_allowed", "this Host is not allowed; see allowed_hosts")
+        elif managed and request.method not in ("GET", "HEAD", "OPTIONS") and not self._is_local(request.host):
+            _refuse(exchange, 403, "host_not_allowed", "this Host is not allowed; see allowed_hosts")
         else:
-            await self._management.handle(exchange)
+            try:
+                await (self._management if managed else self._proxy).handle(exchange)
+            except ConnectionError:
+                exchange.break_off()  # the client left: nobody is there to be told
+            except Exception:
+                log.exception("a request failed")
+                if exchange.status:
+                    exchange.break_off()
+                else:
+                    _refuse(exchange, 500, "internal_error", "internal error; see the proxy's log")
         return exchange
-
-    async def _relayed(self, exchange: Exchange) -> None:
-        try:
-            await self._proxy.handle(exchange)
-        except ConnectionError:
-            exchange.break_off()  # the client left: nobody is there to be told
-        except Exception:
-            log.exception("a request failed")
-            if exchange.status:
-                exchange.break_off()
-            else:
-                error = ProxyError(500, "internal_error", "internal error; see the proxy's log")
-                exchange.answer(*rendered(error, dialect_of(exchange.path)))
 
     def _is_allowed(self, request: web.BaseRequest, origin: str) -> bool:
         """The proxy's own pages, under a name that no foreign name server can point here, and the listed ones."""
@@ -95,9 +90,9 @@ class Front:
         return True
 
 
-def _refuse(exchange: Exchange, code: str, message: str) -> None:
+def _refuse(exchange: Exchange, status: int, code: str, message: str) -> None:
     dialect = Dialect.MANAGEMENT if is_management(exchange.path) else dialect_of(exchange.path)
-    exchange.answer(*rendered(ProxyError(403, code, message), dialect))
+    exchange.answer(*rendered(ProxyError(status, code, message), dialect))
 
 
 def _cors(request: web.BaseRequest, origin: str) -> list[Header]:

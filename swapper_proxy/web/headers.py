@@ -30,11 +30,24 @@ NOT_UPSTREAM = HOP_BY_HOP | {
     b"access-control-request-headers",
     PRIORITY.lower().encode(),
 }
-# Of a body that was read and decoded here.
-OF_THE_BODY = frozenset((b"content-length", b"content-encoding"))
+# The same of a request whose body was read and decoded here.
+NOT_OF_A_READ_BODY = NOT_UPSTREAM | {b"content-length", b"content-encoding"}
 # What a client shows to the proxy is no business of whoever runs a remote model.
 CREDENTIALS = frozenset((b"authorization", b"x-api-key", b"api-key", b"cookie"))
-NOT_DOWNSTREAM = HOP_BY_HOP | {QUEUE_SECONDS.lower(), CHOSEN_MODEL.lower()}
+# Cross-origin rules are the proxy's business: all that a response may say of them (Fetch standard, §3.3.3).
+CORS = frozenset(
+    b"access-control-" + name
+    for name in (
+        b"allow-origin",
+        b"allow-credentials",
+        b"allow-methods",
+        b"allow-headers",
+        b"allow-private-network",
+        b"expose-headers",
+        b"max-age",
+    )
+)
+NOT_DOWNSTREAM = HOP_BY_HOP | CORS | {QUEUE_SECONDS.lower(), CHOSEN_MODEL.lower()}
 ORDINARY = frozenset((b"close", b"keep-alive"))  # in Connection: these name no headers
 
 
@@ -43,19 +56,16 @@ def towards_ollama(raw: Iterable[Header], length: int | None, without: frozenset
 
     `length` is that of a body which was read and decoded here, else the client's own stands.
     """
-    kept = _kept(raw, NOT_UPSTREAM)
-    if length is not None:
-        without |= OF_THE_BODY
-    if without:
-        kept = [header for header in kept if header[0].lower() not in without]
-    if length is not None:
-        kept.append((b"Content-Length", b"%d" % length))
+    if length is None:
+        return _kept(raw, NOT_UPSTREAM | without)
+    kept = _kept(raw, NOT_OF_A_READ_BODY | without if without else NOT_OF_A_READ_BODY)
+    kept.append((b"Content-Length", b"%d" % length))
     return kept
 
 
 def towards_client(headers: Iterable[Header]) -> list[Header]:
     """Ollama's headers for the client."""
-    return [header for header in _kept(headers, NOT_DOWNSTREAM) if not header[0].lower().startswith(b"access-control-")]
+    return _kept(headers, NOT_DOWNSTREAM)
 
 
 def queued(seconds: float) -> list[Header]:

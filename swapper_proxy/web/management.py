@@ -1,7 +1,6 @@
 """The management API and /metrics.  The shapes are a contract: keys may be added, none removed or renamed."""
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -20,8 +19,6 @@ from swapper_proxy.runtime.model import Model
 from swapper_proxy.runtime.ports import Header, UpstreamUnreachable
 from swapper_proxy.web.dialects import Dialect, rendered
 from swapper_proxy.web.exchange import Exchange
-
-log = logging.getLogger(__name__)
 
 PROMETHEUS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 WORDS = ("health", "ready", "status", "queue", "models", "metrics")
@@ -72,9 +69,6 @@ class Management:
             response = await self._called(exchange)
         except ProxyError as error:
             response = rendered(error, Dialect.MANAGEMENT)
-        except Exception:
-            log.exception("a management call failed")
-            response = rendered(ProxyError(500, "internal_error", "internal error; see the log"), Dialect.MANAGEMENT)
         exchange.answer(*response)
 
     async def _called(self, exchange: Exchange) -> Response:

@@ -2,9 +2,9 @@
 
 import logging
 import time
-from collections.abc import Awaitable
+from collections.abc import Coroutine
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any
 
 import msgspec
 
@@ -31,7 +31,6 @@ from swapper_proxy.web.relay import Outcome, relay, relay_edited
 from swapper_proxy.web.routing import Router
 
 log = logging.getLogger("swapper_proxy.requests")
-T = TypeVar("T")
 
 
 class Proxy:
@@ -135,7 +134,11 @@ class Proxy:
 
     async def _edit(self, exchange: Exchange, target: str, body: Pieces, edit: Edit) -> None:
         headers = towards_ollama(exchange.request.raw_headers, sum(map(len, body)) if body else None)
-        await self._answered(relay_edited(self._upstream, exchange, target, headers, body, edit))
+        try:
+            await relay_edited(self._upstream, exchange, target, headers, body, edit)
+        except ProxyError:
+            await self._lost()
+            raise
 
     # Through a swap
 
@@ -246,27 +249,27 @@ class Proxy:
 
     # To Ollama
 
-    async def _send(
+    def _send(
         self, exchange: Exchange, body: Pieces, outcome: Outcome, without: frozenset[bytes] = frozenset()
-    ) -> None:
+    ) -> Coroutine[Any, Any, None]:
         headers = towards_ollama(exchange.request.raw_headers, sum(map(len, body)), without)
-        await self._relay(exchange, headers, body, outcome)
+        return self._relay(exchange, headers, body, outcome)
 
     async def _relay(self, exchange: Exchange, headers: list[Header], body: Body, outcome: Outcome) -> None:
-        broken = await self._answered(relay(self._upstream, exchange, headers, body, outcome))
+        try:
+            broken = await relay(self._upstream, exchange, headers, body, outcome)
+        except ProxyError:
+            await self._lost()
+            raise
         if broken:
             fields = {"request_id": exchange.request_id, "model": exchange.model[:200]}
             log.warning("Ollama broke off in mid-answer", extra=fields | {"status": exchange.status})
 
-    async def _answered(self, answer: Awaitable[T]) -> T:
-        """An answer of Ollama's; if it cannot be reached, the scheduler is to know."""
-        try:
-            return await answer
-        except ProxyError:
-            self._metrics.rejected("upstream_unreachable")
-            self._missing.clear()  # it may come back as a newer version
-            await self._engine.probe()
-            raise
+    async def _lost(self) -> None:
+        """Ollama did not answer: the scheduler is to know."""
+        self._metrics.rejected("upstream_unreachable")
+        self._missing.clear()  # it may come back as a newer version
+        await self._engine.probe()
 
 
 class _Found(Outcome):

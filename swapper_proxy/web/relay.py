@@ -54,7 +54,15 @@ async def relay(upstream: Relay, exchange: Exchange, headers: list[Header], body
     Raises ProxyError while nothing has been sent to the client.  Ends abruptly where Ollama does.  Closing the answer
     before its end closes the connection to Ollama, so a client that leaves stops the work done for it.
     """
-    answer = await _sent(upstream, exchange, exchange.target, headers, body, outcome)
+    outcome.sending()
+    try:
+        answer = await upstream.send(exchange.request.method, exchange.target, headers, body)
+    except UpstreamUnreachable as error:
+        if error.sent:
+            outcome.head(502, "")
+        else:
+            outcome.unreachable()
+        raise _unreachable(error) from error
     try:
         await _stream(exchange, answer, outcome)
     except UpstreamBroken as broken:
@@ -94,9 +102,11 @@ async def relay_edited(
     edit: Callable[[bytes], bytes],
 ) -> None:
     """The same for a question whose short answer is read as a whole, and edited if it is a 200.  Raises ProxyError."""
-    answer = await _sent(upstream, exchange, target, headers, body, Outcome())
     try:
+        answer = await upstream.send(exchange.request.method, target, headers, body)
         content = await answer.rest()
+    except UpstreamUnreachable as error:
+        raise _unreachable(error) from error
     except UpstreamBroken as error:
         raise ProxyError(502, "upstream_unreachable", f"Ollama broke off: {error}") from error
     if answer.status == 200:
@@ -105,15 +115,5 @@ async def relay_edited(
     exchange.begin(answer.status, answer.reason, [*kept, (b"Content-Length", b"%d" % len(content))], content)
 
 
-async def _sent(
-    upstream: Relay, exchange: Exchange, target: str, headers: list[Header], body: Body, outcome: Outcome
-) -> Answer:
-    outcome.sending()
-    try:
-        return await upstream.send(exchange.request.method, target, headers, body)
-    except UpstreamUnreachable as error:
-        if error.sent:
-            outcome.head(502, "")
-        else:
-            outcome.unreachable()
-        raise ProxyError(502, "upstream_unreachable", f"Ollama is not reachable: {error}") from error
+def _unreachable(error: UpstreamUnreachable) -> ProxyError:
+    return ProxyError(502, "upstream_unreachable", f"Ollama is not reachable: {error}")
