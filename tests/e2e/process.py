@@ -14,10 +14,12 @@ from tests.real.server import free_port
 
 
 @contextlib.asynccontextmanager
-async def served(session: aiohttp.ClientSession, upstream: str, folder: Path) -> AsyncIterator[tuple[Client, int]]:
-    """The proxy as a process of its own, and its number."""
+async def served(
+    session: aiohttp.ClientSession, upstream: str, folder: Path, before: tuple[str, ...] = ()
+) -> AsyncIterator[tuple[Client, int]]:
+    """The proxy as a process of its own, and its number; `before` are words that stand before its command."""
     port = free_port()
-    command = [sys.executable, "-m", "swapper_proxy", "serve", "--port", str(port), "--upstream", upstream]
+    command = [*before, sys.executable, "-m", "swapper_proxy", "serve", "--port", str(port), "--upstream", upstream]
     with (folder / "serve.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
     proxy = Client(session, f"http://127.0.0.1:{port}")
