@@ -263,3 +263,13 @@ async def test_a_fault_of_whoever_takes_the_body_is_told_to_whoever_waits_for_it
         with pytest.raises(ValueError, match="a bug"):
             await answer.into(take)
         answer.close()
+
+
+async def test_what_ollama_has_begun_to_answer_is_not_sent_again() -> None:
+    serve = answering(SIZED, b"HTTP/1.1 102 Processing\r\n\r\n", close=True)
+    async with served(serve) as (client, made):
+        assert await (await client.send("GET", "/x", (), ())).rest() == b"hello"
+        with pytest.raises(UpstreamUnreachable) as caught:
+            await client.send("GET", "/x", (), ())
+        assert caught.value.sent
+        assert len(made) == 1

@@ -106,9 +106,7 @@ class OllamaClient:
         """Status, Content-Type and body."""
         headers = [(b"Content-Length", b"%d" % sum(map(len, content)))] if content else []
         answer = await self.send(method, path, headers, content, fresh=fresh)
-        body = await answer.rest()
-        kind = next((value for name, value in answer.headers if name.lower() == b"content-type"), b"application/json")
-        return answer.status, kind.decode("latin-1"), body
+        return answer.status, answer.content_type or "application/json", await answer.rest()
 
     # Client requests
 

@@ -16,7 +16,6 @@ from swapper_proxy.runtime.ports import Body, Header, UpstreamBroken, UpstreamUn
 
 # Ollama is not read on while so many bytes of an answer wait for the client to take them.
 HIGH_BYTES = 256 * 1024
-FRAMING = (b"content-length", b"transfer-encoding")
 
 
 class Stale(Exception):
@@ -43,6 +42,8 @@ class Connection(asyncio.Protocol):
         self.status = 0
         self.reason = b""
         self.headers: list[Header] = []
+        self.content_type = ""
+        self.sized = False
         self._method = method
         self._headed = self._ended = self._keeps = self._touched = self._framed = self._paused = False
         self._pieces: list[bytes] = []
@@ -112,11 +113,17 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.headers.append((name, value))
+        low = name.lower()
+        if low == b"content-type":
+            self.content_type = value.decode("latin-1")
+        elif low == b"content-length":
+            self.sized = self._framed = True
+        elif low == b"transfer-encoding":
+            self._framed = True
 
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()
         self._headed = self.status >= 200
-        self._framed = any(name.lower() in FRAMING for name, _ in self.headers)
         if self._headed and self._method == "HEAD":
             self._ended = True  # the body that the headers tell of does not come, which the parser cannot know
 
@@ -132,7 +139,8 @@ class Connection(asyncio.Protocol):
             self._ended = True
             self._keeps = self._method != "HEAD" and bool(self._parser.should_keep_alive())
         else:
-            self.reason, self.headers = b"", []  # 100 Continue and the like: the answer is still to come
+            self._begin(self._method)  # 100 Continue and the like: the answer is still to come
+            self._touched = True
 
     # For those who use it
 

@@ -89,11 +89,16 @@ class Usage:
 
 
 class Answer(Protocol):
-    """An answer of Ollama under way.  Close it in any case; closing before its end closes the connection."""
+    """An answer of Ollama under way.  Close it in any case; closing before its end closes the connection.
+
+    `content_type` is empty if the headers do not tell one; `sized` whether they tell the length of the body.
+    """
 
     status: int
     reason: bytes
     headers: list[Header]
+    content_type: str
+    sized: bool
 
     def at_hand(self) -> bytes:
         """What has come of the body already; empty if nothing has."""

@@ -24,7 +24,7 @@ class Exchange:
     `target` is what stands in the request line, `path` the part of it that decides, as Ollama's router reads it:
     decoded, but not normalized.  `arrived` is on the monotonic clock.  `model` is the name that the client gave, for
     the log; `chosen` the model where a route or `use_llm` chose it; `waited_s` the time in the queue, None if it never
-    was there.  `status` is that of the answer, 0 while there is none.
+    was there.  `status` is that of the answer, 0 while there is none; `content_type` that of Ollama's answer.
     """
 
     def __init__(self, request: web.BaseRequest, allowed: list[Header]) -> None:
@@ -57,24 +57,21 @@ class Exchange:
 
     # The answer
 
-    def begin(self, status: int, reason: bytes, headers: list[Header], first: bytes = b"") -> None:
+    def begin(self, status: int, reason: bytes, headers: list[Header], first: bytes = b"", *, sized: bool) -> None:
         """Status line and headers, with the first piece of the body if it is there already.
 
-        Whatever tells no length goes in chunks, or to the end of the connection where the client knows none.
+        A body whose length the headers do not tell goes in chunks, or to the end of the connection where the client
+        knows none.
         """
         self.status = status
         request = self.request
-        lines, sized = [b"HTTP/1.1 %d %b\r\n" % (status, reason)], status in WITHOUT_BODY or request.method == "HEAD"
-        for header in (*headers, *self._allowed):
-            lines.append(b"%b: %b\r\n" % header)
-            name = header[0].lower()
-            if name == b"content-type":
-                self.content_type = header[1].decode("latin-1")
-            elif name == b"content-length":
-                sized = True
+        sized = sized or status in WITHOUT_BODY or request.method == "HEAD"
         latest = request.version >= HttpVersion11
         self._chunked = latest and not sized
         self.keep_alive = request.keep_alive and (latest or sized)
+        lines = [b"HTTP/1.1 %d %b\r\n" % (status, reason)]
+        lines += [b"%b: %b\r\n" % header for header in headers]
+        lines += [b"%b: %b\r\n" % header for header in self._allowed]
         if self._chunked:
             lines.append(b"Transfer-Encoding: chunked\r\n")
         if self.keep_alive is not latest:
@@ -110,7 +107,8 @@ class Exchange:
         """All of it at once, by the proxy itself."""
         date = formatdate(usegmt=True).encode()
         headers = [*headers, (b"Content-Length", b"%d" % len(body)), (b"Date", date)]
-        self.begin(status, HTTPStatus(status).phrase.encode(), headers, b"" if self.request.method == "HEAD" else body)
+        reason = HTTPStatus(status).phrase.encode()
+        self.begin(status, reason, headers, b"" if self.request.method == "HEAD" else body, sized=True)
 
     def _framed(self, piece: bytes) -> bytes:
         return b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece

@@ -50,7 +50,7 @@ class Front:
         if not allowed:
             _refuse(exchange, 403, "origin_not_allowed", "pages of this origin are not allowed; see cors_origins")
         elif origin and request.method == "OPTIONS":
-            exchange.begin(204, b"No Content", [])  # to Ollama each such request is a preflight
+            exchange.begin(204, b"No Content", [], sized=True)  # to Ollama each such request is a preflight
         elif managed and request.method not in ("GET", "HEAD", "OPTIONS") and not self._is_local(request.host):
             _refuse(exchange, 403, "host_not_allowed", "this Host is not allowed; see allowed_hosts")
         else:

@@ -74,13 +74,12 @@ def queued(seconds: float) -> list[Header]:
 
 
 def _kept(headers: Iterable[Header], dropped: frozenset[bytes]) -> list[Header]:
-    """Those that are not to be dropped, nor named by Connection."""
+    """Those that are not `dropped` (as Connection is), nor named by Connection."""
     kept: list[Header] = []
     named: frozenset[bytes] = frozenset()
     for header in headers:
-        low = header[0].lower()
-        if low == b"connection":
-            named |= frozenset(word.strip() for word in header[1].lower().split(b",")) - ORDINARY
-        elif low not in dropped:
+        if (low := header[0].lower()) not in dropped:
             kept.append(header)
+        elif low == b"connection":
+            named |= frozenset(word.strip() for word in header[1].lower().split(b",")) - ORDINARY
     return [header for header in kept if header[0].lower() not in named] if named else kept

@@ -78,8 +78,10 @@ async def relay(upstream: Relay, exchange: Exchange, headers: list[Header], body
 async def _stream(exchange: Exchange, answer: Answer, outcome: Outcome) -> None:
     """Head and body; the first piece with the head if it is there."""
     piece = answer.at_hand()
-    exchange.begin(answer.status, answer.reason, towards_client(answer.headers) + exchange.own_headers, piece)
-    outcome.head(answer.status, exchange.content_type)
+    headers = towards_client(answer.headers) + exchange.own_headers
+    exchange.content_type = answer.content_type
+    exchange.begin(answer.status, answer.reason, headers, piece, sized=answer.sized)
+    outcome.head(answer.status, answer.content_type)
     if piece:
         outcome.chunk(piece)
 
@@ -112,7 +114,8 @@ async def relay_edited(
     if answer.status == 200:
         content = edit(content)
     kept = [header for header in towards_client(answer.headers) if header[0].lower() != b"content-length"]
-    exchange.begin(answer.status, answer.reason, [*kept, (b"Content-Length", b"%d" % len(content))], content)
+    headers = [*kept, (b"Content-Length", b"%d" % len(content))]
+    exchange.begin(answer.status, answer.reason, headers, content, sized=True)
 
 
 def _unreachable(error: UpstreamUnreachable) -> ProxyError:
