@@ -7,14 +7,16 @@ histogram is written once, with room for the labels and the numbers.  The tests 
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import accumulate
 from typing import Generic, Protocol, TypeVar
 
 LABELS = b"\0"  # where a template has room for them
 
 
-def labelled(names: Sequence[str], values: Sequence[str]) -> bytes:
+@lru_cache(maxsize=10_000)
+def labelled(names: tuple[str, ...], values: tuple[str, ...]) -> bytes:
     """The labels as they stand behind the name of a metric, in braces and in their order; nothing if there are none."""
     pairs = ",".join(f'{name}="{_escaped(value)}"' for name, value in sorted(zip(names, values, strict=True)))
     return f"{{{pairs}}}".encode() if pairs else b""
@@ -48,16 +50,21 @@ class Counter:
 
 
 class Histogram:
-    """How many values were at most as large as each of the bounds, and above the last; and the sum of all."""
+    """How many values were at most as large as each of the bounds, and above the last; and the sum of all.
 
-    __slots__ = ("_bounds", "_counts", "_sum")
+    `text` is how it was last shown, empty if it has changed.
+    """
+
+    __slots__ = ("_bounds", "_counts", "_sum", "text")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
         self._counts = [0] * (len(bounds) + 1)
         self._sum = 0.0
+        self.text = b""
 
     def observe(self, value: float) -> None:
+        self.text = b""
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
@@ -68,7 +75,9 @@ class Histogram:
 
 
 class Metric(Protocol):
-    def exposition(self) -> bytes: ...
+    """`exposition` is its text in pieces: all metrics together are megabytes, which are put together once."""
+
+    def exposition(self) -> Iterator[bytes]: ...
 
 
 T = TypeVar("T")
@@ -77,7 +86,7 @@ T = TypeVar("T")
 class Family(Generic[T]):
     """The counters, or the histograms, of one name, by the values of their labels."""
 
-    def __init__(self, name: str, text: str, labels: Sequence[str], new: Callable[[], T]) -> None:
+    def __init__(self, name: str, text: str, labels: tuple[str, ...], new: Callable[[], T]) -> None:
         self.name, self.text = name, text
         self._names = labels
         self._new = new
@@ -99,20 +108,22 @@ class Family(Generic[T]):
         """Each with its labels."""
         return zip(self._labels, self._members.values(), strict=True)
 
-    def created(self) -> bytes:
+    def created(self) -> Iterator[bytes]:
         """Since when each is counted; a metric of its own."""
-        above = head(f"{self.name}_created", "gauge", self.text) if self._created else b""
-        return above + b"".join(self._created)
+        if self._created:
+            yield head(f"{self.name}_created", "gauge", self.text)
+            yield from self._created
 
 
 class Counters(Family[Counter]):
     def __init__(self, name: str, text: str, *labels: str) -> None:
         super().__init__(name, text, labels, Counter)
 
-    def exposition(self) -> bytes:
+    def exposition(self) -> Iterator[bytes]:
         name = f"{self.name}_total"
-        totals = samples(name, ((labels, counter.total) for labels, counter in self.members()))
-        return head(name, "counter", self.text) + totals + self.created()
+        yield head(name, "counter", self.text)
+        yield samples(name, ((labels, counter.total) for labels, counter in self.members()))
+        yield from self.created()
 
 
 class Histograms(Family[Histogram]):
@@ -120,10 +131,12 @@ class Histograms(Family[Histogram]):
         super().__init__(name, text, labels, lambda: Histogram(bounds))
         self._template = _template(name, bounds)
 
-    def exposition(self) -> bytes:
-        template = self._template
-        lines = [(template % of.numbers()).replace(LABELS, labels[1:]) for labels, of in self.members()]
-        return head(self.name, "histogram", self.text) + b"".join(lines) + self.created()
+    def exposition(self) -> Iterator[bytes]:
+        yield head(self.name, "histogram", self.text)
+        for labels, histogram in self.members():
+            histogram.text = histogram.text or (self._template % histogram.numbers()).replace(LABELS, labels[1:])
+            yield histogram.text
+        yield from self.created()
 
 
 def _template(name: str, bounds: Sequence[float]) -> bytes:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import TypeVar
 
 from swapper_proxy import __version__
@@ -144,15 +145,15 @@ class Metrics:
     def exposition(self) -> bytes:
         """The text format."""
         read = _read(self._board.snapshot()) if self._board else ()
-        return b"".join([*(metric.exposition() for metric in self._told), *read])
+        return b"".join(chain(*(metric.exposition() for metric in self._told), read))
 
 
 def _read(snapshot: Snapshot) -> Iterator[bytes]:
     """What is known without being told."""
-    yield _gauge("build_info", "The running version.", [labelled(["version"], [__version__])], [1])
-    yield _gauge("upstream_up", "Whether Ollama is reachable.", [labelled([], [])], [snapshot.reachable])
+    yield _gauge("build_info", "The running version.", [labelled(("version",), (__version__,))], [1])
+    yield _gauge("upstream_up", "Whether Ollama is reachable.", [labelled((), ())], [snapshot.reachable])
     models, now = snapshot.models, time.time()
-    labels = [labelled(["model"], [model.name]) for model in models]
+    labels = [labelled(("model",), (model.name,)) for model in models]
     for name, text, value in (
         ("active_model", "Whether the model is the active one.", lambda m: m.name == snapshot.active),
         ("model_loaded", "Whether the model is in memory.", lambda m: m.loaded),
@@ -172,6 +173,6 @@ def _gauge(name: str, text: str, labels: Iterable[bytes], values: Iterable[float
 
 
 def _requests(name: str, text: str, counts: Mapping[tuple[str, str, int], int]) -> bytes:
-    name, names = f"swapper_{name}_total", ["model", "endpoint", "status"]
-    labels = [labelled(names, [model, endpoint, str(status)]) for model, endpoint, status in counts]
+    name, names = f"swapper_{name}_total", ("model", "endpoint", "status")
+    labels = [labelled(names, (model, endpoint, str(status))) for model, endpoint, status in counts]
     return head(name, "counter", text) + samples(name, zip(labels, counts.values(), strict=True))
