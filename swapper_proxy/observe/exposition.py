@@ -92,7 +92,7 @@ class Family(Generic[T]):
         self._new = new
         self._members: dict[tuple[str, ...], T] = {}
         self._labels: list[bytes] = []
-        self._created: list[bytes] = []  # lines
+        self._created = b""
 
     def of(self, *values: str) -> T:
         """The one with these values, made when it is first asked for."""
@@ -100,7 +100,7 @@ class Family(Generic[T]):
         if member is None:
             labels = labelled(self._names, values)
             self._labels.append(labels)
-            self._created.append(samples(f"{self.name}_created", [(labels, time.time())]))
+            self._created += samples(f"{self.name}_created", [(labels, time.time())])
             member = self._members[values] = self._new()
         return member
 
@@ -112,7 +112,7 @@ class Family(Generic[T]):
         """Since when each is counted; a metric of its own."""
         if self._created:
             yield head(f"{self.name}_created", "gauge", self.text)
-            yield from self._created
+            yield self._created
 
 
 class Counters(Family[Counter]):
