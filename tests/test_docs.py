@@ -44,7 +44,7 @@ def keys_of(section: str, struct: type) -> list[tuple[str, str]]:
 
 def metric_names() -> list[str]:
     metrics = Metrics()
-    metrics.watch(Mock(Board, snapshot=lambda: Snapshot(None, (), {}, {}, True)))
+    metrics.watch(Mock(Board, snapshot=lambda: Snapshot(None, (), {}, {}, {}, True)))
     families = text_string_to_metric_families(metrics.exposition().decode())
     return [f"{m.name}_total" if m.type == "counter" else m.name for m in families]
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from swapper_proxy.observe.exposition import Counters, Histograms, head, labelled, samples
+from swapper_proxy.observe.exposition import Histograms, head, labelled, samples
 
 BOUNDS = (0.005, 0.25, 1, 2.5, 600)
 TEXT = "What it is."
@@ -19,36 +19,20 @@ AWKWARD = [('a"b', 0.25), ("a\\n", 1), ("a\nb", 2.0), ("\\", 1e9), ('\\"\n', 600
 
 
 def read(text: bytes) -> list[object]:
-    """What is said, but not since when it is counted."""
-    families = list(text_string_to_metric_families(text.decode()))
-    since = [s for family in families for s in family.samples if s.name.endswith("_created")]
-    assert all(s.value > 1e9 for s in since)
-    return [
-        (f.name, f.type, f.documentation, [(s.name, s.labels, s.value) for s in f.samples if s not in since])
-        for f in families
-    ] + [(s.name, s.labels) for s in since]
+    """What is said."""
+    families = text_string_to_metric_families(text.decode())
+    return [(f.name, f.type, f.documentation, [(s.name, s.labels, s.value) for s in f.samples]) for f in families]
 
 
 @given(told)
 @example(AWKWARD)
 def test_histograms(told: list[tuple[str, float]]) -> None:
-    ours, registry = Histograms("wait_seconds", TEXT, BOUNDS, "model"), CollectorRegistry()
+    ours, registry = Histograms("wait_seconds", TEXT, BOUNDS), CollectorRegistry()
     theirs = prometheus_client.Histogram("wait_seconds", TEXT, ["model"], buckets=BOUNDS, registry=registry)
     for model, number in told:
         ours.of(model).observe(number)
         theirs.labels(model).observe(number)
         assert b"".join(ours.exposition())  # what is shown once is shown anew when it has changed
-    assert read(b"".join(ours.exposition())) == read(generate_latest(registry))
-
-
-@given(told)
-@example(AWKWARD)
-def test_counters(told: list[tuple[str, float]]) -> None:
-    ours, registry = Counters("swaps", TEXT, "to_model", "from_model"), CollectorRegistry()
-    theirs = prometheus_client.Counter("swaps", TEXT, ["to_model", "from_model"], registry=registry)
-    for model, number in told:
-        ours.of(model, "b").add(number)
-        theirs.labels(model, "b").inc(number)
     assert read(b"".join(ours.exposition())) == read(generate_latest(registry))
 
 

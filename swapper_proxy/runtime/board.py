@@ -52,12 +52,16 @@ class ModelState:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """`active` is the most recently used of the loaded models; requests are counted by (model, endpoint, status)."""
+    """`active` is the most recently used of the loaded models.
+
+    Requests are counted by (model, endpoint, status), `totals` are by model: those of today and of before.
+    """
 
     active: str | None
     models: tuple[ModelState, ...]
     requests: Mapping[tuple[str, str, int], int]
     remote_requests: Mapping[tuple[str, str, int], int]
+    totals: Mapping[str, Totals]
     reachable: bool
 
 
@@ -106,8 +110,8 @@ class Board:
         for record in records:
             of[record.key.runner].append(record)
         models = tuple(self._state(model, of[model.runner]) for model in self._catalog.models())
-        ledger = self._ledger
-        return Snapshot(self._active(records), models, ledger.requests, ledger.remote_requests, self._engine.reachable)
+        active, ledger, reachable = self._active(records), self._ledger, self._engine.reachable
+        return Snapshot(active, models, ledger.requests, ledger.remote_requests, ledger.by_model, reachable)
 
     def queue(self) -> tuple[Waiting, ...]:
         """All who wait, the likely next first."""

@@ -64,7 +64,7 @@ class Ledger:
         self._residences = defaultdict[str, Residence](Residence)
         self.requests: Counter[tuple[str, str, int]] = Counter()  # (model, endpoint, HTTP status)
         self.remote_requests: Counter[tuple[str, str, int]] = Counter()  # the same of models that run elsewhere
-        self._totals = defaultdict[str, Totals](Totals)
+        self.by_model = defaultdict[str, Totals](Totals)
 
     def changed(self, change: Changed) -> None:
         """A runner changed its state."""
@@ -81,7 +81,7 @@ class Ledger:
     def count(self, model: str, endpoint: str, status: int, usage: Usage) -> None:
         """An inference request was handed to Ollama, which answered with this status (502: it broke off before)."""
         self.requests[model, endpoint, status] += 1
-        self._totals[model].add(usage)
+        self.by_model[model].add(usage)
 
     def count_remote(self, model: str, endpoint: str, status: int) -> None:
         """The same of a model that runs elsewhere."""
@@ -89,12 +89,12 @@ class Ledger:
 
     def first_token(self, model: str, seconds: float) -> None:
         """A streamed answer began so long after its request had arrived."""
-        totals = self._totals[model]
+        totals = self.by_model[model]
         totals.first_tokens += 1
         totals.first_token_s += seconds
 
     def totals(self, model: str) -> Totals:
-        return self._totals.get(model) or Totals()
+        return self.by_model.get(model) or Totals()
 
     def residence(self, runner: str) -> Residence:
         return self._residences.get(runner) or Residence()
