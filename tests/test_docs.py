@@ -6,6 +6,7 @@ from unittest.mock import Mock
 
 import msgspec
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from swapper_proxy import cli, config
 from swapper_proxy.config.loading import NUM_PARALLEL
@@ -43,8 +44,9 @@ def keys_of(section: str, struct: type) -> list[tuple[str, str]]:
 
 def metric_names() -> list[str]:
     metrics = Metrics()
-    metrics.watch(Mock(Board, snapshot=lambda: Snapshot(None, (), {}, {}, True)))
-    return [f"{m.name}_total" if m.type == "counter" else m.name for m in metrics.registry.collect()]
+    metrics.watch(Mock(Board, snapshot=lambda: Snapshot(None, (), {}, {}, {}, True)))
+    families = text_string_to_metric_families(metrics.exposition().decode())
+    return [f"{m.name}_total" if m.type == "counter" else m.name for m in families]
 
 
 @pytest.mark.parametrize(("section", "key"), keys())

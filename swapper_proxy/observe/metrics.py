@@ -1,17 +1,18 @@
-"""The Prometheus endpoint's figures: histograms filled by hooks, the rest read from the engine at scrape time."""
+"""The Prometheus endpoint's figures: some filled by hooks, the rest read from the engine at scrape time."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry, Counter, disable_created_metrics, generate_latest
 
 from swapper_proxy import __version__
-from swapper_proxy.runtime.board import Board
+from swapper_proxy.observe.exposition import Histogram, Histograms, head, labelled, samples
+from swapper_proxy.runtime.board import Board, Snapshot
 from swapper_proxy.runtime.ports import Usage
 
+disable_created_metrics()  # type: ignore[no-untyped-call] # a series more for each, which nobody asks for
 # Queues and loads take from milliseconds (small models, warm caches) to minutes (70B from a slow disk).
 LONG_S = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
 # From a large model on a CPU to a small one on a GPU.
@@ -25,46 +26,51 @@ class _OfModel:
     first_token: Histogram
     speed: Histogram
     duration: Histogram
-    tokens_in: Counter
-    tokens_out: Counter
 
 
 class Metrics:
-    """All metrics, in a registry of their own.  Labels come only from known models and fixed words."""
+    """All metrics.  Labels come only from known models and fixed words."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        self._board: Board | None = None
         self._models: dict[str, _OfModel] = {}
+        self._histograms: list[Histograms] = []
+        self._rare = CollectorRegistry()
+        self._rare_text = b""
 
-        def histogram(name: str, text: str) -> Histogram:
-            return Histogram(f"swapper_{name}_seconds", text, ["model"], buckets=LONG_S, registry=self.registry)
-
-        def speed(name: str, text: str) -> Histogram:
-            return Histogram(f"swapper_{name}", text, ["model"], buckets=TOKENS_PER_S, registry=self.registry)
+        def histogram(name: str, text: str, bounds: Sequence[float] = LONG_S) -> Histograms:
+            self._histograms.append(Histograms(f"swapper_{name}", text, bounds))
+            return self._histograms[-1]
 
         def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"swapper_{name}", text, labels, registry=self.registry)
+            return Counter(f"swapper_{name}", text, labels, registry=self._rare)
 
-        self._queue_wait = histogram("queue_wait", "Time from arrival to grant.")
-        self._load = histogram("load", "Time to load a model.")
-        self._drain = histogram("drain", "Time from the last grant before an unload until nothing was in flight.")
-        self._unload = histogram("unload", "Time to unload a model.")
-        self._first_byte = histogram("time_to_first_byte", "Time from the hand-over to Ollama to its first byte.")
-        self._first_token = histogram(
-            "time_to_first_token", "Time from arrival to the first piece of a streamed answer."
+        self._queue_wait = histogram("queue_wait_seconds", "Time from arrival to grant.")
+        self._load = histogram("load_seconds", "Time to load a model.")
+        self._drain = histogram(
+            "drain_seconds", "Time from the last grant before an unload until nothing was in flight."
         )
-        self._speed = speed("tokens_per_second", "Generated tokens of an answer by the time it took to generate them.")
-        self._duration = histogram("request_duration", "Time from arrival to the end of the answer.")
+        self._unload = histogram("unload_seconds", "Time to unload a model.")
+        self._first_byte = histogram(
+            "time_to_first_byte_seconds", "Time from the hand-over to Ollama to its first byte."
+        )
+        self._first_token = histogram(
+            "time_to_first_token_seconds", "Time from arrival to the first piece of a streamed answer."
+        )
+        self._speed = histogram(
+            "tokens_per_second", "Generated tokens of an answer by the time it took to generate them.", TOKENS_PER_S
+        )
+        self._duration = histogram("request_duration_seconds", "Time from arrival to the end of the answer.")
         self._swaps = counter("swaps", "Loads by what went, what came and why.", "from_model", "to_model", "reason")
-        self._load_error = histogram("load_estimate_error", "By how much the expected time of a load was wrong.")
+        self._load_error = histogram(
+            "load_estimate_error_seconds", "By how much the expected time of a load was wrong."
+        )
         self._holds = counter(
             "holds", "Idle models kept although others waited, by what came of it.", "model", "outcome"
         )
         self._held = counter("held_seconds", "Time that idle models were kept while others waited.", "model")
         self._reloads = counter("upstream_reloads", "Loads by Ollama behind the proxy's back.", "model", "cause")
         self._load_failures = counter("load_failures", "Loads that failed.", "model")
-        self._tokens_in = counter("prompt_tokens", "Prompt tokens, as Ollama counts them.", "model")
-        self._tokens_out = counter("generated_tokens", "Generated tokens, as Ollama counts them.", "model")
         self._rejected = counter("rejected_requests", "Requests the proxy answered with an error.", "reason")
 
     # Hooks (see runtime.ports.Observer)
@@ -73,31 +79,35 @@ class Metrics:
         self._of(model).queue_wait.observe(seconds)
 
     def rejected(self, reason: str) -> None:
-        self._rejected.labels(reason).inc()
+        self._count(self._rejected, reason)
 
     def loaded(self, model: str, seconds: float, expected_s: float, replaced: str, cause: str) -> None:
-        self._load.labels(model).observe(seconds)
-        self._load_error.labels(model).observe(abs(seconds - expected_s))
-        self._swaps.labels(replaced, model, cause).inc()
+        self._load.of(model).observe(seconds)
+        self._load_error.of(model).observe(abs(seconds - expected_s))
+        self._count(self._swaps, replaced, model, cause)
 
     def load_failed(self, model: str, seconds: float, status: int) -> None:
-        self._load_failures.labels(model).inc()
+        self._count(self._load_failures, model)
 
     def drained(self, model: str, seconds: float) -> None:
-        self._drain.labels(model).observe(seconds)
+        self._drain.of(model).observe(seconds)
 
     def unloaded(self, model: str, seconds: float, cause: str) -> None:
-        self._unload.labels(model).observe(seconds)
+        self._unload.of(model).observe(seconds)
 
     def held(self, model: str, seconds: float, paid: bool) -> None:
-        self._holds.labels(model, "paid" if paid else "lost").inc()
-        self._held.labels(model).inc(seconds)
+        self._count(self._holds, model, "paid" if paid else "lost")
+        self._count(self._held, model, amount=seconds)
 
     def reloaded(self, model: str, seconds: float, cause: str) -> None:
-        self._reloads.labels(model, cause).inc()
+        self._count(self._reloads, model, cause)
 
     def upstream(self, reachable: bool) -> None:
         """Read from the snapshot."""
+
+    def _count(self, counter: Counter, *labels: str, amount: float = 1.0) -> None:
+        counter.labels(*labels).inc(amount)
+        self._rare_text = b""
 
     # Of single requests
 
@@ -110,8 +120,6 @@ class Metrics:
     def answered(self, model: str, seconds: float, usage: Usage) -> None:
         of = self._of(model)
         of.duration.observe(seconds)
-        of.tokens_in.inc(usage.prompt_tokens)
-        of.tokens_out.inc(usage.generated_tokens)
         if usage.generated_tokens and usage.generation_s > 0:
             of.speed.observe(usage.generated_tokens / usage.generation_s)
 
@@ -120,13 +128,11 @@ class Metrics:
         found = self._models.get(model)
         if found is None:
             found = self._models[model] = _OfModel(
-                queue_wait=self._queue_wait.labels(model),
-                first_byte=self._first_byte.labels(model),
-                first_token=self._first_token.labels(model),
-                speed=self._speed.labels(model),
-                duration=self._duration.labels(model),
-                tokens_in=self._tokens_in.labels(model),
-                tokens_out=self._tokens_out.labels(model),
+                queue_wait=self._queue_wait.of(model),
+                first_byte=self._first_byte.of(model),
+                first_token=self._first_token.of(model),
+                speed=self._speed.of(model),
+                duration=self._duration.of(model),
             )
         return found
 
@@ -134,48 +140,52 @@ class Metrics:
 
     def watch(self, board: Board) -> None:
         """Add what is read at scrape time."""
-        self.registry.register(_Reading(board))
+        self._board = board
 
     def exposition(self) -> bytes:
         """The text format."""
-        return generate_latest(self.registry)
+        read = _read(self._board.snapshot()) if self._board else ()
+        told = chain.from_iterable(histograms.exposition() for histograms in self._histograms)
+        self._rare_text = self._rare_text or generate_latest(self._rare)
+        return b"".join(chain((self._rare_text,), told, read))
 
 
-class _Reading(Collector):
-    def __init__(self, board: Board) -> None:
-        self._board = board
-
-    def describe(self) -> Iterable[Metric]:
-        return ()
-
-    def collect(self) -> Iterator[Metric]:
-        snapshot = self._board.snapshot()
-        yield _gauge("build_info", "The running version.", ["version"], [([__version__], 1)])
-        yield _gauge("upstream_up", "Whether Ollama is reachable.", [], [([], float(snapshot.reachable))])
-        models, now = snapshot.models, time.time()
-        for name, text, value in (
-            ("active_model", "Whether the model is the active one.", lambda m: float(m.name == snapshot.active)),
-            ("model_loaded", "Whether the model is in memory.", lambda m: float(m.loaded)),
-            ("model_uptime_seconds", "Length of the present residency.", lambda m: m.uptime_s(now)),
-            ("queue_depth", "Requests that wait for the model.", lambda m: m.waiting),
-            ("gate_requests", "Of these: served before the model may be forced out.", lambda m: m.gate),
-            ("in_flight_requests", "Requests that Ollama is answering.", lambda m: m.in_flight),
-        ):
-            yield _gauge(name, text, ["model"], [([m.name], value(m)) for m in models])
-        yield _requests("model_requests", "Inference requests handed to Ollama.", snapshot.requests)
-        text = "Inference requests for models that run elsewhere."
-        yield _requests("remote_requests", text, snapshot.remote_requests)
-
-
-def _requests(name: str, text: str, counts: Mapping[tuple[str, str, int], int]) -> CounterMetricFamily:
-    family = CounterMetricFamily(f"swapper_{name}", text, labels=["model", "endpoint", "status"])
-    for (model, endpoint, status), count in counts.items():
-        family.add_metric([model, endpoint, str(status)], count)
-    return family
+def _read(snapshot: Snapshot) -> Iterator[bytes]:
+    """What is known without being told."""
+    yield _gauge("build_info", "The running version.", [labelled(("version",), (__version__,))], [1])
+    yield _gauge("upstream_up", "Whether Ollama is reachable.", [labelled((), ())], [snapshot.reachable])
+    models, now = snapshot.models, time.time()
+    labels = [labelled(("model",), (model.name,)) for model in models]
+    for name, text, value in (
+        ("active_model", "Whether the model is the active one.", lambda m: m.name == snapshot.active),
+        ("model_loaded", "Whether the model is in memory.", lambda m: m.loaded),
+        ("model_uptime_seconds", "Length of the present residency.", lambda m: m.uptime_s(now)),
+        ("queue_depth", "Requests that wait for the model.", lambda m: m.waiting),
+        ("gate_requests", "Of these: served before the model may be forced out.", lambda m: m.gate),
+        ("in_flight_requests", "Requests that Ollama is answering.", lambda m: m.in_flight),
+    ):
+        yield _gauge(name, text, labels, map(value, models))
+    totals = snapshot.totals
+    labels = [labelled(("model",), (model,)) for model in totals]
+    tokens = [total.prompt_tokens for total in totals.values()]
+    yield _counter("prompt_tokens", "Prompt tokens, as Ollama counts them.", labels, tokens)
+    tokens = [total.generated_tokens for total in totals.values()]
+    yield _counter("generated_tokens", "Generated tokens, as Ollama counts them.", labels, tokens)
+    yield _requests("model_requests", "Inference requests handed to Ollama.", snapshot.requests)
+    yield _requests("remote_requests", "Inference requests for models that run elsewhere.", snapshot.remote_requests)
 
 
-def _gauge(name: str, text: str, labels: list[str], values: list[tuple[list[str], float]]) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(f"swapper_{name}", text, labels=labels)
-    for label_values, value in values:
-        family.add_metric(label_values, value)
-    return family
+def _gauge(name: str, text: str, labels: Iterable[bytes], values: Iterable[float]) -> bytes:
+    name = f"swapper_{name}"
+    return head(name, "gauge", text) + samples(name, zip(labels, values, strict=True))
+
+
+def _counter(name: str, text: str, labels: Iterable[bytes], values: Iterable[float]) -> bytes:
+    name = f"swapper_{name}_total"
+    return head(name, "counter", text) + samples(name, zip(labels, values, strict=True))
+
+
+def _requests(name: str, text: str, counts: Mapping[tuple[str, str, int], int]) -> bytes:
+    names = ("model", "endpoint", "status")
+    labels = [labelled(names, (model, endpoint, str(status))) for model, endpoint, status in counts]
+    return _counter(name, text, labels, counts.values())

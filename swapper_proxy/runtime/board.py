@@ -1,6 +1,7 @@
 """Everything at one instant, for whoever shows it: the management API and /metrics."""
 
 import time
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -51,12 +52,16 @@ class ModelState:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """`active` is the most recently used of the loaded models; requests are counted by (model, endpoint, status)."""
+    """`active` is the most recently used of the loaded models.
+
+    Requests are counted by (model, endpoint, status), `totals` are by model: those of today and of before.
+    """
 
     active: str | None
     models: tuple[ModelState, ...]
     requests: Mapping[tuple[str, str, int], int]
     remote_requests: Mapping[tuple[str, str, int], int]
+    totals: Mapping[str, Totals]
     reachable: bool
 
 
@@ -101,10 +106,12 @@ class Board:
         self._ledger = ledger
 
     def snapshot(self) -> Snapshot:
-        records = self._engine.residencies()
-        models = tuple(self._state(model, records) for model in self._catalog.models())
-        ledger = self._ledger
-        return Snapshot(self._active(records), models, ledger.requests, ledger.remote_requests, self._engine.reachable)
+        records, of = self._engine.residencies(), defaultdict[str, list[Residency]](list)
+        for record in records:
+            of[record.key.runner].append(record)
+        models = tuple(self._state(model, of[model.runner]) for model in self._catalog.models())
+        active, ledger, reachable = self._active(records), self._ledger, self._engine.reachable
+        return Snapshot(active, models, ledger.requests, ledger.remote_requests, ledger.by_model, reachable)
 
     def queue(self) -> tuple[Waiting, ...]:
         """All who wait, the likely next first."""
@@ -141,7 +148,9 @@ class Board:
     def model(self, name: str) -> ModelState | None:
         """One model by any of its spellings; None if it is neither configured nor installed."""
         model = self._catalog.by_name(name)
-        return None if model is None else self._state(model, self._engine.residencies())
+        if model is None:
+            return None
+        return self._state(model, [r for r in self._engine.residencies() if r.key.runner == model.runner])
 
     def is_at_hand(self, name: str) -> bool:
         """Whether the model of this name is in memory or being loaded, and not about to go."""
@@ -154,8 +163,7 @@ class Board:
         latest = max(held, key=lambda r: r.last_used, default=None)
         return self._engine.name_of(latest.key) or None if latest else None
 
-    def _state(self, model: Model, records: tuple[Residency, ...]) -> ModelState:
-        mine = [r for r in records if r.key.runner == model.runner]
+    def _state(self, model: Model, mine: list[Residency]) -> ModelState:
         residence = self._ledger.residence(model.runner)
         return ModelState(
             name=model.name,

@@ -1,7 +1,7 @@
 """What happened, for the management API and /metrics: residency times per runner, requests per model."""
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 from swapper_proxy.core.commands import Changed
@@ -61,14 +61,14 @@ class Ledger:
     """Written by the engine (residency) and the proxy (requests), read by whoever shows it."""
 
     def __init__(self) -> None:
-        self._residences: dict[str, Residence] = {}
+        self._residences = defaultdict[str, Residence](Residence)
         self.requests: Counter[tuple[str, str, int]] = Counter()  # (model, endpoint, HTTP status)
         self.remote_requests: Counter[tuple[str, str, int]] = Counter()  # the same of models that run elsewhere
-        self._totals: dict[str, Totals] = {}
+        self.by_model = defaultdict[str, Totals](Totals)
 
     def changed(self, change: Changed) -> None:
         """A runner changed its state."""
-        residence = self._residences.setdefault(change.key.runner, Residence())
+        residence = self._residences[change.key.runner]
         now, holds = time.time(), change.state in HELD
         if holds and not residence.held:
             residence.loaded_at, residence.unloaded_at, residence.failed = now, None, False
@@ -81,7 +81,7 @@ class Ledger:
     def count(self, model: str, endpoint: str, status: int, usage: Usage) -> None:
         """An inference request was handed to Ollama, which answered with this status (502: it broke off before)."""
         self.requests[model, endpoint, status] += 1
-        self._totals.setdefault(model, Totals()).add(usage)
+        self.by_model[model].add(usage)
 
     def count_remote(self, model: str, endpoint: str, status: int) -> None:
         """The same of a model that runs elsewhere."""
@@ -89,12 +89,12 @@ class Ledger:
 
     def first_token(self, model: str, seconds: float) -> None:
         """A streamed answer began so long after its request had arrived."""
-        totals = self._totals.setdefault(model, Totals())
+        totals = self.by_model[model]
         totals.first_tokens += 1
         totals.first_token_s += seconds
 
     def totals(self, model: str) -> Totals:
-        return self._totals.get(model) or Totals()
+        return self.by_model.get(model) or Totals()
 
     def residence(self, runner: str) -> Residence:
         return self._residences.get(runner) or Residence()

@@ -2,13 +2,13 @@
 
 import time
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Protocol
 
 from swapper_proxy.runtime.ledger import Ledger
 from swapper_proxy.runtime.ports import Usage
 from swapper_proxy.web import usage
 from swapper_proxy.web.relay import Outcome
+from swapper_proxy.web.usage import HEAD_BYTES, TAIL_BYTES
 
 # An answer of one of these types comes token by token.
 STREAMS = ("application/x-ndjson", "text/event-stream")
@@ -38,6 +38,7 @@ class Counted(Outcome):
     pieces: int = 0
     head_bytes: bytes = b""
     tail: bytes = b""
+    _usage: Usage | None = None
 
     def sending(self) -> None:
         super().sending()
@@ -51,21 +52,23 @@ class Counted(Outcome):
         self.pieces += 1
         if self.pieces == 1:
             self._begin(data)
-        self.tail = usage.end_of(self.tail, data)
+        self.tail = data if len(data) >= TAIL_BYTES else self.tail[len(data) - TAIL_BYTES :] + data
 
     def _begin(self, data: bytes) -> None:
         self.began = time.monotonic()
-        self.head_bytes = data[: usage.HEAD_BYTES]
+        self.head_bytes = data[:HEAD_BYTES]
         self.metrics.first_byte(self.model, self.began - self.handed_over)
         if self.streams and self.status == 200:
             self.ledger.first_token(self.model, self.began - self.arrived)
             self.metrics.first_token(self.model, self.began - self.arrived)
 
-    @cached_property
+    @property
     def usage(self) -> Usage:
         """What the answer says; read it at its end.  The time to generate is measured where Ollama does not tell it."""
-        streamed_s = time.monotonic() - self.began if self.streams and self.pieces > 1 else 0.0
-        return usage.read(self.head_bytes, self.tail, streamed_s)
+        if self._usage is None:
+            streamed_s = time.monotonic() - self.began if self.streams and self.pieces > 1 else 0.0
+            self._usage = usage.read(self.head_bytes, self.tail, streamed_s)
+        return self._usage
 
     @property
     def load_s(self) -> float:
@@ -73,8 +76,9 @@ class Counted(Outcome):
 
     def count(self) -> None:
         if self.sent:
-            self.ledger.count(self.model, self.endpoint, self.status, self.usage)
-            self.metrics.answered(self.model, time.monotonic() - self.arrived, self.usage)
+            said = self.usage
+            self.ledger.count(self.model, self.endpoint, self.status, said)
+            self.metrics.answered(self.model, time.monotonic() - self.arrived, said)
 
 
 @dataclass

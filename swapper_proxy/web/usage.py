@@ -24,11 +24,6 @@ _COUNTS = re.compile(rb'"(%b)":\s*(\d+)' % b"|".join(_NAMES))
 NANOSECONDS = 1e-9
 
 
-def end_of(tail: bytes, data: bytes) -> bytes:
-    """The end of an answer, after one more piece of it; pieces may be of any size."""
-    return data if len(data) >= TAIL_BYTES else tail[len(data) - TAIL_BYTES :] + data
-
-
 def read(head: bytes, tail: bytes, streamed_s: float) -> Usage:
     """From both ends of an answer; 0 where it does not say.  `streamed_s`: from its first to its last byte."""
     found = _counts(tail[-TAIL_BYTES:])

@@ -53,7 +53,7 @@ def counted(content_type: str, *pieces: bytes) -> tuple[Usage, Noted, Ledger]:
     return usage, metrics, ledger
 
 
-@pytest.mark.parametrize("size", [1, 7, 100, TAIL_BYTES, 1 << 20])
+@pytest.mark.parametrize("size", [1, 7, 100, TAIL_BYTES - 1, TAIL_BYTES, 1 << 20])
 def test_native_streams(size: int) -> None:
     answer = LINE * 30 + NATIVE_END
     usage, metrics, ledger = counted(
