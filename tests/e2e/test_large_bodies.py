@@ -1,4 +1,4 @@
-"""Bodies of 100 MB: at no time are they in the proxy's memory more than twice."""
+"""Large bodies: at no time are they in the proxy's memory more than twice."""
 
 import gzip
 import io
@@ -14,7 +14,7 @@ from swapper_proxy.web.decoding import zstd
 from tests.e2e.process import forget_peak, memory_mib, served
 from tests.e2e.test_uploads import MIB, pieces
 
-SIZE = 100 * MIB
+SIZE = 32 * MIB
 MOST_TIMES = 1.5
 CONFIG = {
     "models": {
