@@ -104,6 +104,7 @@ class Fields:
 
 
 _decoder = cache(msgspec.json.Decoder)
+_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def named(fields: Fields) -> str:
@@ -131,7 +132,7 @@ def _plain(body: bytes) -> dict[str, msgspec.Raw] | None:
     if not _is_utf8(body):
         return None
     try:
-        raw = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+        raw = _OBJECT.decode(body)
     except (msgspec.MsgspecError, RecursionError):
         return None
     names = "".join(raw)

@@ -168,8 +168,7 @@ class Unacceptable(Exception):
     """Ollama will refuse this request whatever is in memory: it is handed on at once, for Ollama to say so."""
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """A request as it was understood.
 
     `keep_alive` is the client's own; `wants` are the capabilities that not all models have.
@@ -177,7 +176,7 @@ class Asked:
 
     model: str
     intent: Intent = Intent.INFERENCE
-    options: Mapping[str, RunnerOption] = field(default_factory=dict)
+    options: Mapping[str, RunnerOption] = msgspec.field(default_factory=dict)
     keep_alive: KeepAlive | None = None
     wants: frozenset[str] = frozenset()
 
