@@ -4,7 +4,11 @@ Keys count in any case, invalid UTF-8 and lone surrogates become U+FFFD, bytes a
 that is given again the last value holds.  All other values keep their bytes.
 """
 
+import codecs
+import io
 import re
+from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -13,7 +17,11 @@ from swapper_proxy.core.errors import ProxyError
 
 # What is sent one after the other.
 Pieces = tuple[bytes | memoryview, ...]
-_NULL = b"null"
+# A body with more elements or bytes is not checked before its swap, which is the safe side.
+MOST_ELEMENTS = 100_000
+MOST_BYTES = 8 << 20
+_PIECE_BYTES = 1 << 20
+_NULL = msgspec.Raw(b"null")
 _EMPTY = re.compile(rb'null|""|\[\s*\]')
 _TOO_DEEP = "it is nested too deeply"
 _SCALARS = frozenset('"0tn')  # strings, numbers, booleans, null: see _kind
@@ -37,33 +45,40 @@ class WrongType(Exception):
 class Fields:
     """The fields of one JSON object, each still in its own bytes."""
 
-    def __init__(self, raw: dict[str, msgspec.Raw], elements: int = 0, body: bytes = b"") -> None:
+    def __init__(self, raw: dict[str, msgspec.Raw], light: bool, body: bytes = b"") -> None:
         self._raw = raw
         self._body = body  # as it came, as long as that says the same
-        self.elements = elements  # at most so many are in its lists and objects
+        self.light = light  # enough to be looked into
 
     @classmethod
     def read(cls, body: bytes) -> "Fields":
         """Raises Malformed or Ambiguous."""
+        light = len(body) <= MOST_BYTES and body.count(b",") <= MOST_ELEMENTS
         if plain := _plain(body):
-            return cls(plain, body.count(b","), body)
+            return cls(plain, light, body)
         raw: dict[str, msgspec.Raw] = {}
         for key, value in _members(_mended(body)):
             name = _fold(key)
             raw[name] = _again(name, raw[name], value) if name in raw else value
-        return cls(raw, body.count(b","))
+        return cls(raw, light)
 
     def get(self, name: str, kind: Any, default: Any) -> Any:
         """The value of a field.  null counts as absent, as in Go.  Raises WrongType, Ambiguous."""
         raw = self._raw.get(name)
-        if raw is None or bytes(raw) == _NULL:
+        if raw is None or raw == _NULL:
             return default
         try:
-            return msgspec.json.decode(raw, type=kind)
+            return _decoder(kind).decode(raw)
         except msgspec.MsgspecError as error:
             raise WrongType(f"{name}: {error}") from None
         except RecursionError:
             raise Ambiguous(_TOO_DEEP) from None
+
+    def check(self, kinds: Mapping[str, Any]) -> None:
+        """Raises WrongType if a field that is there is of another kind than its name stands for here; Ambiguous."""
+        for name in self._raw:
+            if name in kinds:
+                self.get(name, kinds[name], None)
 
     def is_empty(self, name: str) -> bool:
         """Whether it is absent, null, an empty text or an empty list."""
@@ -86,6 +101,10 @@ class Fields:
         for name, value in self._raw.items():
             pieces += (b"," if pieces else b"{", msgspec.json.encode(name), b":", memoryview(value))
         return (*pieces, b"}") if pieces else (b"{}",)
+
+
+_decoder = cache(msgspec.json.Decoder)
+_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def named(fields: Fields) -> str:
@@ -113,22 +132,23 @@ def _plain(body: bytes) -> dict[str, msgspec.Raw] | None:
     if not _is_utf8(body):
         return None
     try:
-        raw = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+        raw = _OBJECT.decode(body)
     except (msgspec.MsgspecError, RecursionError):
         return None
-    length = 1 + sum([len(key) + len(value) + 4 for key, value in raw.items()])
-    if len(body) not in (length, length + 2 * len(raw) - 1) or any(key != _fold(key) for key in raw):
+    names = "".join(raw)
+    length = 1 + len(names) + sum(map(len, raw.values())) + 4 * len(raw)
+    if len(body) not in (length, length + 2 * len(raw) - 1) or names != _fold(names):
         return None
-    return None if _SURROGATE.search(body) else raw
+    return None if _SUSPECT.search(body) else raw
 
 
-def _members(body: bytes) -> list[tuple[str, msgspec.Raw]]:
+def _members(body: bytes | memoryview) -> list[tuple[str, msgspec.Raw]]:
     """The members of the object that a body begins with.  Raises Malformed, Ambiguous."""
     try:
         members = msgspec.json.decode(body, type=dict[_Key, msgspec.Raw], dec_hook=lambda kind, text: kind(text))
     except msgspec.MsgspecError as error:
         if found := _TRAILING.search(str(error)):
-            return _members(body[: int(found[1]) - 1])
+            return _members(memoryview(body)[: int(found[1]) - 1])
         raise Malformed(str(error)) from None
     except RecursionError:
         raise Ambiguous(_TOO_DEEP) from None
@@ -149,7 +169,7 @@ def _again(name: str, old: msgspec.Raw, new: msgspec.Raw) -> msgspec.Raw:
 
 
 def _kind(value: msgspec.Raw) -> str:
-    first = bytes(value)[:1].decode()
+    first = chr(memoryview(value)[0])
     return "0" if first in "-0123456789" else "t" if first == "f" else first
 
 
@@ -158,7 +178,10 @@ def _fold(key: str) -> str:
 
 
 _INVALID = re.compile("[\udc80-\udcff]")
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+# One whose other half does not stand beside it, or whose backslash stands behind another: it may be no surrogate then.
+_SUSPECT = re.compile(
+    rb"\\u[dD](?:[89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..\\u[dD])[c-fC-F]|(?<=\\\\u.)[89a-fA-F])", re.DOTALL
+)
 _ESCAPE = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u([dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
 )
@@ -167,17 +190,40 @@ _ESCAPE = re.compile(
 def _mended(body: bytes) -> bytes:
     """Each byte that is no UTF-8 and each surrogate without its other half becomes U+FFFD."""
     if not _is_utf8(body):
-        body = _INVALID.sub("\ufffd", body.decode(errors="surrogateescape")).encode()
-    if _SURROGATE.search(body):
-        body = _ESCAPE.sub(lambda escape: rb"\ufffd" if escape[1] else escape[0], body)
-    return body
+        body = _utf8(body)
+    return _paired(body) if _SUSPECT.search(body) else body
+
+
+def _utf8(body: bytes) -> bytes:
+    mended = io.BytesIO()
+    for text in _texts(body, "surrogateescape"):
+        mended.write(_INVALID.sub("\ufffd", text).encode())
+    return mended.getvalue()
+
+
+def _paired(body: bytes) -> bytes:
+    mended = io.BytesIO(body)
+    for escape in _ESCAPE.finditer(body):
+        if escape[1]:
+            mended.seek(escape.start())
+            mended.write(rb"\ufffd")  # which is as long
+    return mended.getvalue()
 
 
 def _is_utf8(body: bytes) -> bool:
     if body.isascii():  # without a copy of it
         return True
     try:
-        body.decode()
+        return all(True for _ in _texts(body, "strict"))
     except UnicodeDecodeError:
         return False
-    return True
+
+
+def _texts(body: bytes, errors: str) -> Iterator[str]:
+    """All of it decoded, a piece at a time: as a text it can take four times the memory."""
+    whole, at = memoryview(body), 0
+    while at < len(whole):
+        piece = whole[at : at + _PIECE_BYTES]
+        text, read = codecs.utf_8_decode(piece, errors, at + len(piece) == len(whole))
+        at += read
+        yield text

@@ -27,8 +27,7 @@ class Intent(Enum):
 _Int = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 _Object = dict[str, msgspec.Raw]
 _Image = str | list[_Int | None] | None
-# Bodies with more elements than this are not checked before their swap, which is the safe side.
-MOST_ELEMENTS = 100_000
+_List = list[msgspec.Raw]
 
 
 class _NativeMessage(msgspec.Struct):
@@ -41,7 +40,7 @@ class _NativeMessage(msgspec.Struct):
 
 class _OpenAIMessage(msgspec.Struct):
     role: str | None = None
-    content: str | list[msgspec.Raw] | None = None
+    content: str | _List | None = None
 
 
 class _ResponseFormat(msgspec.Struct):
@@ -54,11 +53,14 @@ class _StreamOptions(msgspec.Struct):
 
 
 # The types that Ollama insists on before it looks at the model; null is nothing in nearly all places.
+_THINK = bool | str
+_CHAT = {"stream": bool, "tools": _List, "think": _THINK}
 _GENERATE = dict.fromkeys(["prompt", "suffix", "system", "template"], str) | {
     "context": list[_Int | None],
     "images": list[_Image],
     "raw": bool,
     "stream": bool,
+    "think": _THINK,
 }
 _OPENAI = dict.fromkeys(["temperature", "top_p", "frequency_penalty", "presence_penalty"], float) | {
     "max_tokens": _Int,
@@ -66,7 +68,7 @@ _OPENAI = dict.fromkeys(["temperature", "top_p", "frequency_penalty", "presence_
     "stream": bool,
     "stream_options": _StreamOptions,
 }
-_CHAT_COMPLETION = _OPENAI | {"response_format": _ResponseFormat}
+_CHAT_COMPLETION = _OPENAI | {"response_format": _ResponseFormat, "tools": _List}
 _COMPLETION = _OPENAI | {"prompt": str, "suffix": str, "stop": str | float | bool | list[str] | _Object}
 
 
@@ -114,7 +116,7 @@ _ENDPOINTS = (
         "/api/chat",
         "chat",
         "messages",
-        {"stream": bool},
+        _CHAT,
         native=True,
         stops=True,
         text=("messages",),
@@ -138,12 +140,21 @@ _ENDPOINTS = (
     Endpoint(
         "/v1/responses",
         "v1_responses",
+        types={"tools": _List},
         text=("instructions", "input"),
         takes=("tools",),
         needs=_LLM,
         recent=True,
     ),
-    Endpoint("/v1/messages", "v1_messages", text=("system", "messages"), takes=("tools",), needs=_LLM, recent=True),
+    Endpoint(
+        "/v1/messages",
+        "v1_messages",
+        types={"tools": _List},
+        text=("system", "messages"),
+        takes=("tools",),
+        needs=_LLM,
+        recent=True,
+    ),
     Endpoint("/v1/audio/transcriptions", "v1_audio_transcriptions", needs=_LLM, multipart=True, recent=True),
     Endpoint("/v1/images/generations", "v1_images_generations", text=("prompt",), needs=_LLM_OR_PAINTER, recent=True),
     Endpoint(
@@ -157,8 +168,7 @@ class Unacceptable(Exception):
     """Ollama will refuse this request whatever is in memory: it is handed on at once, for Ollama to say so."""
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """A request as it was understood.
 
     `keep_alive` is the client's own; `wants` are the capabilities that not all models have.
@@ -166,7 +176,7 @@ class Asked:
 
     model: str
     intent: Intent = Intent.INFERENCE
-    options: Mapping[str, RunnerOption] = field(default_factory=dict)
+    options: Mapping[str, RunnerOption] = msgspec.field(default_factory=dict)
     keep_alive: KeepAlive | None = None
     wants: frozenset[str] = frozenset()
 
@@ -176,33 +186,32 @@ def read(endpoint: Endpoint, fields: Fields | Form) -> Asked:
     model = fields.get("model", str, "")
     if not model:
         raise Unacceptable("no model")
-    light = fields.elements <= MOST_ELEMENTS
-    if light:
-        _check_types(endpoint, fields)
+    if fields.light:
+        fields.check(endpoint.types)
     if not endpoint.native:
-        if light:
-            _check(endpoint, fields)
+        _check(endpoint, fields)
         return Asked(model, wants=_wants(endpoint, fields))
     keep_alive = fields.get("keep_alive", KeepAlive | None, None)
     leaves_at_once, options = _leaves_at_once(keep_alive), fields.get("options", _Options, None)
     empty = fields.is_empty(endpoint.content)
     if empty and leaves_at_once and endpoint.stops:
         return Asked(model, Intent.UNLOAD)
-    if light:
-        _check(endpoint, fields)
+    _check(endpoint, fields)
     intent = Intent.LOAD if empty else Intent.INFERENCE
     return Asked(model, intent, _runner_options(options) if options else {}, keep_alive, _wants(endpoint, fields))
 
 
+_CAPABILITIES = {"tools": "tools", "think": "thinking", "suffix": "insert"}
+
+
 def _wants(endpoint: Endpoint, fields: Fields | Form) -> frozenset[str]:
-    wants = set()
-    if "tools" in endpoint.takes and fields.get("tools", list[msgspec.Raw], []):
-        wants.add("tools")
-    if "think" in endpoint.takes and fields.get("think", bool | str | None, None) not in (None, False):
-        wants.add("thinking")
-    if "suffix" in endpoint.takes and fields.get("suffix", str, ""):
-        wants.add("insert")
-    return frozenset(wants)
+    return frozenset([_CAPABILITIES[name] for name in endpoint.takes if _has(fields, name)])
+
+
+def _has(fields: Fields | Form, name: str) -> bool:
+    if name == "think":
+        return fields.get(name, _THINK, False) is not False
+    return not fields.is_empty(name)
 
 
 def check(endpoint: Endpoint, asked: Asked, capabilities: frozenset[str] | None) -> None:
@@ -215,14 +224,10 @@ def check(endpoint: Endpoint, asked: Asked, capabilities: frozenset[str] | None)
         raise Unacceptable(f"no capability {' or '.join(missing)}")
 
 
-def _check_types(endpoint: Endpoint, fields: Fields | Form) -> None:
-    """The types that Ollama insists on before anything else.  Raises WrongType."""
-    for name, kind in endpoint.types.items():
-        fields.get(name, kind, None)
-
-
 def _check(endpoint: Endpoint, fields: Fields | Form) -> None:
     """What else Ollama refuses before it looks at the model.  Raises WrongType, Unacceptable."""
+    if not fields.light:
+        return
     if endpoint.label == "generate":
         if fields.get("raw", bool, False) and any(
             fields.get(name, str | list, "") for name in ("template", "system", "context")
@@ -265,14 +270,12 @@ _FLOATS = frozenset(
     ["top_p", "min_p", "typical_p", "repeat_penalty", "temperature", "presence_penalty", "frequency_penalty"]
 )
 _NAMES = sorted(_INTEGERS | _FLOATS | {"use_mmap", "stop"})
-_Options = msgspec.defstruct("_Options", [(name, Any, None) for name in _NAMES])
+_Options = msgspec.defstruct("_Options", [(name, Any, None) for name in _NAMES], omit_defaults=True)
 
 
 def _runner_options(options: Any) -> dict[str, RunnerOption]:
     found: dict[str, RunnerOption] = {}
-    for name, value in zip(_NAMES, msgspec.structs.astuple(options), strict=True):
-        if value is None:
-            continue
+    for name, value in msgspec.to_builtins(options).items():
         if name in _INTEGERS | _FLOATS and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise Unacceptable(f"option {name} is no number")
         if name == "use_mmap" and not isinstance(value, bool):

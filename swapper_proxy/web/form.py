@@ -46,7 +46,10 @@ class Form:
         """The model; of nothing else a form holds is there anything to decide."""
         return self._model if name == "model" else default
 
-    elements = 0
+    light = True
+
+    def check(self, kinds: Mapping[str, Any]) -> None:
+        """Nothing else is known of what is in it."""
 
     def is_empty(self, name: str) -> bool:
         """Of a form only the model is looked at."""
@@ -55,13 +58,12 @@ class Form:
     def set(self, name: str, value: object) -> None:
         """Only the model can be set."""
         if name == "model":
-            whole, new = memoryview(self._body), str(value).encode()
-            self._body = b"".join((whole[: self._place.start], new, whole[self._place.stop :]))
-            self._place = slice(self._place.start, self._place.start + len(new))
             self._model = str(value)
 
     def pieces(self) -> Pieces:
-        return (self._body,)
+        """In pieces, so that files are not copied."""
+        whole = memoryview(self._body)
+        return whole[: self._place.start], self._model.encode(), whole[self._place.stop :]
 
 
 def _boundary(content_type: str) -> str:

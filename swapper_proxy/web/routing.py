@@ -10,7 +10,7 @@ import msgspec
 from swapper_proxy.config import Route
 from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.core.names import canonical
-from swapper_proxy.web.body import Ambiguous, Fields, WrongType
+from swapper_proxy.web.body import MOST_BYTES, Ambiguous, Fields, WrongType
 from swapper_proxy.web.endpoints import Endpoint
 from swapper_proxy.web.form import Form
 
@@ -22,6 +22,7 @@ _DEPTH = 6
 _MOST = 20_000  # messages, parts and texts that are looked at, so that no body holds the others up (0.1 s)
 _LIST = list[msgspec.Raw]
 _OBJECT = dict[str, msgspec.Raw]
+_QUOTE = ord('"')
 _TEXT = msgspec.json.Decoder(str)
 _ENTRIES = msgspec.json.Decoder(_LIST)
 _ANY_OF = msgspec.json.Decoder(str | _LIST | _OBJECT)
@@ -90,9 +91,10 @@ class Router:
         """
         wish = use_llm(fields)
         asked = wish or _field(fields, "model", str) or ""
-        if canonical(asked) not in self._routes:
+        found = self._routes.get(canonical(asked)) if self._routes else None
+        if found is None:
             return Direction(asked, bool(wish))
-        route, rules = self._routes[canonical(asked)]
+        route, rules = found
         traits = read(endpoint, fields)
         choice = choose(route, rules, traits, self._at_hand)
         if choice is None:
@@ -130,7 +132,10 @@ def read(endpoint: Endpoint, fields: Fields | Form) -> Traits:
 
 @dataclass(slots=True)
 class _Content:
-    """Adds up texts and images, wherever they are: strings, lists, messages, parts."""
+    """Adds up texts and images, wherever they are: strings, lists, messages, parts.
+
+    A text of more than MOST_BYTES is as long as its bytes: decoded it would take the memory once more.
+    """
 
     has_images: bool = False
     characters: int = 0
@@ -138,6 +143,9 @@ class _Content:
 
     def add(self, raw: msgspec.Raw | None, depth: int = _DEPTH) -> None:
         self.left -= 1
+        if raw is not None and len(raw) > MOST_BYTES and memoryview(raw)[0] == _QUOTE:
+            self.characters += len(raw) - 2
+            return
         value = _decoded(raw, _ANY_OF)
         if isinstance(value, str):
             self.characters += len(value)

@@ -15,11 +15,12 @@ from tests.real.server import free_port
 
 @contextlib.asynccontextmanager
 async def served(
-    session: aiohttp.ClientSession, upstream: str, folder: Path, before: tuple[str, ...] = ()
+    session: aiohttp.ClientSession, upstream: str, folder: Path, *more: str, before: tuple[str, ...] = ()
 ) -> AsyncIterator[tuple[Client, int]]:
-    """The proxy as a process of its own, and its number; `before` are words that stand before its command."""
+    """The proxy as a process of its own, with `more` arguments, and its number; `before` stands before its command."""
     port = free_port()
     command = [*before, sys.executable, "-m", "swapper_proxy", "serve", "--port", str(port), "--upstream", upstream]
+    command += more
     with (folder / "serve.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
     proxy = Client(session, f"http://127.0.0.1:{port}")
@@ -37,11 +38,17 @@ async def served(
         await process.wait()
 
 
-def memory_mib(process: int) -> float:
-    """What the process takes now."""
+def memory_mib(process: int, figure: str = "VmRSS") -> float:
+    """What the process takes now; `VmHWM`: took at most since it was forgotten, which only Linux tells."""
     status = Path(f"/proc/{process}/status")  # Linux
     if status.exists():
-        kib = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmRSS"))
+        kib = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith(figure))
     else:
         kib = subprocess.run(["ps", "-o", "rss=", "-p", str(process)], capture_output=True, check=True).stdout
     return int(kib) / 1024
+
+
+def forget_peak(process: int) -> None:
+    """What it took at most so far."""
+    with contextlib.suppress(FileNotFoundError):
+        Path(f"/proc/{process}/clear_refs").write_text("5")

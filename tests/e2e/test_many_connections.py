@@ -14,7 +14,7 @@ LIMIT_S = 60
 
 
 async def test_connections_beyond_the_usual_limit_of_open_files(session: aiohttp.ClientSession, tmp_path: Path) -> None:
-    async with serving(Simulator([])) as url, served(session, url, tmp_path, FEW_FILES) as (proxy, _):
+    async with serving(Simulator([])) as url, served(session, url, tmp_path, before=FEW_FILES) as (proxy, _):
         host, port = proxy.url.removeprefix("http://").split(":")
         async with asyncio.timeout(LIMIT_S):
             opened = [await asyncio.open_connection(host, int(port)) for _ in range(CONNECTIONS)]
