@@ -1,8 +1,11 @@
 """Bodies read as Go reads them, and what is understood of them."""
 
 import json
+import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from swapper_proxy.web.body import Ambiguous, Fields, Malformed, WrongType
 from swapper_proxy.web.endpoints import ENDPOINTS, Intent, Unacceptable, read
@@ -130,3 +133,14 @@ def test_a_keep_alive_that_ollama_refuses(value: str) -> None:
 def test_what_a_request_wants(path: str, body: dict, intent: Intent) -> None:
     fields = Fields.read(json.dumps({"model": "a", **body}).encode())
     assert read(ENDPOINTS[path], fields).intent is intent
+
+
+@given(st.lists(st.sampled_from(["\\ud83d", "\\uDE00", "\\uD8", "\\udc", "\\\\", "\\n", "d8", "00", "3d", "u", "x"])))
+def test_no_half_of_a_surrogate_pair_goes_on(parts: list[str]) -> None:
+    body = b'{"prompt":"%b"}' % "".join(parts).encode()
+    try:
+        meant = json.loads(body)["prompt"]
+    except ValueError:
+        return
+    sent = json.loads(b"".join(Fields.read(body).pieces()))["prompt"]
+    assert sent == re.sub("[\ud800-\udfff]", "\ufffd", meant)
