@@ -12,7 +12,8 @@
    to live is over is unloaded;
 6. the earliest time at which something is due is asked for as a wake-up.
 
-While nobody asks for anything but what is resident, only 1 and 4 have anything to do, and only they are done.
+While nobody asks for anything but what is resident, only 1 and 4 have anything to do, and only they are done; `admit`
+grants a request then without any of it.
 
 Held at all times: each id is granted, answered or rejected exactly once; nothing is unloaded with work in flight; at
 most one load or unload is under way; at most one key of a runner occupies memory.
@@ -24,7 +25,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from swapper_proxy.core import refusals, victims
-from swapper_proxy.core.commands import Answer, Command, Held, Reject, Reloaded, StartLoad, StartUnload, WakeAt
+from swapper_proxy.core.commands import Answer, Command, Reject, Reloaded, StartLoad, StartUnload, WakeAt
 from swapper_proxy.core.errors import Rejection
 from swapper_proxy.core.events import (
     Arrived,
@@ -80,6 +81,16 @@ class Scheduler:
         self._wake(policy, now)  # 6
         return self.host.out
 
+    def admit(self, event: Arrived, now: float) -> bool:
+        """Grant at once what `handle` would grant by itself and without more ado; else False, and nothing is done."""
+        record = self.host.occupant(event.key.runner)
+        if record is None or not (record.has_room_for(event.key, event.profile) and self.host.calm):
+            return False
+        record.end_idleness(now)
+        record.grant(event.id, event.ttl_s, now)
+        self.host.holder[event.id] = record
+        return True
+
     @property
     def waiting(self) -> int:
         """How many wait in all queues."""
@@ -97,7 +108,7 @@ class Scheduler:
         if refusal is not None:
             self.host.out.append(Reject(event.id, refusal, refusals.retry_after_s(self.host, record, refusal, now)))
         else:
-            self._report_hold(record, now, paid=not record.past_hold(now))
+            self.host.report_hold(record, now, paid=not record.past_hold(now))
             record.end_idleness(now)
             self.host.enqueue(record, Waiter(event.id, self.host.numbers, now, event.priority, event.ttl_s))
 
@@ -375,13 +386,9 @@ class Scheduler:
     def _start_unload(self, record: Residency, cause: Cause, now: float) -> None:
         self._generation += 1
         record.generation = self._generation
-        self._report_hold(record, now, paid=False)
+        self.host.report_hold(record, now, paid=False)
         self.host.change(record, State.UNLOADING, cause, now)
         self.host.out.append(StartUnload(record.key, record.generation))
-
-    def _report_hold(self, record: Residency, now: float, *, paid: bool) -> None:
-        if record.hold_until is not None and record.held_since < min(now, record.hold_until):
-            self.host.out.append(Held(record.key, min(now, record.hold_until) - record.held_since, paid))
 
     # 6. Time
 
