@@ -12,8 +12,7 @@
    to live is over is unloaded;
 6. the earliest time at which something is due is asked for as a wake-up.
 
-While nobody asks for anything but what is resident, only 1 and 4 have anything to do, and only they are done; `admit`
-grants a request then without any of it.
+While nobody asks for anything but what is resident, only 1 and 4 are done, and `admit` does without these, too.
 
 Held at all times: each id is granted, answered or rejected exactly once; nothing is unloaded with work in flight; at
 most one load or unload is under way; at most one key of a runner occupies memory.

@@ -13,6 +13,7 @@ from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.core.names import is_plausible
 from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.engine import Demand, Engine
+from swapper_proxy.runtime.lease import Lease
 from swapper_proxy.runtime.ledger import Ledger
 from swapper_proxy.runtime.model import Model
 from swapper_proxy.runtime.ports import Body, Header, Relay, UpstreamUnreachable
@@ -191,7 +192,7 @@ class Proxy:
             except Unacceptable:
                 return await self._send(exchange, fields.pieces(), outcome)
             terms.rewrite(fields, endpoint, asked, demand)
-            lease = self._engine.lease(demand)
+            lease = Lease(self._engine, demand)
             try:
                 async with lease:
                     exchange.waited_s = lease.waited_s
