@@ -11,6 +11,8 @@ from swapper_proxy.core.types import Cause, Key, Priority, Profile, Rules, State
 # After a failure Ollama is left alone for 1 s, then 2 s, 4 s ... up to a minute.
 BACKOFF_FIRST_S = 1.0
 BACKOFF_MOST_S = 60.0
+IN_MEMORY = (State.RESIDENT, State.DRAINING)
+IN_TRANSITION = (State.LOADING, State.UNLOADING)
 # Gaps remembered per key: enough for a client's habit, few enough to follow when it changes.
 GAPS = 32
 
@@ -143,7 +145,7 @@ class Residency:
     @property
     def in_transition(self) -> bool:
         """Whether it is being loaded or unloaded."""
-        return self.state in (State.LOADING, State.UNLOADING)
+        return self.state in IN_TRANSITION
 
     @property
     def idle(self) -> bool:
@@ -182,7 +184,7 @@ class Residency:
         """If it is there and has nothing to do any more."""
         if self.in_flight or self.waiters or self.idle_since is not None:
             return
-        if self.state in (State.RESIDENT, State.DRAINING):
+        if self.state in IN_MEMORY:
             self.idle_since = now
 
     def end_idleness(self, now: float) -> None:
