@@ -11,7 +11,7 @@ from swapper_proxy.core.commands import Answer, Changed, Command, Grant, Held, R
 from swapper_proxy.core.errors import Failure, Rejection
 from swapper_proxy.core.estimates import Speed
 from swapper_proxy.core.residency import Residency, Waiter
-from swapper_proxy.core.types import Cause, Key, Limits, Profile, State
+from swapper_proxy.core.types import Cause, Key, Limits, Profile, Sighting, State
 
 # Keys that are absent and wanted by nobody are remembered for their experience, the latest so many: clients can make
 # up keys without end (any num_ctx is another).
@@ -128,11 +128,14 @@ class Host:
     @property
     def calm(self) -> bool:
         """Whether there is nothing to decide: requests are granted by what they ask for, and nothing else is due."""
-        unusual = self.swap or self.forced or self.shrunk or self.unsettled or self.limits.queue_timeout_s is not None
-        if unusual or self.down_since is not None or self.closing_until is not None:
+        if self.swap or self.forced or self.shrunk or self.unsettled:
+            return False
+        if self.down_since is not None or self.closing_until is not None:
+            return False
+        if self.waiting and self.limits.queue_timeout_s is not None:
             return False
         for record in (*self.occupants.values(), *self.queued.values()):
-            if record.state is not State.RESIDENT or record.ttl_s is not None:
+            if record.state is not State.RESIDENT or (record.ttl_s is not None and record.idle):
                 return False
         return True
 
@@ -145,6 +148,15 @@ class Host:
         else:
             self.occupants.pop(record.key.runner, None)
         self.out.append(Changed(record.key, state, cause))
+
+    def adopt(self, sighting: Sighting, now: float) -> None:
+        """Somebody else had it loaded: a resident like any other."""
+        record = self.record(sighting.key, sighting.profile, now)
+        record.last_used = now
+        record.ttl_s = record.idle_since = None
+        self.change(record, State.RESIDENT, Cause.OBSERVED, now)
+        record.begin_idleness(now)
+        self.unsettled |= record.profile.pinned
 
     def become_absent(self, record: Residency, cause: Cause, now: float) -> None:
         record.generation = 0  # whatever is still under way for it belongs to the past

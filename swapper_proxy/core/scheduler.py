@@ -47,7 +47,7 @@ from swapper_proxy.core.events import (
 from swapper_proxy.core.host import Host, Swap
 from swapper_proxy.core.policy import Plan, Policy
 from swapper_proxy.core.residency import Residency, Waiter
-from swapper_proxy.core.types import Cause, Limits, Sighting, State
+from swapper_proxy.core.types import Cause, Limits, State
 
 
 class Scheduler:
@@ -57,6 +57,7 @@ class Scheduler:
         self.host = Host(limits)
         self._generation = 0
         self._wake_at = math.inf
+        self.calm = False  # whether the host was when the last events had been handled
 
     def handle(self, events: Sequence[Event], now: float) -> list[Command]:
         """Take the events of one instant; the commands are in the order in which they are to be carried out."""
@@ -67,7 +68,14 @@ class Scheduler:
         if self.host.calm:
             self.host.serve(now)
             self._reject_surplus(events, now)
-            return self.host.out
+        self.calm = self.host.calm
+        if not self.calm:
+            self._decide(events, now)
+            self.calm = self.host.calm
+        return self.host.out
+
+    def _decide(self, events: Sequence[Event], now: float) -> None:
+        """2 to 6."""
         self._reject_hopeless()
         self._reject_overdue(now)  # 2
         policy = Policy(self.host, now)
@@ -78,12 +86,11 @@ class Scheduler:
         if self.host.down_since is None and not self.host.in_transition:
             self._act(policy, forced, now)  # 5
         self._wake(policy, now)  # 6
-        return self.host.out
 
     def admit(self, event: Arrived, now: float) -> bool:
         """Grant at once what `handle` would grant by itself and without more ado; else False, and nothing is done."""
         record = self.host.occupant(event.key.runner)
-        if record is None or not (record.has_room_for(event.key, event.profile) and self.host.calm):
+        if not self.calm or record is None or not record.has_room_for(event.key, event.profile):
             return False
         record.end_idleness(now)
         record.grant(event.id, event.ttl_s, now)
@@ -224,16 +231,7 @@ class Scheduler:
                 self.host.treat(occupant, replace(sighting.profile, pinned=pinned), now)
                 self.host.shrunk |= occupant.size_gb > before  # sizes are known better once a model is in memory
             elif newest:
-                self._adopt(sighting, now)
-
-    def _adopt(self, sighting: Sighting, now: float) -> None:
-        """Somebody else had it loaded: a resident like any other."""
-        record = self.host.record(sighting.key, sighting.profile, now)
-        record.last_used = now
-        record.ttl_s = record.idle_since = None
-        self.host.change(record, State.RESIDENT, Cause.OBSERVED, now)
-        record.begin_idleness(now)
-        self.host.unsettled |= record.profile.pinned
+                self.host.adopt(sighting, now)
 
     def _on_upstream_down(self, event: UpstreamDown, now: float) -> None:
         if self.host.down_since is not None:

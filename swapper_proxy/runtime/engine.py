@@ -194,7 +194,7 @@ class Engine:
 
     def finish(self, event: Finished) -> None:
         """At once, unless it is to be decided upon together with something else."""
-        if self._events or not self._scheduler.host.calm:
+        if self._events or not self._scheduler.calm:
             self.submit(event)
         else:
             self._events.append(event)

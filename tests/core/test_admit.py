@@ -50,6 +50,25 @@ def test_the_time_to_live_that_a_request_sets_holds(with_a: Talk) -> None:
     assert with_a.wake == [9.0]
 
 
+def test_a_time_to_live_keeps_nobody_out_before_it_runs() -> None:
+    talk = Talk()
+    talk(0, Arrived(1, A, WIDE, ttl_s=5.0))
+    talk(1, Loaded(A, 1))
+    assert admitted(talk, Arrived(2, A, WIDE))
+    talk(4, Finished(1), Finished(2))
+    assert not admitted(talk, Arrived(3, A, WIDE), 5)
+
+
+def test_a_limit_on_waiting_keeps_nobody_out_before_somebody_waits() -> None:
+    talk = Talk(max_resident=2, queue_timeout_s=10.0)
+    talk(0, Arrived(1, A), Arrived(2, B, WIDE))
+    talk(1, Loaded(A, 1))
+    talk(2, Loaded(B, 2))
+    assert admitted(talk, Arrived(3, B, WIDE))
+    talk(3, Arrived(4, A))
+    assert not admitted(talk, Arrived(5, B, WIDE))
+
+
 @pytest.mark.parametrize(
     "event",
     [Arrived(2, A_LONG), Arrived(2, B), Arrived(2, A, WIDE), Arrived(2, Key("nowhere"))],
