@@ -177,6 +177,41 @@ async def test_a_load_without_the_gpu() -> None:
     assert of.load_spec(await found(of, "e"), {}).embedding_only
 
 
+@pytest.mark.parametrize("most", [catalog.MOST_MEANINGS, 1])
+@pytest.mark.parametrize("unlisted", ["allow", "deny"])
+async def test_what_a_name_means(unlisted: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "MOST_MEANINGS", most)
+    of = catalog_of({"mine": {"path": "ollama:A"}, "far": {"path": "ollama:b:1-cloud"}}, unlisted_models=unlisted)
+    await of.refresh()
+    for name, alias, model, elsewhere in (
+        ("mine", "A", "mine", False),
+        ("Library/A:latest", None, "mine", False),
+        ("e", None, "e:latest", False),
+        ("FAR", "b:1-cloud", "far", True),
+        ("x:cloud", None, None, True),
+        ("x", None, None, False),
+        ("line\nbreak", None, None, False),
+    ):
+        meaning = of.meaning(name)
+        known = meaning.model and meaning.model.name
+        assert (meaning.alias, known, meaning.elsewhere) == (alias, model, elsewhere)
+        assert meaning.denied == (unlisted == "deny" and model not in ("mine", "far"))
+        assert of.meaning(name) == meaning
+
+
+async def test_what_a_name_means_follows_ollama(ollama: "Changing") -> None:
+    of = Catalog(ollama, Settings())
+    assert of.meaning("a").model is None
+    await of.refresh()
+    first = of.meaning("a").model
+    assert first is not None
+    assert first.shown is None
+    assert await of.resolve("a") is of.meaning("a").model  # now that it was asked for
+    del ollama.weights["a:latest"]
+    await of.refresh()
+    assert of.meaning("a").model is None
+
+
 class Changing(Ollama):
     """Models that are made anew: `weights` and `digests` may be changed, `meanwhile` is done before the next show."""
 
@@ -275,11 +310,11 @@ async def test_a_configured_model_that_is_gone_and_comes_back(ollama: Changing) 
     assert (await found(of, "mine")).runner == "w1"
     del ollama.weights["a:latest"]
     await of.refresh()
-    gone = of.by_name("mine")
+    gone = of.meaning("mine").model
     assert gone is not None
     assert (gone.runner, of.is_installed(gone)) == ("w1", False)
     ollama.weights["a:latest"] = "w3"
     await of.refresh()
-    back = of.by_name("mine")
+    back = of.meaning("mine").model
     assert back is not None
     assert (back.runner, of.is_installed(back)) == ("w3", True)

@@ -39,7 +39,7 @@ class Speed:
 
     def is_load(self, seconds: float) -> bool:
         """Whether Ollama loaded if it says that loading took so long; for a loaded model it says milliseconds."""
-        return seconds >= max(RELOAD_LEAST_S, RELOAD_PART * self.load_s if self.loads else 0.0)
+        return seconds >= RELOAD_LEAST_S and (not self.loads or seconds >= RELOAD_PART * self.load_s)
 
     def sized(self, gb: float | None) -> None:
         """The size is known, nothing was measured."""

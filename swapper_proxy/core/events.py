@@ -1,4 +1,7 @@
-"""What the scheduler is told.  Times are seconds on the clock of `now`."""
+"""What the scheduler is told.  Times are seconds on the clock of `now`.
+
+What is made for every request is not frozen: that would take three times as long to make.
+"""
 
 from dataclasses import dataclass
 
@@ -6,7 +9,7 @@ from swapper_proxy.core.errors import Failure
 from swapper_proxy.core.types import Cause, Key, Limits, Priority, Profile, Sighting
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Arrived:
     """A request wants `key`.
 
@@ -28,7 +31,7 @@ class Cancelled:
     id: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Finished:
     """A granted request is over; `load_s` is how long Ollama says it loaded the model for it."""
 

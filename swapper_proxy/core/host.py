@@ -7,11 +7,11 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from swapper_proxy.core.commands import Answer, Changed, Command, Grant, Reject
+from swapper_proxy.core.commands import Answer, Changed, Command, Grant, Held, Reject
 from swapper_proxy.core.errors import Failure, Rejection
 from swapper_proxy.core.estimates import Speed
 from swapper_proxy.core.residency import Residency, Waiter
-from swapper_proxy.core.types import Cause, Key, Limits, Profile, State
+from swapper_proxy.core.types import Cause, Key, Limits, Profile, Sighting, State
 
 # Keys that are absent and wanted by nobody are remembered for their experience, the latest so many: clients can make
 # up keys without end (any num_ctx is another).
@@ -111,12 +111,15 @@ class Host:
     @property
     def at_rest(self) -> bool:
         """Whether nobody waits and nothing is being answered, loaded or unloaded."""
-        return not self.waiting and not self.in_transition and not any(r.in_flight for r in self.occupants.values())
+        for record in self.occupants.values():
+            if record.in_flight or record.in_transition:
+                return False
+        return not self.waiting
 
     @property
     def in_transition(self) -> bool:
         """Whether a load or an unload is under way."""
-        return any(r.state in (State.LOADING, State.UNLOADING) for r in self.occupants.values())
+        return any(record.in_transition for record in self.occupants.values())
 
     def expiries(self) -> Iterator[float]:
         """When the times to live of idle occupants are over."""
@@ -125,13 +128,16 @@ class Host:
     @property
     def calm(self) -> bool:
         """Whether there is nothing to decide: requests are granted by what they ask for, and nothing else is due."""
-        unusual = self.swap or self.forced or self.shrunk or self.unsettled or self.limits.queue_timeout_s is not None
-        if unusual or self.down_since is not None or self.closing_until is not None:
+        if self.swap or self.forced or self.shrunk or self.unsettled:
             return False
-        for record in self.occupants.values():
-            if record.state is not State.RESIDENT or record.ttl_s is not None:
+        if self.down_since is not None or self.closing_until is not None:
+            return False
+        if self.waiting and self.limits.queue_timeout_s is not None:
+            return False
+        for record in (*self.occupants.values(), *self.queued.values()):
+            if record.state is not State.RESIDENT or (record.ttl_s is not None and record.idle):
                 return False
-        return all(record.state is State.RESIDENT for record in self.queued.values())
+        return True
 
     def change(self, record: Residency, state: State, cause: Cause, now: float) -> None:
         record.state, record.cause, record.changed_at = state, cause, now
@@ -142,6 +148,15 @@ class Host:
         else:
             self.occupants.pop(record.key.runner, None)
         self.out.append(Changed(record.key, state, cause))
+
+    def adopt(self, sighting: Sighting, now: float) -> None:
+        """Somebody else had it loaded: a resident like any other."""
+        record = self.record(sighting.key, sighting.profile, now)
+        record.last_used = now
+        record.ttl_s = record.idle_since = None
+        self.change(record, State.RESIDENT, Cause.OBSERVED, now)
+        record.begin_idleness(now)
+        self.unsettled |= record.profile.pinned
 
     def become_absent(self, record: Residency, cause: Cause, now: float) -> None:
         record.generation = 0  # whatever is still under way for it belongs to the past
@@ -159,6 +174,10 @@ class Host:
             del self.holder[unloader]
             self.out.append(Answer(unloader) if reason is None else Reject(unloader, reason))
         record.unloaders = []
+
+    def report_hold(self, record: Residency, now: float, *, paid: bool) -> None:
+        if record.hold_until is not None and record.held_since < min(now, record.hold_until):
+            self.out.append(Held(record.key, min(now, record.hold_until) - record.held_since, paid))
 
     def end_swap(self) -> None:
         """A swap is over when its key is there otherwise, or nobody waits for it before its load began."""
@@ -223,16 +242,15 @@ class Host:
         self.answer_loaders(record, now)
         while (head := record.head) and len(record.in_flight) < record.profile.parallel:
             self.dequeue(record, head)
-            record.last_used = now
-            record.in_flight[head.id] = now
-            record.live_for(head.ttl_s)
+            record.grant(head.id, head.ttl_s, now)
             self.out.append(Grant(head.id))
 
     def finish(self, record: Residency, request: int, now: float) -> None:
         record.speed.served(now - record.in_flight.pop(request))
         record.last_used = now
         record.begin_idleness(now)
-        self.touched[record] = None
+        if record.waiters:
+            self.touched[record] = None
 
     def absent_queued(self) -> Iterator[Residency]:
         """The keys that somebody waits for and that are not in memory."""

@@ -11,6 +11,8 @@ from swapper_proxy.core.types import Cause, Key, Priority, Profile, Rules, State
 # After a failure Ollama is left alone for 1 s, then 2 s, 4 s ... up to a minute.
 BACKOFF_FIRST_S = 1.0
 BACKOFF_MOST_S = 60.0
+IN_MEMORY = (State.RESIDENT, State.DRAINING)
+IN_TRANSITION = (State.LOADING, State.UNLOADING)
 # Gaps remembered per key: enough for a client's habit, few enough to follow when it changes.
 GAPS = 32
 
@@ -141,6 +143,11 @@ class Residency:
         return self.state is not State.ABSENT
 
     @property
+    def in_transition(self) -> bool:
+        """Whether it is being loaded or unloaded."""
+        return self.state in IN_TRANSITION
+
+    @property
     def idle(self) -> bool:
         return self.state is State.RESIDENT and not self.in_flight and not self.waiters
 
@@ -160,17 +167,24 @@ class Residency:
         """Whether it is idle and may be unloaded, for whatever reason."""
         return self.idle and not self.profile.pinned and now >= self.unload_backoff.until
 
+    def has_room_for(self, key: Key, profile: Profile) -> bool:
+        """Whether such a request can be served before anybody else, and changes nothing but that."""
+        return (
+            self.head is None
+            and len(self.in_flight) < self.profile.parallel
+            and self.hold_until is None
+            and (profile is self.profile or profile == self.profile)
+            and key.served_by(self.key)
+        )
+
     def past_hold(self, now: float) -> bool:
         return self.hold_until is None or now >= self.hold_until
 
     def begin_idleness(self, now: float) -> None:
         """If it is there and has nothing to do any more."""
-        if (
-            self.state in (State.RESIDENT, State.DRAINING)
-            and not self.in_flight
-            and not self.waiters
-            and self.idle_since is None
-        ):
+        if self.in_flight or self.waiters or self.idle_since is not None:
+            return
+        if self.state in IN_MEMORY:
             self.idle_since = now
 
     def end_idleness(self, now: float) -> None:
@@ -178,6 +192,11 @@ class Residency:
         if self.idle_since is not None:
             self.gaps.append(now - self.idle_since)
         self.idle_since = self.hold_until = None
+
+    def grant(self, request: int, ttl_s: float | None, now: float) -> None:
+        """Serve this request."""
+        self.last_used = self.in_flight[request] = now
+        self.live_for(ttl_s)
 
     def live_for(self, ttl_s: float | None) -> None:
         """A new idle time to live; None leaves it as it is, infinity ends it."""

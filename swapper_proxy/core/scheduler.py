@@ -12,7 +12,7 @@
    to live is over is unloaded;
 6. the earliest time at which something is due is asked for as a wake-up.
 
-While nobody asks for anything but what is resident, only 1 and 4 have anything to do, and only they are done.
+While nobody asks for anything but what is resident, only 1 and 4 are done, and `admit` does without these, too.
 
 Held at all times: each id is granted, answered or rejected exactly once; nothing is unloaded with work in flight; at
 most one load or unload is under way; at most one key of a runner occupies memory.
@@ -24,7 +24,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from swapper_proxy.core import refusals, victims
-from swapper_proxy.core.commands import Answer, Command, Held, Reject, Reloaded, StartLoad, StartUnload, WakeAt
+from swapper_proxy.core.commands import Answer, Command, Reject, Reloaded, StartLoad, StartUnload, WakeAt
 from swapper_proxy.core.errors import Rejection
 from swapper_proxy.core.events import (
     Arrived,
@@ -47,7 +47,7 @@ from swapper_proxy.core.events import (
 from swapper_proxy.core.host import Host, Swap
 from swapper_proxy.core.policy import Plan, Policy
 from swapper_proxy.core.residency import Residency, Waiter
-from swapper_proxy.core.types import Cause, Limits, Sighting, State
+from swapper_proxy.core.types import Cause, Limits, State
 
 
 class Scheduler:
@@ -57,6 +57,7 @@ class Scheduler:
         self.host = Host(limits)
         self._generation = 0
         self._wake_at = math.inf
+        self.calm = False  # whether the host was when the last events had been handled
 
     def handle(self, events: Sequence[Event], now: float) -> list[Command]:
         """Take the events of one instant; the commands are in the order in which they are to be carried out."""
@@ -67,7 +68,14 @@ class Scheduler:
         if self.host.calm:
             self.host.serve(now)
             self._reject_surplus(events, now)
-            return self.host.out
+        self.calm = self.host.calm
+        if not self.calm:
+            self._decide(events, now)
+            self.calm = self.host.calm
+        return self.host.out
+
+    def _decide(self, events: Sequence[Event], now: float) -> None:
+        """2 to 6."""
         self._reject_hopeless()
         self._reject_overdue(now)  # 2
         policy = Policy(self.host, now)
@@ -78,7 +86,16 @@ class Scheduler:
         if self.host.down_since is None and not self.host.in_transition:
             self._act(policy, forced, now)  # 5
         self._wake(policy, now)  # 6
-        return self.host.out
+
+    def admit(self, event: Arrived, now: float) -> bool:
+        """Grant at once what `handle` would grant by itself and without more ado; else False, and nothing is done."""
+        record = self.host.occupant(event.key.runner)
+        if not self.calm or record is None or not record.has_room_for(event.key, event.profile):
+            return False
+        record.end_idleness(now)
+        record.grant(event.id, event.ttl_s, now)
+        self.host.holder[event.id] = record
+        return True
 
     @property
     def waiting(self) -> int:
@@ -97,7 +114,7 @@ class Scheduler:
         if refusal is not None:
             self.host.out.append(Reject(event.id, refusal, refusals.retry_after_s(self.host, record, refusal, now)))
         else:
-            self._report_hold(record, now, paid=not record.past_hold(now))
+            self.host.report_hold(record, now, paid=not record.past_hold(now))
             record.end_idleness(now)
             self.host.enqueue(record, Waiter(event.id, self.host.numbers, now, event.priority, event.ttl_s))
 
@@ -214,16 +231,7 @@ class Scheduler:
                 self.host.treat(occupant, replace(sighting.profile, pinned=pinned), now)
                 self.host.shrunk |= occupant.size_gb > before  # sizes are known better once a model is in memory
             elif newest:
-                self._adopt(sighting, now)
-
-    def _adopt(self, sighting: Sighting, now: float) -> None:
-        """Somebody else had it loaded: a resident like any other."""
-        record = self.host.record(sighting.key, sighting.profile, now)
-        record.last_used = now
-        record.ttl_s = record.idle_since = None
-        self.host.change(record, State.RESIDENT, Cause.OBSERVED, now)
-        record.begin_idleness(now)
-        self.host.unsettled |= record.profile.pinned
+                self.host.adopt(sighting, now)
 
     def _on_upstream_down(self, event: UpstreamDown, now: float) -> None:
         if self.host.down_since is not None:
@@ -375,13 +383,9 @@ class Scheduler:
     def _start_unload(self, record: Residency, cause: Cause, now: float) -> None:
         self._generation += 1
         record.generation = self._generation
-        self._report_hold(record, now, paid=False)
+        self.host.report_hold(record, now, paid=False)
         self.host.change(record, State.UNLOADING, cause, now)
         self.host.out.append(StartUnload(record.key, record.generation))
-
-    def _report_hold(self, record: Residency, now: float, *, paid: bool) -> None:
-        if record.hold_until is not None and record.held_since < min(now, record.hold_until):
-            self.host.out.append(Held(record.key, min(now, record.hold_until) - record.held_since, paid))
 
     # 6. Time
 

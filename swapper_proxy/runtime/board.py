@@ -147,14 +147,14 @@ class Board:
 
     def model(self, name: str) -> ModelState | None:
         """One model by any of its spellings; None if it is neither configured nor installed."""
-        model = self._catalog.by_name(name)
+        model = self._catalog.meaning(name).model
         if model is None:
             return None
         return self._state(model, [r for r in self._engine.residencies() if r.key.runner == model.runner])
 
     def is_at_hand(self, name: str) -> bool:
         """Whether the model of this name is in memory or being loaded, and not about to go."""
-        model = self._catalog.by_name(name)
+        model = self._catalog.meaning(name).model
         records = self._engine.residencies()
         return model is not None and any(r.key.runner == model.runner and r.state in AT_HAND for r in records)
 

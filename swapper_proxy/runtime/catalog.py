@@ -11,7 +11,7 @@ from swapper_proxy import config
 from swapper_proxy.config.keep_alive import FOREVER, KeepAlive, divided
 from swapper_proxy.core.names import canonical, is_cloud, is_plausible
 from swapper_proxy.core.types import Key, Profile, RunnerOption
-from swapper_proxy.runtime.model import GB, Model
+from swapper_proxy.runtime.model import GB, Meaning, Model
 from swapper_proxy.runtime.ports import Control, Installed, LoadSpec, Running, Shown, UpstreamRefused
 
 # A name that Ollama did not know is not asked for again so soon, however many clients ask.
@@ -21,7 +21,8 @@ SWAP_TIMEOUT_BASE_S = 30.0
 SWAP_TIMEOUT_PER_GB_S = 2.0
 # Ollama's default where neither the config nor OLLAMA_NUM_PARALLEL says otherwise (assumed).
 ASSUMED_PARALLEL = 4
-MOST_PROFILES = 1000
+# Clients can make up names and options without end.
+MOST_MEANINGS = MOST_PROFILES = 1000
 # So many versions of models are remembered; the runners of older ones are taken for strangers.
 MOST_DIGESTS = 1000
 
@@ -49,7 +50,8 @@ class Catalog:
         self._asking: dict[str, asyncio.Future[Model | None]] = {}
         self._unknown: dict[str, float] = {}
         self._changing: dict[str, asyncio.Event] = {}  # by runner
-        self._profiles: dict[Key, tuple[Model, Profile]] = {}  # until anything changes that they are made of
+        self._meanings: dict[str, Meaning] = {}  # until anything changes that they are made of, as the profiles
+        self._profiles: dict[Key, tuple[Model, Profile]] = {}
         self._in_memory: dict[str, int] = {}  # bytes that a runner was seen to take
 
     # Reading
@@ -59,32 +61,34 @@ class Catalog:
 
         Raises UpstreamUnreachable.
         """
-        if not is_plausible(name) or self.denied(name):
+        meaning = self.meaning(name)
+        if meaning.denied or not is_plausible(name):
             return None
-        ollama_name = self.alias(name) or name
-        if is_cloud(ollama_name) and canonical(ollama_name) not in self._installed:
-            return Model(name, ollama_name)
-        return await self.find(canonical(ollama_name))
+        if meaning.spelling not in self._installed and is_cloud(meaning.spelling):
+            return Model(name, meaning.alias or name)
+        return await self.find(meaning.spelling)
 
-    def is_elsewhere(self, name: str) -> bool:
-        """Whether the name is known to be of a model that runs on somebody else's machine."""
-        model = self.by_name(name)
-        return model.remote if model else is_cloud(name)
+    def meaning(self, name: str) -> Meaning:
+        """All that is known of a name, in any of its spellings, without asking Ollama."""
+        if meaning := self._meanings.get(name):
+            return meaning
+        if len(self._meanings) >= MOST_MEANINGS:
+            self._meanings.clear()
+        meaning = self._meant(name)
+        if is_plausible(name):
+            self._meanings[name] = meaning
+        return meaning
 
-    def denied(self, name: str) -> bool:
-        """Whether the config keeps this name from being used."""
-        spelling = self._spelling(name)
-        return self._swapper.unlisted_models == "deny" and spelling not in self._configured
-
-    def _spelling(self, name: str) -> str:
-        """The canonical Ollama name that a name means."""
-        spelling = canonical(name)
-        return self._aliases.get(spelling, spelling)
-
-    def alias(self, name: str) -> str | None:
-        """The Ollama name to send instead, if the name is one that only the config knows."""
-        spelling = self._spelling(name)
-        return None if spelling == canonical(name) else self._configured[spelling][1].ollama_name
+    def _meant(self, name: str) -> Meaning:
+        given = canonical(name)
+        spelling = self._aliases.get(given, given)
+        configured = spelling in self._configured
+        return Meaning(
+            spelling,
+            alias=None if spelling == given else self._configured[spelling][1].ollama_name,
+            model=self._known(spelling) if configured or spelling in self._installed else None,
+            denied=self._swapper.unlisted_models == "deny" and not configured,
+        )
 
     def stands_for(self, name: str) -> tuple[str, ...]:
         """The Ollama names behind a name that only the config knows: of a virtual model all that it may choose.
@@ -93,9 +97,9 @@ class Catalog:
         nobody does.
         """
         if rules := self._routes.get(canonical(name)):
-            names = dict.fromkeys(self.alias(name) or name for rule in reversed(rules) for name in rule.models)
+            names = dict.fromkeys(self.meaning(name).alias or name for rule in reversed(rules) for name in rule.models)
             return tuple(sorted(names, key=lambda ollama_name: canonical(ollama_name) not in self._installed))
-        ollama_name = self.alias(name)
+        ollama_name = self.meaning(name).alias
         return (ollama_name,) if ollama_name else ()
 
     @property
@@ -151,13 +155,6 @@ class Catalog:
         names = [*self._configured, *(n for n in self._installed if n not in self._configured)]
         return [self._known(name) for name in names]
 
-    def by_name(self, name: str) -> Model | None:
-        """A configured or installed model, by any of its spellings, without asking Ollama."""
-        spelling = self._spelling(name)
-        if spelling not in self._configured and spelling not in self._installed:
-            return None
-        return self._known(spelling)
-
     def is_installed(self, model: Model) -> bool:
         return canonical(model.ollama_name) in self._installed
 
@@ -207,7 +204,7 @@ class Catalog:
 
     def is_pinned(self, model: Model) -> bool:
         """Whether this or another model of the same runner is pinned."""
-        return bool(self._pinned_keys(model))
+        return model.runner in {self._known(name).runner for name in self._pinned}
 
     def _pinned_keys(self, model: Model) -> list[Key]:
         """The keys of its runner that are pinned: those with the options that the config or the Modelfile gives."""
@@ -307,10 +304,14 @@ class Catalog:
             if after is None or after.digest != before.digest:
                 self._models.pop(name, None)
         self._installed, self._looked = installed, changes
-        self._profiles.clear()
+        self._know_afresh()
         if len(self._by_digest) > MOST_DIGESTS:
             known = {entry.digest for entry in installed.values()}
             self._by_digest = {digest: model for digest, model in self._by_digest.items() if digest in known}
+
+    def _know_afresh(self) -> None:
+        self._meanings.clear()
+        self._profiles.clear()
 
     async def _look(self) -> None:
         with contextlib.suppress(UpstreamRefused):
@@ -364,8 +365,8 @@ class Catalog:
             return None
         model = replace(self._unasked(spelling), shown=shown)
         if entry := self._installed.get(spelling):
-            self._profiles.clear()
             self._models[spelling] = self._last[spelling] = self._by_digest[entry.digest] = model
+            self._know_afresh()
         return model
 
     async def _shown(self, spelling: str) -> Shown:

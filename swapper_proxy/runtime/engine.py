@@ -8,7 +8,6 @@ import itertools
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from swapper_proxy.config import Swapper
@@ -60,7 +59,7 @@ T = TypeVar("T")
 SWAPPING = (Cause.IDLE, Cause.DEADLINE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Demand:
     """What a request asks of a model."""
 
@@ -78,34 +77,6 @@ class Ticket:
     future: asyncio.Future[None]
     model: Model
     keep_alive: int | float | str | None = None
-
-
-class Lease:
-    """Leave to use a model: `async with engine.lease(demand)` waits for it and gives it back, whatever happens.
-
-    Raises Rejected on entering.  `waited_s` is the time spent in the queue, granted or not.  `load_s` may be set to
-    what Ollama says it took to load the model for this request.
-    """
-
-    def __init__(self, engine: "Engine", demand: Demand) -> None:
-        self._engine = engine
-        self._demand = demand
-        self._id = 0
-        self.waited_s = 0.0
-        self.load_s = 0.0
-
-    async def __aenter__(self) -> Self:
-        began = self._engine.now
-        try:
-            self._id = await self._engine.acquire(self._demand)
-        finally:
-            self.waited_s = self._engine.now - began
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._engine.submit(Finished(self._id, self.load_s))
 
 
 class Engine:
@@ -146,9 +117,17 @@ class Engine:
 
     # For requests
 
-    def lease(self, demand: Demand) -> Lease:
-        """Leave to send one request to a model."""
-        return Lease(self, demand)
+    def admit(self, demand: Demand) -> int:
+        """The id to finish with, if the model is there and nothing is to be decided first; else 0."""
+        model = demand.model
+        if self._events or self._catalog.is_changing(model.runner):
+            return 0
+        event = self._arrival(demand, model)
+        if not self._scheduler.admit(event, self._loop.time()):
+            return 0
+        self.idle_since = None
+        self._observer.waited(model.name, 0.0)
+        return event.id
 
     async def acquire(self, demand: Demand) -> int:
         """Wait until the model is resident and has room; the id to finish with.  Raises Rejected."""
@@ -167,13 +146,15 @@ class Engine:
                 model = await self._catalog.changed(model)
 
     async def _acquire(self, demand: Demand, model: Model) -> int:
-        key = model.key(demand.options)
-        profile = self._catalog.profile(model, key)
-        event = Arrived(next(self._ids), key, profile, demand.ttl_s, priority=demand.priority)
+        event = self._arrival(demand, model)
         began = self._loop.time()
         await self._answered(event, Ticket(self._loop.create_future(), model, demand.keep_alive))
         self._observer.waited(model.name, self._loop.time() - began)
         return event.id
+
+    def _arrival(self, demand: Demand, model: Model) -> Arrived:
+        key = model.key(demand.options)
+        return Arrived(next(self._ids), key, self._catalog.profile(model, key), demand.ttl_s, demand.priority)
 
     async def load(self, model: Model, priority: Priority = Priority.HIGH, cause: Cause = Cause.MANUAL) -> None:
         """Make the model resident.  Raises Rejected."""
@@ -210,6 +191,14 @@ class Engine:
         if not self._events:
             self._loop.call_soon(self._decide)
         self._events.append(event)
+
+    def finish(self, event: Finished) -> None:
+        """At once, unless it is to be decided upon together with something else."""
+        if self._events or not self._scheduler.calm:
+            self.submit(event)
+        else:
+            self._events.append(event)
+            self._decide()
 
     def observed(self, asked_at: float, present: tuple[Sighting, ...]) -> None:
         self.submit(Observed(asked_at, present))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from swapper_proxy import config
 from swapper_proxy.core.names import canonical, is_cloud
@@ -11,7 +12,7 @@ from swapper_proxy.runtime.ports import Shown
 GB = 1_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Model:
     """A model that can be asked for.
 
@@ -26,11 +27,11 @@ class Model:
     size: int = 0
     listed_remote: bool | None = None
 
-    @property
+    @cached_property
     def runner(self) -> str:
         return (self.shown and self.shown.runner) or canonical(self.ollama_name)
 
-    @property
+    @cached_property
     def remote(self) -> bool:
         """Whether it runs on somebody else's machine."""
         listed = is_cloud(self.ollama_name) if self.listed_remote is None else self.listed_remote
@@ -49,7 +50,7 @@ class Model:
             return self.configured.type
         return "embedding" if self.embedding_only else "llm"
 
-    @property
+    @cached_property
     def priority(self) -> Priority:
         return Priority(self.configured.priority) if self.configured else Priority.MEDIUM
 
@@ -60,4 +61,31 @@ class Model:
 
     def key(self, options: Mapping[str, RunnerOption]) -> Key:
         """The key of a request for this model with these runner options."""
-        return Key.of(self.runner, self.shown.runner_options if self.shown else {}, options)
+        return Key.of(self.runner, self._own_options, options) if options else self._own_key
+
+    @cached_property
+    def _own_key(self) -> Key:
+        return Key.of(self.runner, self._own_options, {})
+
+    @property
+    def _own_options(self) -> Mapping[str, RunnerOption]:
+        return self.shown.runner_options if self.shown else {}
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What a name that a client uses means, as far as it is known without asking Ollama.
+
+    `spelling` is the canonical Ollama name; `alias` the Ollama name to send instead, if the name is one that only the
+    config knows; `model` the configured or installed model.  `denied`: the config keeps the name from being used.
+    """
+
+    spelling: str
+    alias: str | None
+    model: Model | None
+    denied: bool
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether it is known to be of a model that runs on somebody else's machine."""
+        return self.model.remote if self.model else is_cloud(self.spelling)

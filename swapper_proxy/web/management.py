@@ -172,10 +172,11 @@ class Management:
             model = await self._catalog.resolve(name)
         except UpstreamUnreachable as error:
             raise ProxyError(502, "upstream_unreachable", f"Ollama is not reachable: {error}") from error
-        if self._catalog.denied(name) or (model is None and self._catalog.by_name(name) is None):
+        meaning = self._catalog.meaning(name)
+        if meaning.denied or (model is None and meaning.model is None):
             raise _unknown(name)
         if model is None:
-            raise ProxyError(409, "model_missing", _how_to_pull(self._catalog.by_name(name) or Model(name, name)))
+            raise ProxyError(409, "model_missing", _how_to_pull(meaning.model or Model(name, name)))
         if model.remote:
             raise ProxyError(409, "model_remote", "the model runs elsewhere: there is nothing to load or unload here")
         return model

@@ -13,6 +13,7 @@ from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.core.names import is_plausible
 from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.engine import Demand, Engine
+from swapper_proxy.runtime.lease import Lease
 from swapper_proxy.runtime.ledger import Ledger
 from swapper_proxy.runtime.model import Model
 from swapper_proxy.runtime.ports import Body, Header, Relay, UpstreamUnreachable
@@ -130,7 +131,7 @@ class Proxy:
 
     def _withheld(self, name: str) -> frozenset[bytes]:
         """The headers that do not go with a request for this model."""
-        return CREDENTIALS if self._catalog.is_elsewhere(name) else frozenset()
+        return CREDENTIALS if self._catalog.meaning(name).elsewhere else frozenset()
 
     async def _edit(self, exchange: Exchange, target: str, body: Pieces, edit: Edit) -> None:
         headers = towards_ollama(exchange.request.raw_headers, sum(map(len, body)) if body else None)
@@ -157,7 +158,7 @@ class Proxy:
             model = await self._catalog.resolve(asked.model)
             if model is None:
                 return await self._unknown(exchange, endpoint, asked, fields)
-            if alias := self._catalog.alias(asked.model):
+            if alias := self._catalog.meaning(asked.model).alias:
                 fields.set("model", alias)
             if model.remote:
                 return await self._elsewhere(exchange, endpoint, asked, fields)
@@ -173,7 +174,8 @@ class Proxy:
         if is_plausible(direction.asked):
             exchange.model = direction.asked
         if direction.routed:
-            known = None if self._catalog.denied(name) else self._catalog.by_name(name)
+            meaning = self._catalog.meaning(name)
+            known = None if meaning.denied else meaning.model
             if is_plausible(name):
                 exchange.chosen = known.name if known else name
             fields.set("model", known.ollama_name if known else name)
@@ -194,7 +196,7 @@ class Proxy:
             except Unacceptable:
                 return await self._send(exchange, fields.pieces(), outcome)
             terms.rewrite(fields, endpoint, asked, demand)
-            lease = self._engine.lease(demand)
+            lease = Lease(self._engine, demand)
             try:
                 async with lease:
                     exchange.waited_s = lease.waited_s
@@ -207,7 +209,7 @@ class Proxy:
 
     async def _elsewhere(self, exchange: Exchange, endpoint: Endpoint, asked: Asked, fields: Fields | Form) -> None:
         """A model that runs on somebody else's machine: no swap, counted apart, and no credentials of the client's."""
-        known = self._catalog.by_name(asked.model)
+        known = self._catalog.meaning(asked.model).model
         counts = asked.intent is Intent.INFERENCE
         outcome = CountedRemote(self._ledger, known.name if known else "other", endpoint.label) if counts else Outcome()
         try:
@@ -221,7 +223,7 @@ class Proxy:
             raise ProxyError(403, "keep_alive_fixed", "clients may not unload models here (ignore_client_keep_alive)")
         await self._engine.unload(model)
         now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        done: dict[str, object] = {"model": self._catalog.alias(asked.model) or asked.model, "created_at": now}
+        done: dict[str, object] = {"model": self._catalog.meaning(asked.model).alias or asked.model, "created_at": now}
         if endpoint.content == "messages":  # its members come in another order
             done |= {"message": {"role": "assistant", "content": ""}, "done_reason": "unload", "done": True}
         else:
@@ -231,7 +233,7 @@ class Proxy:
 
     async def _unknown(self, exchange: Exchange, endpoint: Endpoint, asked: Asked, fields: Fields | Form) -> None:
         """Ollama says so itself, unless it knows the model and the config does not let it be used."""
-        if not self._catalog.denied(asked.model):
+        if not self._catalog.meaning(asked.model).denied:
             return await self._send(exchange, fields.pieces(), Outcome())
         quoted, hint = (
             (f"'{asked.model}'", "") if endpoint.content == "prompt" else (f'"{asked.model}"', ", try pulling it first")

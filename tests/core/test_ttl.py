@@ -82,3 +82,8 @@ def test_a_manual_load_has_the_time_to_live_that_it_says(talk: Talk) -> None:
     talk(0, LoadRequested(1, A, ttl_s=3))
     assert talk(1, Loaded(A, 1)) == [Answer(1)]
     assert talk(4, Tick()) == [StartUnload(A, 2)]
+
+
+def test_a_manual_load_of_what_is_there_wakes_when_its_time_to_live_is_over(with_a: Talk) -> None:
+    assert with_a(3, LoadRequested(2, A, ttl_s=3)) == [Answer(2)]
+    assert with_a.wake == [6]

@@ -1,0 +1,34 @@
+"""Leave to send one request to Ollama, taken from the engine and given back."""
+
+from typing import Self
+
+from swapper_proxy.core.events import Finished
+from swapper_proxy.runtime.engine import Demand, Engine
+
+
+class Lease:
+    """Leave to use a model: `async with Lease(engine, demand)` waits for it and gives it back, whatever happens.
+
+    Raises Rejected on entering.  `waited_s` is the time spent in the queue, granted or not.  `load_s` may be set to
+    what Ollama says it took to load the model for this request.
+    """
+
+    def __init__(self, engine: Engine, demand: Demand) -> None:
+        self._engine = engine
+        self._demand = demand
+        self._id = 0
+        self.waited_s = 0.0
+        self.load_s = 0.0
+
+    async def __aenter__(self) -> Self:
+        self._id = self._engine.admit(self._demand)
+        if not self._id:
+            began = self._engine.now
+            try:
+                self._id = await self._engine.acquire(self._demand)
+            finally:
+                self.waited_s = self._engine.now - began
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._engine.finish(Finished(self._id, self.load_s))
