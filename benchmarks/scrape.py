@@ -20,6 +20,7 @@ from swapper_proxy.ollama.simulator import SimulatedModel, Simulator, serving
 from swapper_proxy.runtime.board import Board
 from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.engine import Demand, Engine
+from swapper_proxy.runtime.lease import Lease
 from swapper_proxy.runtime.ledger import Ledger
 from swapper_proxy.runtime.ports import Usage
 
@@ -33,7 +34,7 @@ async def loaded(catalog: Catalog, engine: Engine) -> list[str]:
     for name in names:
         model = await catalog.resolve(name)
         assert model is not None
-        async with engine.lease(Demand(model, {})):
+        async with Lease(engine, Demand(model, {})):
             pass
     return names
 
