@@ -156,6 +156,13 @@ def machine() -> dict[str, Any]:
     }
 
 
+def described() -> str:
+    """The machine in a line."""
+    seen = machine()
+    built = "with" if seen["profile_guided"] else "not said to be built with"
+    return f"{seen['cpus']} CPUs ({seen['cpu']}), Python {seen['python']}, {built} profile-guided optimisation."
+
+
 def profile_guided() -> bool:
     """Whether this Python says that it was built with profile-guided optimisation; some are and do not say so.
 

@@ -142,7 +142,7 @@ def main() -> None:
         found = {load: profiled(relay.SCENARIOS[load], given.seconds, given.code) for load in LOADS}
     except (relay.Failed, processes.NotStarted) as error:
         sys.exit(f"no profile: {error}")
-    print(tables(found), "", json.dumps(processes.machine()), sep="\n")
+    print(tables(found), "", processes.described(), sep="\n")
     if given.json:
         given.json.write_text(json.dumps(found, indent=1) + "\n")
 
