@@ -1,13 +1,15 @@
 # make run    start the proxy on 127.0.0.1:8890 (on the simulated Ollama if none answers)
 # make test   everything: format, lint, types, import direction, tests on a real Ollama
-# make bench  the proxy beside nginx (Debian: nginx-light) in front of the same upstream
+# make bench  the proxy beside nginx (Debian: apt-get install nginx-light) in front of the same upstream
+# make bench-check  the same, and fail if it got worse than benchmarks/ratios.json says
+# make profile  where the CPU time of the proxy goes
 # make clean  forget the virtual environment
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint bench clean
+.PHONY: run test lint bench bench-check profile clean
 
 run: $(VENV)/.run
 	$(BIN)/swapper-proxy serve --config config/swapper_config.yaml --simulate-if-unreachable
@@ -26,6 +28,12 @@ lint: $(VENV)/.test
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks.relay
 
+bench-check: $(VENV)/.test
+	$(BIN)/python -m benchmarks.relay --check benchmarks/ratios.json
+
+profile: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.profile
+
 clean:
 	rm -rf $(VENV)
 
@@ -38,3 +46,7 @@ $(VENV)/.test: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	touch $@ $(VENV)/.run
+
+$(VENV)/.bench: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	touch $@

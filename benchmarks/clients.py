@@ -4,13 +4,14 @@
 `{"port", "model", "connections", "chunks", "interval_ms", "hold"}`: streams that begin at once, each asked for once.
 With `hold` a line says when all have begun, and they are left when standard input ends.
 
-Every answer is checked, and `failures` counts what was wrong.  Times are seconds.
+Every answer is checked, and `failures` counts what was wrong; what takes too long ends it.  Times are seconds.
 """
 
 import asyncio
 import json
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median, quantiles
@@ -21,6 +22,7 @@ import uvloop
 from benchmarks.upstream import ANSWER
 
 OPENING = 100  # connections opened at a time
+LIMIT_S = 120.0  # for all answers; the longest job takes a tenth of that
 
 
 @dataclass
@@ -77,10 +79,10 @@ class Asker(Client):
 
     def data_received(self, data: bytes) -> None:
         self.received += data
-        if not self.received.endswith(ANSWER):
-            return
         if not self.received.startswith(b"HTTP/1.1 200"):
-            self.over.set_exception(ConnectionError("no 200"))
+            self.transport.abort()
+            return
+        if not self.received.endswith(ANSWER):
             return
         self.latencies.append(time.perf_counter() - self.asked_at)
         self.left -= 1
@@ -91,10 +93,11 @@ class Asker(Client):
 
 
 class Stream(Client):
-    """Asks for one stream, and notes when its pieces come."""
+    """Asks for one stream of so many lines, and notes when its pieces come."""
 
-    def __init__(self, ask: bytes) -> None:
+    def __init__(self, ask: bytes, lines: int) -> None:
         super().__init__(ask)
+        self.lines_left = lines
         self.times: list[float] = []
 
     def data_received(self, data: bytes) -> None:
@@ -103,8 +106,12 @@ class Stream(Client):
             self.received += data
             if b'"done"' in self.received and self.received.startswith(b"HTTP/1.1 200"):
                 self.began.set_result(None)
+        self.lines_left -= data.count(b"}")
         if data.endswith(b"0\r\n\r\n"):
-            self.over.set_result(None)
+            if self.lines_left:
+                self.transport.abort()
+            else:
+                self.over.set_result(None)
 
 
 async def connected(job: Job, clients: list[Any]) -> None:
@@ -115,13 +122,19 @@ async def connected(job: Job, clients: list[Any]) -> None:
         await asyncio.gather(*(loop.create_connection(lambda c=c: c, "127.0.0.1", job.port) for c in some))
 
 
+async def ended(waited_for: Iterable[asyncio.Future[None]]) -> list[BaseException | None]:
+    """How each went.  TimeoutError."""
+    async with asyncio.timeout(LIMIT_S):
+        return await asyncio.gather(*waited_for, return_exceptions=True)
+
+
 async def ask(job: Job) -> dict[str, Any]:
     clients = [Asker(job.request(n), job.requests // job.connections) for n in range(job.connections)]
     await connected(job, clients)
     began = time.perf_counter()
     for client in clients:
         client.send()
-    ends = await asyncio.gather(*(client.over for client in clients), return_exceptions=True)
+    ends = await ended(client.over for client in clients)
     latencies = [latency for client in clients for latency in client.latencies]
     return {
         "failures": sum(end is not None for end in ends),
@@ -132,21 +145,23 @@ async def ask(job: Job) -> dict[str, Any]:
 
 
 def summary(times: list[float]) -> dict[str, float]:
-    """Median and 99th percentile, in milliseconds."""
+    """Median and 99th percentile, in milliseconds; nothing of one time or none."""
+    if len(times) < 2:
+        return {}
     return {"p50_ms": median(times) * 1e3, "p99_ms": quantiles(times, n=100)[98] * 1e3}
 
 
 async def stream(job: Job) -> dict[str, Any]:
-    clients = [Stream(job.request(n)) for n in range(job.connections)]
+    clients = [Stream(job.request(n), job.chunks + 1) for n in range(job.connections)]
     await connected(job, clients)
     for client in clients:
         client.send()
-    starts = await asyncio.gather(*(client.began for client in clients), return_exceptions=True)
+    starts = await ended(client.began for client in clients)
     if job.hold:
         print(json.dumps({"failures": sum(start is not None for start in starts)}), flush=True)
         await asyncio.to_thread(sys.stdin.read)
         return {"failures": sum(client.over.done() for client in clients)}
-    ends = await asyncio.gather(*(client.over for client in clients), return_exceptions=True)
+    ends = await ended(client.over for client in clients)
     gaps = [later - earlier for client in clients for earlier, later in pairwise(client.times)]
     return {
         "failures": sum(end is not None for end in ends),

@@ -1,0 +1,115 @@
+"""What the benchmarks make of what they measured."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import contract, profile, relay
+
+KEPT = {
+    "ratios": {scenario: {figure: 2.0} for scenario, figure in contract.RATIOS},
+    "limits": {scenario: {figure: 0.5} for scenario, figure in contract.LIMITS},
+}
+JSON = "JSON answer, 1 connection"
+
+
+def measured(ratio: float = 2.0, proxy: float = 0.5) -> dict[str, Any]:
+    """A run in which all figures have these values."""
+    run: dict[str, Any] = {scenario: {"ratio": {figure: ratio}, "proxy": {}} for scenario, figure in contract.RATIOS}
+    for scenario, figure in contract.LIMITS:
+        run.setdefault(scenario, {})["proxy"] = {figure: proxy}
+    return run
+
+
+@pytest.mark.parametrize("run", [measured(), measured(2.5), measured(1.0, 0.1)])
+def test_noise_and_better_figures_are_borne(run: dict[str, Any]) -> None:
+    assert contract.worse(run, KEPT) == []
+
+
+def test_a_ratio_may_not_be_a_quarter_worse() -> None:
+    run = measured()
+    run[JSON]["ratio"]["cpu_us"] = 2.6
+    assert contract.worse(run, KEPT) == [f"{JSON}: cpu_us is 2.6, 30% above the ratio to nginx of 2 in the file"]
+
+
+def test_a_limit_may_not_be_passed_at_all() -> None:
+    run = measured()
+    run["start"]["proxy"]["start_s"] = 0.55
+    assert contract.worse(run, KEPT) == ["start: start_s is 0.55, 10% above the limit of 0.5 in the file"]
+
+
+@pytest.mark.parametrize(("scenario", "figure"), [*contract.RATIOS, *contract.LIMITS])
+def test_what_is_missing_in_the_run_is_told(scenario: str, figure: str) -> None:
+    run = measured()
+    del run[scenario]
+    assert f"{scenario}: {figure} was not measured" in contract.worse(run, KEPT)
+
+
+def test_what_is_missing_in_the_file_is_told() -> None:
+    found = contract.worse(measured(), {})
+    assert f"{JSON}: cpu_us: no ratio to nginx in the file" in found
+    assert len(found) == len(contract.RATIOS) + len(contract.LIMITS)
+
+
+def test_keeping_leaves_the_limits(tmp_path: Path) -> None:
+    file = tmp_path / "ratios.json"
+    file.write_text(json.dumps(KEPT))
+    contract.keep(measured(1.5), {"cpus": 2}, file)
+    kept = json.loads(file.read_text())
+    assert kept["limits"] == KEPT["limits"]
+    assert kept["ratios"][JSON] == {"cpu_us": 1.5}
+
+
+def test_all_that_is_compared_is_in_the_file_and_measured() -> None:
+    file = Path(contract.__file__).with_name("ratios.json")
+    kept = json.loads(file.read_text())
+    for part, wanted in (("ratios", contract.RATIOS), ("limits", contract.LIMITS)):
+        assert {(scenario, figure) for scenario in kept[part] for figure in kept[part][scenario]} == set(wanted)
+        assert {scenario for scenario, _ in wanted} <= set(relay.SCENARIOS)
+
+
+def test_ratios_are_medians_of_rounds() -> None:
+    rounds = {
+        "direct": [{"p50_ms": 1.0}, {"p50_ms": 2.0}, {"p50_ms": 1.0}],
+        "nginx": [{"p50_ms": 2.0}, {"p50_ms": 4.0}, {"p50_ms": 1.0}],
+        "proxy": [{"p50_ms": 6.0}, {"p50_ms": 8.0}, {"p50_ms": 9.0}],
+    }
+    result = relay.summary(rounds)
+    assert result["ratio"] == {"p50_ms": 3.0}
+    assert result["proxy"] == {"p50_ms": 8.0, "added_p50_ms": 6.0}
+
+
+LOOP = "<module> (swapper_proxy/__main__.py:6);run (uvloop/__init__.py:92);Loop__run (loop.c:20313)"
+HANDLE = f"{LOOP};RequestHandler.start (aiohttp/web_protocol.py:577);Front.handle (swapper_proxy/web/front.py:9)"
+RAW = [
+    f"{LOOP} 1",
+    f"{LOOP};epoll_pwait (libc.so.6) 40",
+    f"{HANDLE} 2",
+    f"{HANDLE};Connection.ask (swapper_proxy/ollama/connection.py:134);writev (libc.so.6) 60",
+    f"{HANDLE};Ledger.count (swapper_proxy/runtime/ledger.py:83);Counter.inc (prometheus_client/metrics.py:340) 3",
+    f"{HANDLE};Ledger.count (swapper_proxy/runtime/ledger.py:84);gc_collect_main (gc.c:1);traverse (x.c:2) 4",
+]
+
+
+def test_each_sample_counts_for_its_innermost_part() -> None:
+    shares = profile.parts(RAW, kernel=0.2)
+    assert {part: round(share, 2) for part, share in shares.items() if share} == {
+        "system calls": 0.2,
+        "event loop": 0.08,
+        "relaying": 0.16,
+        "metrics and counting": 0.24,
+        "garbage collection": 0.32,
+    }
+    assert set(shares) == set(profile.PARTS)
+
+
+def test_functions_have_what_they_call_in_c() -> None:
+    shares = profile.functions(RAW, kernel=0.2)
+    assert {name: round(share, 2) for name, share in shares.items()} == {
+        "Ledger.count (swapper_proxy/runtime/ledger.py)": 0.32,
+        "Counter.inc (prometheus_client/metrics.py)": 0.24,
+        "Front.handle (swapper_proxy/web/front.py)": 0.16,
+        "run (uvloop/__init__.py)": 0.08,
+    }
