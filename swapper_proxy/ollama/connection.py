@@ -63,10 +63,18 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             self.lose(f"what answers is no HTTP: {error}")
-        if self._take is not None and self._pieces:
+        if self._take is None:
+            self._hold(len(data))
+        elif self._pieces:
             self._hand_on(self._take)
         if self._take is None or self._ended or self._lost:
             self._wake()
+
+    def _hold(self, size: int) -> None:
+        self._held += size
+        if self._held > HIGH_BYTES and not (self._paused or self._lost):
+            self._paused = True
+            self._transport.pause_reading()
 
     def _hand_on(self, take: Callable[[bytes], bool]) -> None:
         try:
@@ -129,10 +137,6 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, data: bytes) -> None:
         self._pieces.append(data)
-        self._held += len(data)
-        if self._held > HIGH_BYTES and not self._paused:
-            self._paused = True
-            self._transport.pause_reading()
 
     def on_message_complete(self) -> None:
         if self._headed:
@@ -175,7 +179,7 @@ class Connection(asyncio.Protocol):
     def at_hand(self) -> bytes:
         """What has come of the body and was not taken yet."""
         pieces, self._pieces, self._held = self._pieces, [], 0
-        if self._paused:
+        if self._paused and not self._lost:
             self._paused = False
             self._transport.resume_reading()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -4,6 +4,8 @@ from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
+
 from swapper_proxy.core.errors import Failure
 from swapper_proxy.core.types import RunnerOption
 
@@ -78,8 +80,7 @@ class Running:
     digest: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True):
     """What an answer says at its end: tokens, and seconds that Ollama took to load the model for it and to generate."""
 
     prompt_tokens: int = 0

@@ -1,7 +1,6 @@
 """What is counted and timed of a request that was handed to Ollama."""
 
 import time
-from dataclasses import dataclass
 from typing import Protocol
 
 from swapper_proxy.runtime.ledger import Ledger
@@ -23,8 +22,7 @@ class RequestMetrics(Protocol):
     def rejected(self, reason: str) -> None: ...
 
 
-@dataclass
-class Counted(Outcome):
+class Counted(Outcome, kw_only=True):
     """Of one inference request; `arrived` and `handed_over` are on the monotonic clock."""
 
     ledger: Ledger
@@ -41,11 +39,11 @@ class Counted(Outcome):
     _usage: Usage | None = None
 
     def sending(self) -> None:
-        super().sending()
+        self.sent = True
         self.handed_over = time.monotonic()
 
     def head(self, status: int, content_type: str) -> None:
-        super().head(status, content_type)
+        self.status = status
         self.streams = content_type.startswith(STREAMS)
 
     def chunk(self, data: bytes) -> None:
@@ -81,8 +79,7 @@ class Counted(Outcome):
             self.metrics.answered(self.model, time.monotonic() - self.arrived, said)
 
 
-@dataclass
-class CountedRemote(Outcome):
+class CountedRemote(Outcome, kw_only=True):
     """Of one request for a model that runs elsewhere: apart from the others, and not timed."""
 
     ledger: Ledger

@@ -83,7 +83,8 @@ class Exchange:
 
     def write(self, piece: bytes) -> bool:
         """A piece of the body; False if the client takes no more for now, see `room`."""
-        self._send(self._framed(piece))
+        if (transport := self._protocol.transport) is not None:
+            transport.write(self._framed(piece))
         return not self._protocol.writing_paused
 
     async def room(self) -> None:
@@ -114,8 +115,7 @@ class Exchange:
         return b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece
 
     def _send(self, data: bytes) -> None:
-        transport = self._protocol.transport
-        if transport is not None:  # else the client has left; whoever serves it is about to hear of it
+        if (transport := self._protocol.transport) is not None:  # else the client left; who serves it is about to hear
             transport.write(data)
 
     # For aiohttp's server, which would write a response that it is given

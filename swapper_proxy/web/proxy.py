@@ -185,11 +185,17 @@ class Proxy:
         self, exchange: Exchange, endpoint: Endpoint, asked: Asked, fields: Fields | Form, demand: Demand
     ) -> None:
         if endpoint in self._missing:
-            return await self._send(exchange, fields.pieces(), _Found(self._missing, endpoint))
+            return await self._send(exchange, fields.pieces(), _Found(missing=self._missing, endpoint=endpoint))
         model = demand.model
-        counts = asked.intent is Intent.INFERENCE
-        ledger, metrics = self._ledger, self._metrics
-        outcome = Counted(ledger, metrics, model.name, endpoint.label, exchange.arrived) if counts else Outcome()
+        outcome = Outcome()
+        if asked.intent is Intent.INFERENCE:
+            outcome = Counted(
+                ledger=self._ledger,
+                metrics=self._metrics,
+                model=model.name,
+                endpoint=endpoint.label,
+                arrived=exchange.arrived,
+            )
         try:
             try:
                 endpoints.check(endpoint, asked, model.shown.capabilities if model.shown else None)
@@ -210,8 +216,10 @@ class Proxy:
     async def _elsewhere(self, exchange: Exchange, endpoint: Endpoint, asked: Asked, fields: Fields | Form) -> None:
         """A model that runs on somebody else's machine: no swap, counted apart, and no credentials of the client's."""
         known = self._catalog.meaning(asked.model).model
-        counts = asked.intent is Intent.INFERENCE
-        outcome = CountedRemote(self._ledger, known.name if known else "other", endpoint.label) if counts else Outcome()
+        outcome = Outcome()
+        if asked.intent is Intent.INFERENCE:
+            name = known.name if known else "other"
+            outcome = CountedRemote(ledger=self._ledger, model=name, endpoint=endpoint.label)
         try:
             return await self._send(exchange, fields.pieces(), outcome, CREDENTIALS)
         finally:
@@ -274,14 +282,13 @@ class Proxy:
         await self._engine.probe()
 
 
-class _Found(Outcome):
+class _Found(Outcome, kw_only=True):
     """Of a request to a route that Ollama did not have: it may have got it meanwhile."""
 
-    def __init__(self, missing: set[Endpoint], endpoint: Endpoint) -> None:
-        self._missing = missing
-        self._endpoint = endpoint
+    missing: set[Endpoint]
+    endpoint: Endpoint
 
     def head(self, status: int, content_type: str) -> None:
-        super().head(status, content_type)
+        self.status = status
         if status != 404:
-            self._missing.discard(self._endpoint)
+            self.missing.discard(self.endpoint)

@@ -15,14 +15,14 @@ NDJSON = "application/x-ndjson"
 LEFT = 499  # the client did, before Ollama answered
 
 
-class Outcome:
+class Outcome(msgspec.Struct):
     """What is known of an answer while and after it is relayed.
 
     `sent`: Ollama had the request; `status` is that of its answer.
     """
 
-    sent = False
-    status = LEFT
+    sent: bool = False
+    status: int = LEFT
 
     @property
     def load_s(self) -> float:

@@ -51,8 +51,7 @@ class Choice:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Direction:
+class Direction(msgspec.Struct, frozen=True):
     """How a request comes to its model: `asked` is the name it gives, in `use_llm` or else in its model field."""
 
     asked: str

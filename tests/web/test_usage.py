@@ -43,7 +43,7 @@ class Noted:
 
 def counted(content_type: str, *pieces: bytes) -> tuple[Usage, Noted, Ledger]:
     metrics, ledger = Noted(), Ledger()
-    outcome = Counted(ledger, metrics, "a", "chat", arrived=0.0)
+    outcome = Counted(ledger=ledger, metrics=metrics, model="a", endpoint="chat", arrived=0.0)
     outcome.sending()
     outcome.head(200, content_type)
     for piece in pieces:
