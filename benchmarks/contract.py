@@ -16,6 +16,7 @@ RATIOS = (
 )
 LIMITS = (
     ("JSON answer, 1 connection", "added_p50_ms"),
+    ("5,000 streams at once", "kb_per_stream"),
     ("a body of 100 MB", "times_in_memory"),
     ("start", "start_s"),
 )
