@@ -87,6 +87,11 @@ class Exchange:
             transport.write(self._framed(piece))
         return not self._protocol.writing_paused
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the client takes no more for now."""
+        return self._protocol.writing_paused
+
     async def room(self) -> None:
         """Returns when the client has taken enough of what was written."""
         await self.request.writer.drain()

@@ -144,3 +144,19 @@ def test_no_half_of_a_surrogate_pair_goes_on(parts: list[str]) -> None:
         return
     sent = json.loads(b"".join(Fields.read(body).pieces()))["prompt"]
     assert sent == re.sub("[\ud800-\udfff]", "\ufffd", meant)
+
+
+@pytest.mark.parametrize("spaced", [False, True])
+@pytest.mark.parametrize("fillers", range(24))
+def test_a_key_that_comes_twice_is_never_overlooked(fillers: int, spaced: bool) -> None:
+    members = ['"model":"ab"', *(f'"f{n:02}":1' for n in range(fillers)), '"model":null']
+    body = ("{" + ",".join(members) + "}").encode()
+    if spaced:
+        body = body.replace(b":", b": ").replace(b",", b", ")
+    assert model_of(body) == "ab"
+    assert json.loads(b"".join(Fields.read(body).pieces()))["model"] == "ab"
+
+
+def test_messages_of_the_wrong_type_unload_nothing() -> None:
+    with pytest.raises(WrongType):
+        read(ENDPOINTS["/api/chat"], Fields.read(b'{"model":"a","messages":"","keep_alive":0}'))
