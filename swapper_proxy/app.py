@@ -14,6 +14,7 @@ from aiohttp import web
 from swapper_proxy.config import ConfigError, Server, Settings, warnings
 from swapper_proxy.observe import logs
 from swapper_proxy.observe.metrics import Metrics
+from swapper_proxy.observe.recording import Recorders, Recording
 from swapper_proxy.ollama.client import OllamaClient
 from swapper_proxy.ollama.simulator import SimulatedModel, Simulator, serving
 from swapper_proxy.runtime.board import Board
@@ -66,13 +67,15 @@ async def running(settings: Settings, *, simulate_if_unreachable: bool = False) 
             client = await stack.enter_async_context(_client(settings))
         ledger, metrics = Ledger(), Metrics()
         catalog = Catalog(client, settings)
-        engine = Engine(client, catalog, ledger, logs.SwapLog(metrics), settings.swapper, settings.limits)
+        recorder = Recorders(())
+        observer = logs.SwapLog(Recording(metrics, recorder))
+        engine = Engine(client, catalog, ledger, observer, settings.swapper, settings.limits)
         await stack.enter_async_context(engine)
         watcher = await stack.enter_async_context(Watcher(client, catalog, engine))
         board = Board(catalog, engine, ledger)
         metrics.watch(board)
         router, changes = Router(settings.routes, board.is_at_hand), Changes(engine, catalog, watcher.look)
-        proxy = Proxy(client, engine, catalog, ledger, metrics, router, changes, settings.server)
+        proxy = Proxy(client, engine, catalog, ledger, metrics, recorder, router, changes, settings.server)
         management = Management(board, engine, catalog, metrics, settings, note)
         url = await stack.enter_async_context(_listening(settings, Front(proxy, management, settings.server)))
         await stack.enter_async_context(Standby(settings, catalog, engine))

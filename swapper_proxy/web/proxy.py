@@ -16,7 +16,7 @@ from swapper_proxy.runtime.engine import Demand, Engine
 from swapper_proxy.runtime.lease import Lease
 from swapper_proxy.runtime.ledger import Ledger
 from swapper_proxy.runtime.model import Model
-from swapper_proxy.runtime.ports import Body, Header, Relay, UpstreamUnreachable
+from swapper_proxy.runtime.ports import Body, Header, Recorder, Relay, UpstreamUnreachable
 from swapper_proxy.web import endpoints, offered, terms
 from swapper_proxy.web.body import Ambiguous, Fields, Malformed, Pieces, WrongType, named
 from swapper_proxy.web.changes import CHANGES, Changes
@@ -44,6 +44,7 @@ class Proxy:
         catalog: Catalog,
         ledger: Ledger,
         metrics: RequestMetrics,
+        recorder: Recorder,
         router: Router,
         changes: Changes,
         server: config.Server,
@@ -53,6 +54,7 @@ class Proxy:
         self._catalog = catalog
         self._ledger = ledger
         self._metrics = metrics
+        self._recorder = recorder
         self._router = router
         self._intake = Intake(server)
         self._missing: set[Endpoint] = set()  # that this version of Ollama does not have
@@ -192,6 +194,7 @@ class Proxy:
             outcome = Counted(
                 ledger=self._ledger,
                 metrics=self._metrics,
+                recorder=self._recorder,
                 model=model.name,
                 endpoint=endpoint.label,
                 arrived=exchange.arrived,
@@ -211,7 +214,7 @@ class Proxy:
             finally:
                 exchange.waited_s = lease.waited_s  # a refusal tells it too
         finally:
-            outcome.count()
+            outcome.count(exchange.waited_s or 0.0)
 
     async def _elsewhere(self, exchange: Exchange, endpoint: Endpoint, asked: Asked, fields: Fields | Form) -> None:
         """A model that runs on somebody else's machine: no swap, counted apart, and no credentials of the client's."""

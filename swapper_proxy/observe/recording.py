@@ -1,0 +1,61 @@
+"""Makes records of what happens, for whoever keeps or shows them."""
+
+import time
+from collections.abc import Sequence
+
+from swapper_proxy.core.types import Cause, State
+from swapper_proxy.observe.passing import Passing
+from swapper_proxy.runtime.board import STATUS
+from swapper_proxy.runtime.ports import Observer, Recorder, RequestRecord, StateRecord, SwapRecord
+
+
+class Recorders:
+    """All of them, as one."""
+
+    def __init__(self, recorders: Sequence[Recorder]) -> None:
+        self._recorders = recorders
+
+    def request(self, record: RequestRecord) -> None:
+        for recorder in self._recorders:
+            recorder.request(record)
+
+    def swap(self, record: SwapRecord) -> None:
+        for recorder in self._recorders:
+            recorder.swap(record)
+
+    def state(self, record: StateRecord) -> None:
+        for recorder in self._recorders:
+            recorder.state(record)
+
+
+class Recording(Passing):
+    """Of swaps and states; those of requests are made where these are counted."""
+
+    def __init__(self, following: Observer, recorder: Recorder) -> None:
+        super().__init__(following)
+        self._recorder = recorder
+        self._drained: dict[str, float] = {}  # seconds, until the model is gone
+        self._gone = ("", 0.0, 0.0)  # what was unloaded last: its drain and its unload
+
+    def drained(self, model: str, seconds: float) -> None:
+        self._drained[model] = seconds
+        super().drained(model, seconds)
+
+    def unloaded(self, model: str, seconds: float, cause: str) -> None:
+        self._gone = model, self._drained.pop(model, 0.0), seconds
+        super().unloaded(model, seconds, cause)
+
+    def loaded(self, model: str, seconds: float, expected_s: float, replaced: str, cause: str) -> None:
+        gone, drain_s, unload_s = self._gone
+        if not replaced or replaced != gone:
+            drain_s = unload_s = 0.0
+        self._recorder.swap(SwapRecord(time.time(), replaced, model, cause, drain_s, unload_s, seconds, False))
+        super().loaded(model, seconds, expected_s, replaced, cause)
+
+    def load_failed(self, model: str, seconds: float, status: int) -> None:
+        self._recorder.swap(SwapRecord(time.time(), "", model, "failed", 0.0, 0.0, seconds, True))
+        super().load_failed(model, seconds, status)
+
+    def changed(self, model: str, state: State, cause: Cause) -> None:
+        self._recorder.state(StateRecord(time.time(), model, STATUS[state], cause))
+        super().changed(model, state, cause)
