@@ -96,6 +96,15 @@ def test_the_dashboard_is_where_its_provider_looks() -> None:
     assert mounted(home) == GRAFANA / "dashboards" / "swapper-proxy.json"
 
 
+def test_grafana_asks_nobody_outside_and_lets_nobody_change_what_is_provisioned() -> None:
+    environment = SERVICES["grafana"]["environment"]
+    asks = ("ANALYTICS_REPORTING_ENABLED", "ANALYTICS_CHECK_FOR_UPDATES", "ANALYTICS_CHECK_FOR_PLUGIN_UPDATES")
+    assert {environment[f"GF_{name}"] for name in (*asks, "NEWS_NEWS_FEED_ENABLED")} == {"false"}
+    assert environment["GF_PLUGINS_PREINSTALL_DISABLED"] == environment["GF_SECURITY_DISABLE_GRAVATAR"] == "true"
+    assert "GF_AUTH_ANONYMOUS_ORG_ROLE" not in environment  # it is Viewer then
+    assert SOURCE["editable"] is False
+
+
 @pytest.mark.parametrize("panel", panels(), ids=lambda panel: panel["title"])
 def test_a_panel_asks_the_provisioned_source_and_says_what_it_shows(panel: dict[str, Any]) -> None:
     for source in (panel["datasource"], *(target["datasource"] for target in panel["targets"])):
