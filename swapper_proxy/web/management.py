@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Protocol
+from urllib.parse import urlsplit
 
 import msgspec
 from aiohttp import web
@@ -17,11 +18,12 @@ from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.engine import Engine
 from swapper_proxy.runtime.model import Model
 from swapper_proxy.runtime.ports import Header, UpstreamUnreachable
+from swapper_proxy.web import console
 from swapper_proxy.web.dialects import Dialect, rendered
 from swapper_proxy.web.exchange import Exchange
 
 PROMETHEUS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
-WORDS = ("health", "ready", "status", "queue", "models", "metrics")
+WORDS = ("health", "ready", "status", "queue", "models", "metrics", "config")
 WITH_NAMES = ("models", "metrics")
 
 # Status, headers and body.
@@ -31,7 +33,7 @@ Response = tuple[int, list[Header], bytes]
 def is_management(path: str) -> bool:
     """Whether the path is the proxy's own."""
     word, slash, name = path[1:].partition("/")
-    return word in (WITH_NAMES if slash else WORDS) and bool(name) == bool(slash)
+    return console.is_console(path) or (word in (WITH_NAMES if slash else WORDS) and bool(name) == bool(slash))
 
 
 class Exposition(Protocol):
@@ -60,6 +62,7 @@ class Management:
             "queue": self.queue,
             "models": self.models,
             "metrics": self.metrics,
+            "config": self.config,
         }
         self._actions = {"load": self.load, "unload": self.unload}
 
@@ -75,6 +78,8 @@ class Management:
         """The paths are `/WORD`, `/WORD/NAME` and `/models/NAME/ACTION`; a name may hold slashes."""
         method, (_, word, *rest) = exchange.request.method, exchange.path.split("/")
         reads = method in ("GET", "HEAD")
+        if console.is_console(exchange.path) and reads:
+            return await console.page(exchange.request, exchange.path)
         if not rest and reads:
             return await self._pages[word](exchange.request)
         if word == "models" and len(rest) > 1 and method == "POST" and rest[-1] in self._actions:
@@ -147,6 +152,11 @@ class Management:
         else:
             status, headers, body = 200, [(b"Content-Type", PROMETHEUS_TYPE)], self._metrics.exposition()
         return status, [*headers, (b"Vary", b"Accept")], body
+
+    async def config(self, _: web.BaseRequest) -> Response:
+        """The settings as they took effect; a password in Ollama's URL is left out."""
+        upstream = msgspec.structs.replace(self._settings.upstream, url=_without_password(self._settings.upstream.url))
+        return _json(msgspec.structs.replace(self._settings, upstream=upstream))
 
     def model_metrics(self, name: str) -> Response:
         return _json(_measured(self._state(name)))
@@ -310,6 +320,11 @@ def _doubt(lane: Lane) -> str:
         f"{lane.model}: {lane.waiting} requests wait because {lane.parallel} at once are assumed to be Ollama's limit; "
         "set `parallel`, or OLLAMA_NUM_PARALLEL as Ollama has it"
     )
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _how_to_pull(model: Model) -> str:
