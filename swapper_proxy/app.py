@@ -25,7 +25,9 @@ from swapper_proxy.runtime.model import GB
 from swapper_proxy.runtime.ports import UpstreamRefused, UpstreamUnreachable
 from swapper_proxy.runtime.standby import Standby
 from swapper_proxy.runtime.watcher import Watcher
+from swapper_proxy.web.broadcast import Broadcast
 from swapper_proxy.web.changes import Changes
+from swapper_proxy.web.events import Events
 from swapper_proxy.web.front import Front
 from swapper_proxy.web.management import Management
 from swapper_proxy.web.proxy import Proxy
@@ -67,7 +69,8 @@ async def running(settings: Settings, *, simulate_if_unreachable: bool = False) 
             client = await stack.enter_async_context(_client(settings))
         ledger, metrics = Ledger(), Metrics()
         catalog = Catalog(client, settings)
-        recorder = Recorders(())
+        broadcast = Broadcast()
+        recorder = Recorders([broadcast])
         observer = logs.SwapLog(Recording(metrics, recorder))
         engine = Engine(client, catalog, ledger, observer, settings.swapper, settings.limits)
         await stack.enter_async_context(engine)
@@ -76,12 +79,14 @@ async def running(settings: Settings, *, simulate_if_unreachable: bool = False) 
         metrics.watch(board)
         router, changes = Router(settings.routes, board.is_at_hand), Changes(engine, catalog, watcher.look)
         proxy = Proxy(client, engine, catalog, ledger, metrics, recorder, router, changes, settings.server)
-        management = Management(board, engine, catalog, metrics, settings, note)
+        events = Events(broadcast, board, settings.swapper.mode)
+        management = Management(board, engine, catalog, metrics, events, settings, note)
         url = await stack.enter_async_context(_listening(settings, Front(proxy, management, settings.server)))
         await stack.enter_async_context(Standby(settings, catalog, engine))
         try:
             yield Running(url, client.url, note, engine)
         finally:
+            events.close()
             engine.shutdown(settings.server.shutdown_grace)
 
 
