@@ -19,10 +19,11 @@ from swapper_proxy.runtime.model import Model
 from swapper_proxy.runtime.ports import Header, UpstreamUnreachable
 from swapper_proxy.web.dialects import Dialect, rendered
 from swapper_proxy.web.exchange import Exchange
+from swapper_proxy.web.history import History
 
 PROMETHEUS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
-WORDS = ("health", "ready", "status", "queue", "models", "metrics")
-WITH_NAMES = ("models", "metrics")
+WORDS = ("health", "ready", "status", "queue", "models", "metrics", "history")
+WITH_NAMES = ("models", "metrics", "history")
 
 # Status, headers and body.
 Response = tuple[int, list[Header], bytes]
@@ -44,12 +45,20 @@ class Management:
     """Handlers; `routes` says for which paths."""
 
     def __init__(
-        self, board: Board, engine: Engine, catalog: Catalog, metrics: Exposition, settings: config.Settings, note: str
+        self,
+        board: Board,
+        engine: Engine,
+        catalog: Catalog,
+        metrics: Exposition,
+        history: History,
+        settings: config.Settings,
+        note: str,
     ) -> None:
         self._board = board
         self._engine = engine
         self._catalog = catalog
         self._metrics = metrics
+        self._history = history
         self._settings = settings
         self._note = note  # what runs behind the proxy, if it is no real Ollama
         self._tasks: set[asyncio.Future[None]] = set()
@@ -75,6 +84,8 @@ class Management:
         """The paths are `/WORD`, `/WORD/NAME` and `/models/NAME/ACTION`; a name may hold slashes."""
         method, (_, word, *rest) = exchange.request.method, exchange.path.split("/")
         reads = method in ("GET", "HEAD")
+        if word == "history" and reads:
+            return await self.history(exchange.request, "/".join(rest))
         if not rest and reads:
             return await self._pages[word](exchange.request)
         if word == "models" and len(rest) > 1 and method == "POST" and rest[-1] in self._actions:
@@ -150,6 +161,9 @@ class Management:
 
     def model_metrics(self, name: str) -> Response:
         return _json(_measured(self._state(name)))
+
+    async def history(self, request: web.BaseRequest, name: str) -> Response:
+        return _json(await self._history.page(name, request.query.items()))
 
     def _state(self, name: str) -> ModelState:
         state = self._board.model(name)
