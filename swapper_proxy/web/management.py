@@ -20,11 +20,12 @@ from swapper_proxy.web.dialects import Dialect, rendered
 from swapper_proxy.web.events import PATH as EVENTS
 from swapper_proxy.web.events import Events
 from swapper_proxy.web.exchange import Exchange
+from swapper_proxy.web.history import History
 from swapper_proxy.web.shapes import described, how_to_pull, measured, queue, stamp, status
 
 PROMETHEUS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
-WORDS = ("health", "ready", "status", "queue", "models", "metrics", "config", "events")
-WITH_NAMES = ("models", "metrics")
+WORDS = ("health", "ready", "status", "queue", "models", "metrics", "config", "events", "history")
+WITH_NAMES = ("models", "metrics", "history")
 READING = ("GET", "HEAD")
 
 # Status, headers and body.
@@ -53,6 +54,7 @@ class Management:
         catalog: Catalog,
         metrics: Exposition,
         events: Events,
+        history: History,
         settings: config.Settings,
         note: str,
     ) -> None:
@@ -61,6 +63,7 @@ class Management:
         self._catalog = catalog
         self._metrics = metrics
         self._events = events
+        self._history = history
         self._settings = settings
         self._note = note  # what runs behind the proxy, if it is no real Ollama
         self._tasks: set[asyncio.Future[None]] = set()
@@ -91,6 +94,8 @@ class Management:
         if console.is_console(exchange.path) and method in READING:
             return await console.page(exchange.request, exchange.path)
         reads = method in READING
+        if word == "history" and reads:
+            return await self.history(exchange.request, "/".join(rest))
         if not rest and reads:
             return await self._pages[word](exchange.request)
         if word == "models" and len(rest) > 1 and method == "POST" and rest[-1] in self._actions:
@@ -150,6 +155,9 @@ class Management:
 
     def model_metrics(self, name: str) -> Response:
         return _json(measured(self._state(name)))
+
+    async def history(self, request: web.BaseRequest, name: str) -> Response:
+        return _json(await self._history.page(name, request.query.items()))
 
     def _state(self, name: str) -> ModelState:
         state = self._board.model(name)

@@ -1,7 +1,3 @@
 // Whether the proxy keeps a history.
 
-export function recorded(config) {
-  const history = config?.history;
-  if (!history || history === "off") return false;
-  return history.enabled !== false;
-}
+export const recorded = (config) => (config?.history?.path ?? null) !== null;
