@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol
+from urllib.parse import urlsplit
 
 import msgspec
 from aiohttp import web
@@ -14,15 +15,17 @@ from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.engine import Engine
 from swapper_proxy.runtime.model import Model
 from swapper_proxy.runtime.ports import Header, UpstreamUnreachable
+from swapper_proxy.web import console
 from swapper_proxy.web.dialects import Dialect, rendered
 from swapper_proxy.web.events import PATH as EVENTS
 from swapper_proxy.web.events import Events
 from swapper_proxy.web.exchange import Exchange
+from swapper_proxy.web.history import History
 from swapper_proxy.web.shapes import described, how_to_pull, measured, queue, stamp, status
 
 PROMETHEUS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
-WORDS = ("health", "ready", "status", "queue", "models", "metrics", "events")
-WITH_NAMES = ("models", "metrics")
+WORDS = ("health", "ready", "status", "queue", "models", "metrics", "config", "events", "history")
+WITH_NAMES = ("models", "metrics", "history")
 READING = ("GET", "HEAD")
 
 # Status, headers and body.
@@ -32,7 +35,7 @@ Response = tuple[int, list[Header], bytes]
 def is_management(path: str) -> bool:
     """Whether the path is the proxy's own."""
     word, slash, name = path[1:].partition("/")
-    return word in (WITH_NAMES if slash else WORDS) and bool(name) == bool(slash)
+    return console.is_console(path) or (word in (WITH_NAMES if slash else WORDS) and bool(name) == bool(slash))
 
 
 class Exposition(Protocol):
@@ -51,6 +54,7 @@ class Management:
         catalog: Catalog,
         metrics: Exposition,
         events: Events,
+        history: History,
         settings: config.Settings,
         note: str,
     ) -> None:
@@ -59,6 +63,7 @@ class Management:
         self._catalog = catalog
         self._metrics = metrics
         self._events = events
+        self._history = history
         self._settings = settings
         self._note = note  # what runs behind the proxy, if it is no real Ollama
         self._tasks: set[asyncio.Future[None]] = set()
@@ -69,6 +74,7 @@ class Management:
             "queue": self.queue,
             "models": self.models,
             "metrics": self.metrics,
+            "config": self.config,
         }
         self._actions = {"load": self.load, "unload": self.unload}
 
@@ -85,7 +91,11 @@ class Management:
     async def _called(self, exchange: Exchange) -> Response:
         """The paths are `/WORD`, `/WORD/NAME` and `/models/NAME/ACTION`; a name may hold slashes."""
         method, (_, word, *rest) = exchange.request.method, exchange.path.split("/")
+        if console.is_console(exchange.path) and method in READING:
+            return await console.page(exchange.request, exchange.path)
         reads = method in READING
+        if word == "history" and reads:
+            return await self.history(exchange.request, "/".join(rest))
         if not rest and reads:
             return await self._pages[word](exchange.request)
         if word == "models" and len(rest) > 1 and method == "POST" and rest[-1] in self._actions:
@@ -138,8 +148,16 @@ class Management:
             status, headers, body = 200, [(b"Content-Type", PROMETHEUS_TYPE)], self._metrics.exposition()
         return status, [*headers, (b"Vary", b"Accept")], body
 
+    async def config(self, _: web.BaseRequest) -> Response:
+        """The settings as they took effect; a password in Ollama's URL is left out."""
+        upstream = msgspec.structs.replace(self._settings.upstream, url=_without_password(self._settings.upstream.url))
+        return _json(msgspec.structs.replace(self._settings, upstream=upstream))
+
     def model_metrics(self, name: str) -> Response:
         return _json(measured(self._state(name)))
+
+    async def history(self, request: web.BaseRequest, name: str) -> Response:
+        return _json(await self._history.page(name, request.query.items()))
 
     def _state(self, name: str) -> ModelState:
         state = self._board.model(name)
@@ -211,6 +229,11 @@ def _quality(text: str) -> float:
         return float(text)
     except ValueError:
         return 0.0
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _unknown(name: str) -> ProxyError:
