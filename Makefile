@@ -15,6 +15,7 @@ run: $(VENV)/.run
 	$(BIN)/swapper-proxy serve --config config/swapper_config.yaml --simulate-if-unreachable
 
 test: $(VENV)/.test lint
+	$(BIN)/python -m tests.real.tools
 	$(BIN)/python -m tests.real.install
 	$(BIN)/python -m pytest tests/core -q --cov=swapper_proxy.core --cov-branch --cov-fail-under=100
 	$(BIN)/python -m pytest tests -q --ignore=tests/core
