@@ -12,6 +12,7 @@ from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.storage import history
 from swapper_proxy.storage.history import History
 from swapper_proxy.storage.reading import recorded
+from swapper_proxy.storage.schema import STEPS
 from tests.e2e.conftest import until
 from tests.storage.test_schema import request, state, swap
 
@@ -49,11 +50,14 @@ async def test_uptimes_grow_by_what_is_new(tmp_path: Path) -> None:
         assert keeping.past.uptime_s == {"w": 5.0}
 
 
-@pytest.mark.parametrize("path", ["file/h.sqlite", "folder", "broken.sqlite"])
+@pytest.mark.parametrize("path", ["file/h.sqlite", "folder", "broken.sqlite", "other.sqlite"])
 async def test_what_cannot_be_opened_is_off(tmp_path: Path, caplog: pytest.LogCaptureFixture, path: str) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
     (tmp_path / "broken.sqlite").write_text("nonsense" * 1000)
+    other = sqlite3.connect(tmp_path / "other.sqlite")
+    other.execute(f"PRAGMA user_version = {len(STEPS)}")  # but none of the tables
+    other.close()
     async with History(kept(tmp_path / path)) as keeping:
         keeping.request(request())
         with pytest.raises(ProxyError) as caught:
