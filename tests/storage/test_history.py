@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import sqlite3
+import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,9 @@ import pytest
 from swapper_proxy import config
 from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.storage import history
-from swapper_proxy.storage.history import History
+from swapper_proxy.storage.history import MB, History, write
 from swapper_proxy.storage.reading import recorded
-from swapper_proxy.storage.schema import STEPS
+from swapper_proxy.storage.schema import STEPS, opened
 from tests.e2e.conftest import until
 from tests.storage.test_schema import request, state, swap
 
@@ -34,6 +36,20 @@ async def test_all_is_written_at_the_end(tmp_path: Path, caplog: pytest.LogCaptu
         keeping.state(state())
     assert recorded(file) == ([request()] * 3, [swap()])
     assert warnings(caplog) == []
+
+
+async def test_what_is_old_or_too_much_is_dropped_at_the_start(tmp_path: Path) -> None:
+    file, now = tmp_path / "h.sqlite", time.time()
+    with closing(opened(file)) as db:
+        write(db, [request(now - 90_000)] + [request(now - number % 7) for number in range(30_000)])
+    assert file.stat().st_size > 1.5 * MB
+    async with History(kept(file, days=1)):
+        pass
+    assert len(recorded(file)[0]) == 30_000
+    async with History(kept(file, days=1, max_mb=1)) as keeping:
+        keeping.request(request(now))
+    assert 1000 < len(recorded(file)[0]) < 30_000
+    assert file.stat().st_size < 1.1 * MB
 
 
 async def test_uptimes_grow_by_what_is_new(tmp_path: Path) -> None:
