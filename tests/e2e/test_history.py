@@ -227,6 +227,14 @@ async def test_totals_outlive_a_restart(session: aiohttp.ClientSession, simulato
         assert (await proxy.get("/metrics/first"))[1]["request_count"] == 3
 
 
+async def test_two_proxies_may_share_a_file(session: aiohttp.ClientSession, simulator: str, file: Path) -> None:
+    async with keeping(session, simulator, file) as one, keeping(session, simulator, file) as other:
+        await asyncio.gather(*(proxy.generate("alpha") for proxy in (one, other, one)))
+        assert len(await kept(one, "requests", 3)) == len(await kept(other, "requests", 3))
+    async with keeping(session, simulator, file) as proxy:
+        assert (await proxy.get("/metrics/first"))[1]["request_count"] == 3
+
+
 async def test_a_file_of_a_newer_version_stops_the_start(
     session: aiohttp.ClientSession, simulator: str, tmp_path: Path
 ) -> None:

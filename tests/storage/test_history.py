@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import sqlite3
+import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,9 @@ import pytest
 from swapper_proxy import config
 from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.storage import history
-from swapper_proxy.storage.history import History
+from swapper_proxy.storage.history import MB, History, write
 from swapper_proxy.storage.reading import recorded
+from swapper_proxy.storage.schema import STEPS, opened
 from tests.e2e.conftest import until
 from tests.storage.test_schema import request, state, swap
 
@@ -35,6 +38,20 @@ async def test_all_is_written_at_the_end(tmp_path: Path, caplog: pytest.LogCaptu
     assert warnings(caplog) == []
 
 
+async def test_what_is_old_or_too_much_is_dropped_at_the_start(tmp_path: Path) -> None:
+    file, now = tmp_path / "h.sqlite", time.time()
+    with closing(opened(file)) as db:
+        write(db, [request(now - 90_000)] + [request(now - number % 7) for number in range(30_000)])
+    assert file.stat().st_size > 1.5 * MB
+    async with History(kept(file, days=1)):
+        pass
+    assert len(recorded(file)[0]) == 30_000
+    async with History(kept(file, days=1, max_mb=1)) as keeping:
+        keeping.request(request(now))
+    assert 1000 < len(recorded(file)[0]) < 30_000
+    assert file.stat().st_size < 1.1 * MB
+
+
 async def test_uptimes_grow_by_what_is_new(tmp_path: Path) -> None:
     file, uptimes_s = tmp_path / "h.sqlite", {"w": 1.0}
     for total in (1.0, 5.0):
@@ -49,11 +66,14 @@ async def test_uptimes_grow_by_what_is_new(tmp_path: Path) -> None:
         assert keeping.past.uptime_s == {"w": 5.0}
 
 
-@pytest.mark.parametrize("path", ["file/h.sqlite", "folder", "broken.sqlite"])
+@pytest.mark.parametrize("path", ["file/h.sqlite", "folder", "broken.sqlite", "other.sqlite"])
 async def test_what_cannot_be_opened_is_off(tmp_path: Path, caplog: pytest.LogCaptureFixture, path: str) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
     (tmp_path / "broken.sqlite").write_text("nonsense" * 1000)
+    other = sqlite3.connect(tmp_path / "other.sqlite")
+    other.execute(f"PRAGMA user_version = {len(STEPS)}")  # but none of the tables
+    other.close()
     async with History(kept(tmp_path / path)) as keeping:
         keeping.request(request())
         with pytest.raises(ProxyError) as caught:

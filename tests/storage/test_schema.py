@@ -122,6 +122,15 @@ def test_totals_and_uptimes_add_up(tmp_path: Path) -> None:
     assert was.uptime_s == {"w": 3.5}
 
 
+def test_absurd_counts_cost_nothing_else(tmp_path: Path) -> None:
+    file = tmp_path / "h.sqlite"
+    absurd = RequestRecord(NOW, "a", "chat", 200, 0.0, None, 1.0, Usage(10**30, 2**63, 0.0, 1.0))
+    with closing(opened(file)) as db:
+        write(db, [absurd] * 3)
+        assert past(db).totals["a"].requests == 3
+    assert usage(file, 3600, {})[0]["requests"] == 3
+
+
 def test_usage_by_hour_and_day(tmp_path: Path) -> None:
     file = tmp_path / "h.sqlite"
     hour = NOW // 3600 * 3600
