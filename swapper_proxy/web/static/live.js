@@ -5,12 +5,12 @@ import { epoch } from "./format.js";
 import { now } from "./store.js";
 
 const POLL_MS = 2000;
+const CHECK_MS = 15_000;
 
 export class Live {
   constructor(store) {
     this.store = store;
     this.source = null;
-    this.timer = null;
     this.supported = null; // whether the proxy has /events: null while it is not known
     this.observers = { state: [], swap: [], request: [], again: [] };
   }
@@ -22,7 +22,8 @@ export class Live {
 
   start() {
     this.listen();
-    this.timer = setInterval(() => this.look(), POLL_MS);
+    setInterval(() => this.look(), POLL_MS);
+    setInterval(() => this.check(), CHECK_MS);
   }
 
   listen() {
@@ -61,8 +62,19 @@ export class Live {
 
   failed(source) {
     if (source !== this.source) return;
-    if (source.readyState === EventSource.CLOSED) this.source = null; // answered, but with no stream of events
-    this.look(); // it tells a proxy without events from one that is gone
+    if (source.readyState === EventSource.CLOSED) this.source = null; // answered, but with no stream: see `look`
+    else this.look();
+  }
+
+  // A connection that died without a word, as that of a computer that slept.
+  async check() {
+    if (this.source?.readyState !== EventSource.OPEN) return;
+    try {
+      await get("ready").catch((error) => (error.status ? null : Promise.reject(error)));
+    } catch {
+      this.store.setConnection("lost");
+      this.listen();
+    }
   }
 
   // Nothing to do while events come in.

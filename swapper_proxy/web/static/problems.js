@@ -30,7 +30,7 @@ async function recall(store) {
 }
 
 export function mount(store, live) {
-  const list = h("ol", { class: "problems", tabindex: "0", "aria-labelledby": "problems-title", role: "log" });
+  const list = h("ol", { class: "problems", tabindex: "0", "aria-labelledby": "problems-title", "aria-live": "polite" });
   const empty = h("p", { class: "note" });
   body("problems").append(empty, list);
   let asked = false;

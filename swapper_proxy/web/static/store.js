@@ -49,6 +49,9 @@ export class Store {
 
   setStatus(status) {
     this.status = status;
+    const gone = [...this.models.keys()].filter((name) => !status.available_models.includes(name));
+    for (const name of gone) this.models.delete(name);
+    if (gone.length) this.changed("models");
     this.changed("status");
   }
 
@@ -63,7 +66,6 @@ export class Store {
   }
 
   snapshot({ status, models, queue }) {
-    this.models = new Map([...this.models].filter(([name]) => models.some((model) => model.name === name)));
     this.setStatus(status);
     this.setModels(models);
     this.setQueue(queue);
