@@ -3,13 +3,14 @@
 # make bench  the proxy beside nginx (Debian: apt-get install nginx-light) in front of the same upstream
 # make bench-check  the same, and fail if it got worse than benchmarks/ratios.json says
 # make profile  where the CPU time of the proxy goes
+# make docs   write docs/configuration.md from the settings
 # make clean  forget the virtual environment
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint bench bench-check profile clean
+.PHONY: run test lint docs bench bench-check profile clean
 
 run: $(VENV)/.run
 	$(BIN)/swapper-proxy serve --config config/swapper_config.yaml --simulate-if-unreachable
@@ -25,6 +26,9 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/.run
+	$(BIN)/python -m swapper_proxy.config.reference > docs/configuration.md
 
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks.relay

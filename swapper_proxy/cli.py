@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from urllib.parse import quote
 
 import click
+from click.shell_completion import get_completion_class
 
 from swapper_proxy import __version__, app, config
 from swapper_proxy.core.errors import ProxyError
@@ -251,6 +252,15 @@ def explain(
     except ProxyError as refused:
         _fail(refused.message, REFUSED)
     _show(asdict(answer), as_json, str(answer))
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print what completes this command in SHELL; for bash: eval "$(swapper-proxy completion bash)"."""
+    script = get_completion_class(shell)
+    assert script is not None  # the choices are those that click has
+    click.echo(script(main, {}, "swapper-proxy", "_SWAPPER_PROXY_COMPLETE").source())
 
 
 def _content(file: str) -> bytes:
