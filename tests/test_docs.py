@@ -12,7 +12,9 @@ from swapper_proxy.config import reference
 from swapper_proxy.config.loading import NUM_PARALLEL
 from swapper_proxy.config.settings import NOT_IN_FILES
 from swapper_proxy.observe.metrics import Metrics
-from swapper_proxy.runtime.board import Board, Snapshot
+from swapper_proxy.runtime.board import Board, ModelState, Snapshot
+from swapper_proxy.runtime.ledger import Residence, Totals
+from swapper_proxy.runtime.ports import Usage
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -21,11 +23,29 @@ CONFIG = ROOT / "config" / "swapper_config.yaml"
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 
 
-def metric_names() -> list[str]:
+def shown_metrics() -> dict[str, tuple[str, frozenset[str]]]:
+    """The type and the labels of each, once everything has happened once."""
     metrics = Metrics()
-    metrics.watch(Mock(Board, snapshot=lambda: Snapshot(None, (), {}, {}, {}, True)))
+    count, totals = {("m", "/api/chat", 200): 1}, Totals()
+    model = ModelState("m", "m", "llm", 1.0, "low", True, False, False, "loaded", 0, 0, 0, totals, Residence())
+    metrics.watch(Mock(Board, snapshot=lambda: Snapshot("m", (model,), count, count, {"m": totals}, True)))
+    for hook in (metrics.waited, metrics.drained, metrics.first_byte, metrics.first_token):
+        hook("m", 1.0)
+    metrics.rejected("queue_full")
+    metrics.loaded("m", 1.0, 1.0, "", "idle")
+    metrics.load_failed("m", 1.0, 500)
+    metrics.unloaded("m", 1.0, "idle")
+    metrics.held("m", 1.0, True)
+    metrics.reloaded("m", 1.0, "gone")
+    metrics.answered("m", 1.0, Usage(generated_tokens=1, generation_s=1.0))
     families = text_string_to_metric_families(metrics.exposition().decode())
-    return [f"{m.name}_total" if m.type == "counter" else m.name for m in families]
+    return {
+        f"{m.name}_total" if m.type == "counter" else m.name: (
+            m.type,
+            frozenset(label for sample in m.samples for label in sample.labels) - {"le"},
+        )
+        for m in families
+    }
 
 
 def test_every_key_has_a_meaning_and_stands_in_the_shipped_file() -> None:
@@ -75,8 +95,19 @@ def test_every_command_is_described() -> None:
     assert [name for name in cli.main.commands if name not in usage.split()] == []
 
 
-def test_every_metric_is_described() -> None:
-    assert [name for name in metric_names() if f"`{name}`" not in README] == []
+def test_every_metric_is_described_as_it_is() -> None:
+    page = (DOCS / "metrics.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(swapper_\w+)` \| (\w+) \| ([\w, ]*)\|", page, re.MULTILINE)
+    described = {name: (kind, frozenset(labels.replace(",", " ").split())) for name, kind, labels in rows}
+    assert described == shown_metrics()
+    assert len(described) == len(rows)
+
+
+def test_the_queries_ask_for_what_there_is() -> None:
+    page = (DOCS / "metrics.md").read_text(encoding="utf-8").split("## Questions and queries")[1]
+    asked = {re.sub("_(bucket|sum|count)$", "", name) for name in re.findall(r"swapper_\w+", page)}
+    assert asked
+    assert asked <= set(shown_metrics())
 
 
 def test_the_shipped_configuration_loads() -> None:
@@ -102,3 +133,35 @@ def test_the_image_runs_the_real_thing_as_nobody_special() -> None:
     assert int(user.split(":")[0]) > 0
     for line in ("SWAPPER_HOST=0.0.0.0", "SWAPPER_PORT=8890", "EXPOSE 8890", 'CMD ["swapper-proxy", "serve"]'):
         assert line in DOCKERFILE
+
+
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.name)
+def test_what_pages_speak_of_is_there(page: Path) -> None:
+    """Keys in full, metrics and variables; and the examples of configurations can be used."""
+    text = page.read_text(encoding="utf-8")
+    assert page.name in README
+    keys = {key.path for key in reference.all_keys()}
+    sections = "|".join({key.partition(".")[0] for key in keys})
+    spoken = re.findall(rf"`((?:{sections})\.[\w.]+\w)`", text.replace("config/swapper_config.yaml", ""))
+    assert [key for key in spoken if key not in keys] == []
+    metrics = {
+        re.sub("_(bucket|sum|count)$", "", name) for name in re.findall(r"swapper_\w+_(?:total|seconds)\b", text)
+    }
+    assert metrics <= set(shown_metrics())
+
+
+@pytest.mark.parametrize("page", ["coming-from-the-old-service.md", "behind-open-webui.md"])
+def test_configurations_in_pages_can_be_used(page: str, tmp_path: Path) -> None:
+    (example,) = re.findall(r"```yaml\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "c.yaml").write_text(example)
+    settings = config.load(str(tmp_path / "c.yaml"), {})
+    assert (len(settings.models), config.warnings(settings)) == (2, [])

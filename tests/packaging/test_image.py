@@ -52,6 +52,13 @@ def test_what_it_says_of_itself() -> None:
     assert of("ENTRYPOINT") == []
 
 
+def test_docker_is_sent_what_is_copied_and_no_more() -> None:
+    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
+    sent = {line[1:] for line in lines if line.startswith("!")}
+    copied = [source for copy in of("COPY") if not copy.startswith("--from=") for source in copy.split()[:-1]]
+    assert (lines[0], {source.split("/")[0] for source in copied}) == ("*", sent)
+
+
 def test_everybody_can_read_what_was_built_and_nobody_change_it(built: image.Stage) -> None:
     files = [f for f in (built.root / "opt" / "swapper").rglob("*") if f.is_file() and not f.is_symlink()]
     assert (built.root / "opt/swapper/bin/swapper-proxy") in files
