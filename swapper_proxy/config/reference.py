@@ -74,6 +74,9 @@ MEANINGS = {
     "routes.NAME.is_embedding": "condition: whether it is for an embedding",
     "routes.NAME.longer_than": "condition: more characters of text than this",
     "metrics.default_format": "what `/metrics` answers to who accepts anything; `json`: as the old service did",
+    "history.path": "file of the history of requests, swaps and states; `history: off` keeps none; content never is kept",
+    "history.days": "what is older is dropped",
+    "history.max_mb": "the oldest is dropped while the file takes more",
     "logging.level": "the least important lines that are shown",
     "logging.format": "`json`: an object a line",
 }
@@ -85,6 +88,7 @@ DEFAULTS = {
     "swapper.model_swap_timeout": "30 + 2 per GB of the model",
     "swapper.keep_alive": "Ollama's own timer",
     "swapper.parallel": "`OLLAMA_NUM_PARALLEL`, else 4",
+    "history.path": "`swapper-proxy/history.sqlite` in `$XDG_STATE_HOME`, else in `~/.local/state`",
     "models.NAME.size_gb": "as measured, or on disk",
     "models.NAME.parallel": "`swapper.parallel`",
     "models.NAME.keep_alive": "`swapper.keep_alive`",
