@@ -1,6 +1,7 @@
 ARG PYTHON=python:3.12.12-slim-bookworm
 
 FROM ${PYTHON} AS build
+WORKDIR /var/lib/swapper-proxy
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY swapper_proxy swapper_proxy
@@ -16,10 +17,13 @@ LABEL org.opencontainers.image.title="Swapper Proxy" \
       org.opencontainers.image.licenses="MIT"
 COPY --from=build /opt/swapper /opt/swapper
 COPY config/swapper_config.yaml /etc/swapper/swapper_config.yaml
+# Empty: a new volume that is mounted there takes its owner from it
+COPY --from=build --chown=10001:10001 /var/lib/swapper-proxy /var/lib/swapper-proxy
 ENV PATH=/opt/swapper/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     SWAPPER_CONFIG_PATH=/etc/swapper/swapper_config.yaml \
+    XDG_STATE_HOME=/var/lib \
     SWAPPER_HOST=0.0.0.0 \
     SWAPPER_PORT=8890
 USER 10001:10001

@@ -27,7 +27,7 @@ def shown_metrics() -> dict[str, tuple[str, frozenset[str]]]:
     """The type and the labels of each, once everything has happened once."""
     metrics = Metrics()
     count, totals = {("m", "/api/chat", 200): 1}, Totals()
-    model = ModelState("m", "m", "llm", 1.0, "low", True, False, False, "loaded", 0, 0, 0, totals, Residence())
+    model = ModelState("m", "m", "llm", 1.0, "low", True, False, False, "loaded", 0, 0, 0, False, totals, Residence())
     metrics.watch(Mock(Board, snapshot=lambda: Snapshot("m", (model,), count, count, {"m": totals}, True)))
     for hook in (metrics.waited, metrics.drained, metrics.first_byte, metrics.first_token):
         hook("m", 1.0)
