@@ -8,7 +8,8 @@ import { now } from "./store.js";
 
 const WIDTH = 360, HEIGHT = 150, LEFT = 44, BOTTOM = 20, TOP = 8;
 const SPANS = { hour: { size: 3600, buckets: 24, label: "24 hours, by hour" }, day: { size: 86_400, buckets: 14, label: "14 days, by day" } };
-const REFRESH_MS = 30_000;
+const REFRESH_MS = 5000; // if there was a request; the hours pass anyway
+const IDLE = 12; // looks without a request until one is made nevertheless
 
 const EMPTY = { requests: 0, errors: 0, prompt_tokens: 0, generated_tokens: 0, wait_s_mean: 0, wait_s_max: 0 };
 
@@ -39,11 +40,11 @@ function take(bucket, row) {
   for (const key of ["requests", "errors", "prompt_tokens", "generated_tokens"]) bucket[key] += row[key];
 }
 
-// The next round number, so that the axis ends at one.
+// The next round number that can be halved, so that the axis ends at one.
 export function rounded(value) {
-  if (value <= 0) return 1;
+  if (value <= 0) return 2;
   const unit = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 2.5, 5, 10].map((step) => step * unit).find((top) => top >= value);
+  return [2, 4, 6, 8, 10].map((step) => step * unit).find((top) => top >= value);
 }
 
 function axis(most, show) {
@@ -136,5 +137,11 @@ export function mount(store, live) {
   store.on(["config"], () => charts.refresh());
   store.on(["models"], () => charts.choices());
   live.on("again", () => charts.refresh());
-  setInterval(() => charts.refresh(), REFRESH_MS);
+  let idle = 0;
+  live.on("request", () => (idle = IDLE));
+  setInterval(() => {
+    if (++idle <= IDLE) return;
+    idle = 0;
+    charts.refresh();
+  }, REFRESH_MS);
 }
