@@ -5,9 +5,11 @@ Events of the ring have ids, and one who comes back with the last of them gets w
 """
 
 import asyncio
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
+from functools import cached_property
 
 from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.runtime.board import Board
@@ -18,6 +20,8 @@ from swapper_proxy.web.shapes import Shape
 
 PATH = "/events"
 FIGURES_S = 0.5
+# Nor is more than this part of the time spent on looking, which takes tens of milliseconds where a thousand wait.
+MOST_LOOKING = 0.05
 HEARTBEAT_S = 15.0
 HEARTBEAT = b":\n\n"
 MOST_CONSUMERS = 100
@@ -25,7 +29,7 @@ MOST_CONSUMERS = 100
 _PASSING = ("uptime_s", "waited_seconds", "estimated_wait_seconds")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Figures:
     """GET /status, the items of GET /models and GET /queue at one instant."""
 
@@ -37,7 +41,7 @@ class Figures:
     def snapshot(self) -> Shape:
         return {"status": self.status, "models": self.models, "queue": self.queue}
 
-    @property
+    @cached_property
     def lasting(self) -> dict[str, Shape]:
         """What is compared: each by its name, without what is no news."""
         queue = self.queue | {"requests": [_lasting(waiting) for waiting in self.queue["requests"]]}
@@ -70,7 +74,7 @@ class Events:
         self._board = board
         self._mode = mode
         self._told: dict[str, Shape] = {}  # of the figures: what every consumer knows
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None  # of the next look
         self._over = asyncio.Event()
 
     async def handle(self, exchange: Exchange) -> None:
@@ -84,7 +88,7 @@ class Events:
         _begin(exchange, self._first(exchange))
         self._broadcast.join(exchange)
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(FIGURES_S, self._tick)
+            self._look_after(FIGURES_S)
         try:
             while not await self._ended():
                 self._broadcast.write(exchange, HEARTBEAT)
@@ -109,9 +113,8 @@ class Events:
 
     def _first(self, exchange: Exchange) -> bytes:
         """What was missed since the event that the client names, and the figures of now; or how it is."""
-        figures, ring = self._figures(), self._broadcast.ring
+        figures, ring, alone = self._figures(), self._broadcast.ring, not self._broadcast.consumers
         lasting = figures.lasting
-        alone = not self._broadcast.consumers
         # What this one knows and the others do not yet is to be told to all at the next look.
         self._told = lasting if alone else {k: v for k, v in self._told.items() if lasting.get(k) == v}
         request = exchange.request
@@ -120,11 +123,21 @@ class Events:
             return event("snapshot", figures.snapshot, ring.latest_id)
         return ring.after(known) + b"".join(figures.news({}))
 
-    def _tick(self) -> None:
+    def _look_after(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
+
+    def _look(self) -> None:
         self._timer = None
         if not self._broadcast.consumers:
             return
-        self._timer = asyncio.get_running_loop().call_later(FIGURES_S, self._tick)
+        began = time.monotonic()
+        try:
+            self._tell_news()
+        finally:
+            self._look_after(max(FIGURES_S, (time.monotonic() - began) / MOST_LOOKING))
+
+    def _tell_news(self) -> None:
+        """What happened, then the figures that changed."""
         self._broadcast.flush()
         figures = self._figures()
         if news := b"".join(figures.news(self._told)):
