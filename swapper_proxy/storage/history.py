@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from queue import Empty, Full, Queue
+from queue import Empty, SimpleQueue
 from typing import NamedTuple, TypeVar
 
 from swapper_proxy.config import ConfigError
@@ -27,10 +27,12 @@ from swapper_proxy.storage.schema import NewerFile, opened, transaction, trim
 log = logging.getLogger(__name__)
 
 MOST_WAITING = 20_000  # records
+MOST_READING = 2  # at once: a long period takes seconds, and others need the threads, too
 # Together less than the second that may be lost.
 BATCH_S = 0.5
 UPTIMES_S = 0.4
 TRIM_S = 60.0
+MOST_TOKENS = 10**9
 CLOSE_S = 10.0
 MB = 1_000_000
 
@@ -64,9 +66,10 @@ class History:
         self._kept = kept
         self._path = Path(kept.path or "")
         self._db: sqlite3.Connection | None = None
-        self._queue = Queue[Record](MOST_WAITING)
+        self._queue = SimpleQueue[Record]()
         self._closing = threading.Event()
         self._writer = threading.Thread(target=self._write_all, name="history", daemon=True)
+        self._readers = asyncio.Semaphore(MOST_READING)
         self._lost = False
         self._counted: dict[str, float] = {}  # the uptimes that are in the queue or the file
         self._watching: asyncio.Task[None] | None = None
@@ -77,7 +80,7 @@ class History:
         """Raises ConfigError if a newer proxy wrote the file."""
         if self._kept.path is not None:
             await asyncio.to_thread(self._open)
-        if self._db is not None:
+        if not self.off:
             self._counted = dict(self.past.uptime_s)
             self._writer.start()
         return self
@@ -90,6 +93,8 @@ class History:
         except NewerFile as error:
             raise ConfigError(f"history.path: {error}; update, move it away or say history: off") from None
         except (sqlite3.Error, OSError) as error:
+            if self._db is not None:
+                self._db.close()
             self._give_up(error)
 
     async def __aexit__(self, *_: object) -> None:
@@ -99,8 +104,7 @@ class History:
                 await self._watching
         if self._writer.is_alive():
             self._closing.set()
-            with suppress(Full):
-                self._queue.put_nowait(Uptime("", 0.0))  # wakes it
+            self._queue.put(Uptime("", 0.0))  # wakes it
             await asyncio.to_thread(self._writer.join, CLOSE_S)
 
     def watch(self, uptimes_s: Callable[[], dict[str, float]]) -> None:
@@ -139,13 +143,12 @@ class History:
         """Whether it will be kept."""
         if self.off:
             return False
-        try:
-            self._queue.put_nowait(record)
-        except Full:
+        if self._queue.qsize() >= MOST_WAITING:
             if not self._lost:
                 log.warning("history: the disk is too slow for what happens; some of it is not kept")
             self._lost = True
             return False
+        self._queue.put(record)
         return True
 
     # Reading
@@ -161,7 +164,8 @@ class History:
         if self.off:
             raise ProxyError(404, "history_off", self.off)
         try:
-            return await asyncio.to_thread(read)
+            async with self._readers:
+                return await asyncio.to_thread(read)
         except (sqlite3.Error, OSError, NewerFile) as error:
             raise ProxyError(503, "history_unavailable", f"the history cannot be read: {error}") from error
 
@@ -218,11 +222,17 @@ def _time(record: RequestRecord | SwapRecord | StateRecord) -> float:
 
 
 def _request(r: RequestRecord) -> tuple[object, ...]:
-    usage = (r.usage.prompt_tokens, r.usage.generated_tokens, r.usage.load_s, r.usage.generation_s)
+    usage = (*_tokens(r), r.usage.load_s, r.usage.generation_s)
     return _time(r), r.model, r.endpoint, r.status, r.wait_s, r.first_byte_s, r.duration_s, *usage
 
 
 def _total(r: RequestRecord) -> tuple[object, ...]:
-    usage = r.usage
-    timed = (usage.generated_tokens, usage.generation_s) if usage.generation_s > 0 else (0, 0.0)
-    return r.model, usage.prompt_tokens, usage.generated_tokens, *timed
+    prompt, generated = _tokens(r)
+    generation_s = r.usage.generation_s
+    timed = (generated, generation_s) if generation_s > 0 else (0, 0.0)
+    return r.model, prompt, generated, *timed
+
+
+def _tokens(r: RequestRecord) -> tuple[int, int]:
+    """Of the prompt and generated; SQLite could not add up what an Ollama out of its mind may say."""
+    return min(r.usage.prompt_tokens, MOST_TOKENS), min(r.usage.generated_tokens, MOST_TOKENS)

@@ -98,19 +98,19 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
 
 
 def trim(db: sqlite3.Connection, now: float, days: int, max_bytes: int) -> None:
-    """Drop what is older than so many days; then, while the file takes more, the oldest tenth of what is left."""
+    """Drop what is older than so many days; then, while the file takes more, the oldest hundredth of what is left."""
     with transaction(db):
         for table in DROPPED:
             db.execute(f"DELETE FROM {table} WHERE time < ?", (now - days * DAY_S,))
-    while _bytes(db) > max_bytes and _drop_tenth(db):
+    while _bytes(db) > max_bytes and _drop_oldest(db):
         pass
-    db.execute("PRAGMA incremental_vacuum").fetchall()
+    db.executescript("PRAGMA incremental_vacuum")  # `execute` would free one page
 
 
-def _drop_tenth(db: sqlite3.Connection) -> bool:
-    """Whether there was anything to drop."""
+def _drop_oldest(db: sqlite3.Connection) -> bool:
+    """Whether there was anything to drop.  A little at a time: meanwhile nothing is written."""
     with transaction(db):
-        oldest = "SELECT min(id) + (max(id) - min(id)) / 10 FROM"
+        oldest = "SELECT min(id) + (max(id) - min(id)) / 100 FROM"
         return sum(db.execute(f"DELETE FROM {t} WHERE id <= ({oldest} {t})").rowcount for t in DROPPED) > 0
 
 

@@ -1,8 +1,11 @@
 """What is kept of requests, swaps and states, through the proxy on the simulated Ollama."""
 
+import asyncio
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -224,13 +227,19 @@ async def test_totals_outlive_a_restart(session: aiohttp.ClientSession, simulato
         assert (await proxy.get("/metrics/first"))[1]["request_count"] == 3
 
 
+async def test_two_proxies_may_share_a_file(session: aiohttp.ClientSession, simulator: str, file: Path) -> None:
+    async with keeping(session, simulator, file) as one, keeping(session, simulator, file) as other:
+        await asyncio.gather(*(proxy.generate("alpha") for proxy in (one, other, one)))
+        assert len(await kept(one, "requests", 3)) == len(await kept(other, "requests", 3))
+    async with keeping(session, simulator, file) as proxy:
+        assert (await proxy.get("/metrics/first"))[1]["request_count"] == 3
+
+
 async def test_a_file_of_a_newer_version_stops_the_start(
     session: aiohttp.ClientSession, simulator: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "h.sqlite"
-    with sqlite3.connect(file) as db:
-        db.execute("PRAGMA user_version = 99")
-    db.close()
+    newer(file)
     with pytest.raises(ConfigError, match=r"^history.path: .*h.sqlite was written by a newer version"):
         async with keeping(session, simulator, file):
             pass
@@ -270,6 +279,43 @@ async def test_a_process_that_is_killed_leaves_what_was_shown(
         figures = (await proxy.get("/metrics/first"))[1]
         assert figures["request_count"] == 1
         assert figures["total_uptime_seconds"] > 0
+
+
+async def test_a_full_disk_costs_only_the_history(
+    session: aiohttp.ClientSession, simulator: str, file: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text(f"history: {{path: {file}}}")
+    full = ("prlimit", "--fsize=150000")  # no file may take more
+    async with served(session, simulator, tmp_path, "--config", str(config), before=full) as (proxy, _):
+
+        async def is_off() -> bool:
+            assert (await proxy.generate("alpha"))[0] == 200
+            status, answer = await proxy.get("/history/requests")
+            return status == 404 and "could not be used" in answer["error"]["message"]
+
+        await until(is_off)
+        assert (await proxy.generate("beta"))[0] == 200
+        assert (await proxy.get("/health"))[1]["status"] == "healthy"
+    log = (tmp_path / "serve.log").read_text()
+    assert log.count("WARNING") == log.count("nothing is kept from now on") == 1
+
+
+async def test_the_command_line_refuses_a_newer_file(simulator: str, tmp_path: Path) -> None:
+    newer(tmp_path / "h.sqlite")
+    (tmp_path / "c.yaml").write_text(f"history: {{path: {tmp_path}/h.sqlite}}\nserver: {{port: 0}}")
+    command = (sys.executable, "-m", "swapper_proxy", "serve", "--config", str(tmp_path / "c.yaml"))
+    process = await asyncio.create_subprocess_exec(*command, "--upstream", simulator, stderr=subprocess.PIPE)
+    _, said = await process.communicate()
+    assert process.returncode == 2
+    assert said.decode().startswith("swapper-proxy: history.path: ")
+    assert said.count(b"\n") == 1
+
+
+def newer(file: Path) -> None:
+    db = sqlite3.connect(file)
+    db.execute("PRAGMA user_version = 99")
+    db.close()
 
 
 def uptime(file: Path) -> float:
