@@ -255,6 +255,16 @@ async def test_the_timeline_and_the_charts_show_what_was(browser: Browser, proxy
         )
 
 
+async def test_a_history_that_cannot_be_read_is_none(browser: Browser, proxy: Client) -> None:
+    """The configuration names a file, but the proxy goes without it."""
+    off = {"status": "error", "error": {"code": "history_off", "message": "no history is kept"}}
+    async with console(browser, proxy.url, may_fail="404") as page:
+        await page.route("**/history/**", lambda route: route.fulfill(status=404, json=off))
+        await page.reload()
+        await expect(page.locator("#timeline")).to_contain_text("No history is kept")
+        await expect(page.locator("#usage")).to_contain_text("No history is kept")
+
+
 async def until_kept(proxy: Client, number: int) -> None:
     async def kept() -> bool:
         return len((await proxy.get("/history/requests"))[1]["requests"]) == number

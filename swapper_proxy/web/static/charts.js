@@ -3,7 +3,7 @@
 import { get } from "./api.js";
 import { body, h, s, text } from "./dom.js";
 import { clock, compact, count, day, duration, epoch } from "./format.js";
-import { recorded } from "./history.js";
+import { isOff, recorded } from "./history.js";
 import { now } from "./store.js";
 
 const WIDTH = 360, HEIGHT = 150, LEFT = 44, BOTTOM = 20, TOP = 8;
@@ -93,7 +93,7 @@ class Charts {
   }
 
   async refresh() {
-    const kept = recorded(this.store.config);
+    const kept = recorded(this.store);
     for (const part of [this.controls, this.figures, this.table]) part.hidden = !kept;
     if (!kept) return text(this.note, this.store.config ? "No history is kept, so there are no figures of past hours." : "");
     const by = this.by.value, { size, buckets: number } = SPANS[by];
@@ -103,6 +103,7 @@ class Charts {
       this.draw(buckets(usage, by, now()), by);
       return text(this.note, "");
     } catch (error) {
+      if (isOff(error)) return this.store.setHistoryOff();
       return text(this.note, `The figures could not be read: ${error.message}.`);
     }
   }

@@ -3,7 +3,7 @@
 import { listed } from "./api.js";
 import { attribute, body, h, keyed, s, text } from "./dom.js";
 import { clock, day, duration, epoch, plural } from "./format.js";
-import { recorded } from "./history.js";
+import { isOff, recorded } from "./history.js";
 import { Lanes } from "./lanes.js";
 import { now } from "./store.js";
 
@@ -73,13 +73,14 @@ class Timeline {
 
   // The history of the window, beside what was seen.
   async recall() {
-    if (!recorded(this.store.config)) return this.draw();
+    if (!recorded(this.store)) return this.draw();
     const since = { since: (now() - this.length).toFixed(3) };
     const kinds = ["states", "requests", "swaps"];
     try {
       const [states, requests, swaps] = await Promise.all(kinds.map((kind) => listed(kind, since)));
       this.fill(states.found, requests, swaps.found);
     } catch (error) {
+      if (isOff(error)) return this.store.setHistoryOff();
       this.failure = `The history could not be read: ${error.message}.`;
     }
     return this.draw();
