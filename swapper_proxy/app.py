@@ -67,9 +67,11 @@ async def running(settings: Settings, *, simulate_if_unreachable: bool = False) 
             note = f"no Ollama answers at {settings.upstream.url}: this is the embedded simulated Ollama"
             url = await stack.enter_async_context(serving(_simulated(settings)))
             upstream = msgspec.structs.replace(settings.upstream, url=url)
-            settings = msgspec.structs.replace(settings, upstream=upstream)
+            # Of a simulated Ollama nothing is kept: it would count among what happened.
+            kept = msgspec.structs.replace(settings.history, path=None)
+            settings = msgspec.structs.replace(settings, upstream=upstream, history=kept)
             client = await stack.enter_async_context(_client(settings))
-        history = await stack.enter_async_context(_history(settings, note))
+        history = await stack.enter_async_context(History(settings.history))
         ledger, metrics = Ledger(history.past), Metrics()
         catalog = Catalog(client, settings)
         broadcast = Broadcast()
@@ -124,11 +126,6 @@ def _open_more_files() -> None:
 
 def _client(settings: Settings) -> OllamaClient:
     return OllamaClient(settings.upstream.url, settings.upstream.connect_timeout)
-
-
-def _history(settings: Settings, note: str) -> History:
-    """Of a simulated Ollama nothing is kept: it would count among what happened."""
-    return History(msgspec.structs.replace(settings.history, path=None) if note else settings.history)
 
 
 async def _answers(client: OllamaClient) -> bool:

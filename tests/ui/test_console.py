@@ -138,17 +138,16 @@ async def test_a_failed_load_is_a_problem(browser: Browser, proxy: Client) -> No
 async def test_a_queue_builds_and_drains(browser: Browser, proxy: Client) -> None:
     async with console(browser, proxy.url) as page:
         await expect(page.locator("#queue")).to_contain_text("Nobody waits.")
-        async with AsyncExitStack() as asked:
-            async with busy(proxy, "first"):
-                await asked.enter_async_context(asking(proxy, "team/second:v1", 3))
-                await expect(page.locator("#queue .queue li")).to_have_count(3)
-                first = page.locator("#queue .queue li").first
-                await expect(first).to_contain_text("team/second:v1")
-                await expect(first).to_contain_text("first has work; it may be forced out at the deadline")
-                await expect(first).to_contain_text("expected to start in")
-                await expect(page.locator("#facts")).to_contain_text("Waiting3")
-                await expect(row(page, "team/second:v1")).to_contain_text("3 waiting")
-                await expect(row(page, "first").locator(".state")).to_have_text("serving")
+        async with AsyncExitStack() as asked, busy(proxy, "first"):
+            await asked.enter_async_context(asking(proxy, "team/second:v1", 3))
+            await expect(page.locator("#queue .queue li")).to_have_count(3)
+            first = page.locator("#queue .queue li").first
+            await expect(first).to_contain_text("team/second:v1")
+            await expect(first).to_contain_text("first has work; it may be forced out at the deadline")
+            await expect(first).to_contain_text("expected to start in")
+            await expect(page.locator("#facts")).to_contain_text("Waiting3")
+            await expect(row(page, "team/second:v1")).to_contain_text("3 waiting")
+            await expect(row(page, "first").locator(".state")).to_have_text("serving")
         await expect(page.locator("#queue")).to_contain_text("Nobody waits.")
 
 
@@ -188,10 +187,9 @@ async def test_a_name_is_shown_as_the_text_it_is(browser: Browser, proxy: Client
         await expect(row(page, HOSTILE).locator(".state")).to_have_text("loaded")
         await expect(lane(page, HOSTILE)).to_be_visible()
         await expect(page.locator("#memory .cell").first).to_contain_text(HOSTILE)
-        async with AsyncExitStack() as asked:
-            async with busy(proxy, "first"):
-                await asked.enter_async_context(asking(proxy, HOSTILE, 1))
-                await expect(page.locator("#queue .queue b")).to_have_text(HOSTILE)
+        async with AsyncExitStack() as asked, busy(proxy, "first"):
+            await asked.enter_async_context(asking(proxy, HOSTILE, 1))
+            await expect(page.locator("#queue .queue b")).to_have_text(HOSTILE)
         await expect(row(page, HOSTILE).locator(".state")).to_have_text("loaded")
         assert await page.locator("main script, main img").count() == 0
         assert dialogs == []
@@ -255,6 +253,16 @@ async def test_the_timeline_and_the_charts_show_what_was(browser: Browser, proxy
         await expect(page.locator("#usage").get_by_role("img").first).to_have_accessible_name(
             "Requests: 2 answered, 0 failed"
         )
+
+
+async def test_a_history_that_cannot_be_read_is_none(browser: Browser, proxy: Client) -> None:
+    """The configuration names a file, but the proxy goes without it."""
+    off = {"status": "error", "error": {"code": "history_off", "message": "no history is kept"}}
+    async with console(browser, proxy.url, may_fail="404") as page:
+        await page.route("**/history/**", lambda route: route.fulfill(status=404, json=off))
+        await page.reload()
+        await expect(page.locator("#timeline")).to_contain_text("No history is kept")
+        await expect(page.locator("#usage")).to_contain_text("No history is kept")
 
 
 async def until_kept(proxy: Client, number: int) -> None:

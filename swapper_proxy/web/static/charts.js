@@ -3,12 +3,13 @@
 import { get } from "./api.js";
 import { body, h, s, text } from "./dom.js";
 import { clock, compact, count, day, duration, epoch } from "./format.js";
-import { recorded } from "./history.js";
+import { isOff, recorded } from "./history.js";
 import { now } from "./store.js";
 
 const WIDTH = 360, HEIGHT = 150, LEFT = 44, BOTTOM = 20, TOP = 8;
 const SPANS = { hour: { size: 3600, buckets: 24, label: "24 hours, by hour" }, day: { size: 86_400, buckets: 14, label: "14 days, by day" } };
-const REFRESH_MS = 30_000;
+const REFRESH_MS = 5000; // if there was a request; the hours pass anyway
+const IDLE = 12; // looks without a request until one is made nevertheless
 
 const EMPTY = { requests: 0, errors: 0, prompt_tokens: 0, generated_tokens: 0, wait_s_mean: 0, wait_s_max: 0 };
 
@@ -39,11 +40,11 @@ function take(bucket, row) {
   for (const key of ["requests", "errors", "prompt_tokens", "generated_tokens"]) bucket[key] += row[key];
 }
 
-// The next round number, so that the axis ends at one.
+// The next round number that can be halved, so that the axis ends at one.
 export function rounded(value) {
-  if (value <= 0) return 1;
+  if (value <= 0) return 2;
   const unit = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 2.5, 5, 10].map((step) => step * unit).find((top) => top >= value);
+  return [2, 4, 6, 8, 10].map((step) => step * unit).find((top) => top >= value);
 }
 
 function axis(most, show) {
@@ -92,7 +93,7 @@ class Charts {
   }
 
   async refresh() {
-    const kept = recorded(this.store.config);
+    const kept = recorded(this.store);
     for (const part of [this.controls, this.figures, this.table]) part.hidden = !kept;
     if (!kept) return text(this.note, this.store.config ? "No history is kept, so there are no figures of past hours." : "");
     const by = this.by.value, { size, buckets: number } = SPANS[by];
@@ -102,6 +103,7 @@ class Charts {
       this.draw(buckets(usage, by, now()), by);
       return text(this.note, "");
     } catch (error) {
+      if (isOff(error)) return this.store.setHistoryOff();
       return text(this.note, `The figures could not be read: ${error.message}.`);
     }
   }
@@ -136,5 +138,11 @@ export function mount(store, live) {
   store.on(["config"], () => charts.refresh());
   store.on(["models"], () => charts.choices());
   live.on("again", () => charts.refresh());
-  setInterval(() => charts.refresh(), REFRESH_MS);
+  let idle = 0;
+  live.on("request", () => (idle = IDLE));
+  setInterval(() => {
+    if (++idle <= IDLE) return;
+    idle = 0;
+    charts.refresh();
+  }, REFRESH_MS);
 }

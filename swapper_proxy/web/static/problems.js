@@ -22,7 +22,7 @@ function update(row, problem) {
 }
 
 async function recall(store) {
-  if (!recorded(store.config)) return;
+  if (!recorded(store)) return;
   const { found } = await listed("swaps", { since: String(Math.floor(now() - DAY_S)) }, 1000).catch(() => ({ found: [] }));
   for (const swap of found.filter((one) => one.failed).slice(0, 20)) {
     store.addProblem({ time: swap.time, model: swap.to_model, code: "load_failed", message: "the model could not be loaded" });

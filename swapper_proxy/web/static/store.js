@@ -12,6 +12,7 @@ export class Store {
     this.models = new Map();
     this.queue = { waiting: 0, requests: [], models: [], warnings: [], received: 0 };
     this.config = null;
+    this.historyOff = false; // in spite of the configuration
     this.problems = [];
     this.messages = new Map(); // of a model: what the proxy said to a click
     this.listeners = new Map();
@@ -60,7 +61,13 @@ export class Store {
     this.changed("queue");
   }
 
+  setHistoryOff() {
+    this.historyOff = true;
+    this.changed("config");
+  }
+
   setConfig(config) {
+    this.historyOff = false;
     this.config = config;
     this.changed("config");
   }

@@ -3,7 +3,7 @@
 import { listed } from "./api.js";
 import { attribute, body, h, keyed, s, text } from "./dom.js";
 import { clock, day, duration, epoch, plural } from "./format.js";
-import { recorded } from "./history.js";
+import { isOff, recorded } from "./history.js";
 import { Lanes } from "./lanes.js";
 import { now } from "./store.js";
 
@@ -43,6 +43,8 @@ class Timeline {
     this.lanes = new Lanes();
     this.length = 600;
     this.known = false; // whether the history told what was before this page was opened
+    this.pending = null; // the timer of `later`
+    this.failure = "";
     this.cut = null; // requests before this are too many to be drawn
     this.note = h("p", { class: "note" });
     this.rows = h("div", { class: "lane-rows" });
@@ -71,13 +73,14 @@ class Timeline {
 
   // The history of the window, beside what was seen.
   async recall() {
-    if (!recorded(this.store.config)) return this.draw();
+    if (!recorded(this.store)) return this.draw();
     const since = { since: (now() - this.length).toFixed(3) };
     const kinds = ["states", "requests", "swaps"];
     try {
       const [states, requests, swaps] = await Promise.all(kinds.map((kind) => listed(kind, since)));
       this.fill(states.found, requests, swaps.found);
     } catch (error) {
+      if (isOff(error)) return this.store.setHistoryOff();
       this.failure = `The history could not be read: ${error.message}.`;
     }
     return this.draw();
@@ -98,6 +101,14 @@ class Timeline {
 
   observe() {
     for (const model of this.store.models.values()) if (!model.remote) this.lanes.observe(model, now());
+  }
+
+  // Soon: what comes in quick succession is drawn once, and a long time less often, as it moves less.
+  later() {
+    this.pending ??= setTimeout(() => {
+      this.pending = null;
+      this.draw();
+    }, Math.min(5000, this.length / 2.4));
   }
 
   draw() {
@@ -184,25 +195,24 @@ export function mount(store, live) {
   const timeline = new Timeline(store);
   body("timeline").append(...timeline.parts());
   const lanes = () => timeline.lanes;
-  const redraw = () => timeline.draw();
   store.on(["config"], () => store.config && timeline.recall());
   store.on(["models"], () => {
     timeline.observe();
-    timeline.draw();
+    timeline.later();
   });
   live.on("state", ({ model, time, state }) => {
     lanes().state(model, epoch(time), state);
-    store.schedule(redraw);
+    timeline.later();
   });
   live.on("request", (request) => lanes().request(request));
   live.on("swap", (swap) => {
     lanes().swap(swap);
-    store.schedule(redraw);
+    timeline.later();
   });
   live.on("again", () => timeline.recall());
-  new ResizeObserver(redraw).observe(timeline.axis);
+  new ResizeObserver(() => timeline.draw()).observe(timeline.axis);
   setInterval(() => {
     lanes().forget(now() - LONGEST_S);
-    timeline.draw();
+    timeline.later();
   }, 2000);
 }
