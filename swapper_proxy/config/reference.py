@@ -74,7 +74,7 @@ MEANINGS = {
     "routes.NAME.is_embedding": "condition: whether it is for an embedding",
     "routes.NAME.longer_than": "condition: more characters of text than this",
     "metrics.default_format": "what `/metrics` answers to who accepts anything; `json`: as the old service did",
-    "history.path": "file of the history of requests, swaps and states; `history: off` keeps none; content never is kept",
+    "history.path": "file of the history of requests, swaps and states, never their content; `history: off` keeps none",
     "history.days": "what is older is dropped",
     "history.max_mb": "the oldest is dropped while the file takes more",
     "logging.level": "the least important lines that are shown",
