@@ -40,8 +40,8 @@ REQUEST = "INSERT INTO requests VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 SWAP = "INSERT INTO swaps VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)"
 STATE = "INSERT INTO states VALUES (NULL, ?, ?, ?, ?)"
 TOTAL = """
-    INSERT INTO totals VALUES (?, 1, ?, ?, ?, ?) ON CONFLICT (model) DO UPDATE SET
-    requests = requests + 1, prompt_tokens = prompt_tokens + excluded.prompt_tokens,
+    INSERT INTO totals VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (model) DO UPDATE SET
+    requests = requests + excluded.requests, prompt_tokens = prompt_tokens + excluded.prompt_tokens,
     generated_tokens = generated_tokens + excluded.generated_tokens,
     generated_timed = generated_timed + excluded.generated_timed, generation_s = generation_s + excluded.generation_s
 """
@@ -206,7 +206,7 @@ def write(db: sqlite3.Connection, batch: list[Record]) -> None:
     db.execute(f"PRAGMA synchronous = {'NORMAL' if len(uptimes) == len(batch) else 'FULL'}")
     with transaction(db):
         db.executemany(REQUEST, map(_request, requests))
-        db.executemany(TOTAL, map(_total, requests))
+        db.executemany(TOTAL, _totals(requests))
         db.executemany(SWAP, (_fields(record) for record in batch if isinstance(record, SwapRecord)))
         db.executemany(STATE, (_fields(record) for record in batch if isinstance(record, StateRecord)))
         db.executemany(UPTIME, uptimes)
@@ -226,11 +226,20 @@ def _request(r: RequestRecord) -> tuple[object, ...]:
     return _time(r), r.model, r.endpoint, r.status, r.wait_s, r.first_byte_s, r.duration_s, *usage
 
 
-def _total(r: RequestRecord) -> tuple[object, ...]:
-    prompt, generated = _tokens(r)
-    generation_s = r.usage.generation_s
-    timed = (generated, generation_s) if generation_s > 0 else (0, 0.0)
-    return r.model, prompt, generated, *timed
+def _totals(requests: list[RequestRecord]) -> list[tuple[object, ...]]:
+    """What a batch adds, once for each model."""
+    of: dict[str, list[float]] = {}
+    for r in requests:
+        prompt, generated = _tokens(r)
+        generation_s = r.usage.generation_s
+        sums = of.setdefault(r.model, [0, 0, 0, 0, 0.0])
+        sums[0] += 1
+        sums[1] += prompt
+        sums[2] += generated
+        if generation_s > 0:
+            sums[3] += generated
+            sums[4] += generation_s
+    return [(model, *sums) for model, sums in of.items()]
 
 
 def _tokens(r: RequestRecord) -> tuple[int, int]:
