@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 from aiohttp import web
@@ -17,11 +17,12 @@ from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.engine import Engine
 from swapper_proxy.runtime.model import Model
 from swapper_proxy.runtime.ports import Header, UpstreamUnreachable
+from swapper_proxy.web import openapi, parameters, schemas
 from swapper_proxy.web.dialects import Dialect, rendered
 from swapper_proxy.web.exchange import Exchange
 
 PROMETHEUS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
-WORDS = ("health", "ready", "status", "queue", "models", "metrics")
+WORDS = ("health", "ready", "status", "queue", "models", "metrics", "openapi.json")
 WITH_NAMES = ("models", "metrics")
 
 # Status, headers and body.
@@ -60,8 +61,19 @@ class Management:
             "queue": self.queue,
             "models": self.models,
             "metrics": self.metrics,
+            "openapi.json": self.described,
         }
+        self._named = {"models": self.model, "metrics": self.model_metrics}
         self._actions = {"load": self.load, "unload": self.unload}
+
+    @property
+    def routes(self) -> list[openapi.Route]:
+        """What is served, as the description writes it."""
+        return [
+            *(("GET", f"/{word}") for word in self._pages),
+            *(("GET", f"/{word}/{{name}}") for word in self._named),
+            *(("POST", f"/models/{{name}}/{action}") for action in self._actions),
+        ]
 
     async def handle(self, exchange: Exchange) -> None:
         """Any call of the proxy's own API."""
@@ -72,78 +84,86 @@ class Management:
         exchange.answer(*response)
 
     async def _called(self, exchange: Exchange) -> Response:
-        """The paths are `/WORD`, `/WORD/NAME` and `/models/NAME/ACTION`; a name may hold slashes."""
+        """The paths are `/WORD`, `/WORD/NAME` and `/models/NAME/ACTION`; a name may hold slashes, and be `X/ACTION`."""
         method, (_, word, *rest) = exchange.request.method, exchange.path.split("/")
-        reads = method in ("GET", "HEAD")
+        reads, acts = method in ("GET", "HEAD"), word == "models" and len(rest) > 1 and rest[-1] in self._actions
         if not rest and reads:
+            _check(exchange, "GET", f"/{word}")
             return await self._pages[word](exchange.request)
-        if word == "models" and len(rest) > 1 and method == "POST" and rest[-1] in self._actions:
+        if acts and method == "POST":
+            _check(exchange, "POST", f"/models/{{name}}/{rest[-1]}")
             return await self._actions[rest[-1]](exchange.request, "/".join(rest[:-1]))
-        if rest and reads:
-            return {"models": self.model, "metrics": self.model_metrics}[word]("/".join(rest))
-        raise ProxyError(405, "method_not_allowed", "method not allowed")
+        if rest and reads and not (acts and self._board.model("/".join(rest)) is None):
+            _check(exchange, "GET", f"/{word}/{{name}}")
+            return self._named[word]("/".join(rest))
+        return _not_allowed(b"POST" if acts else b"GET, HEAD")
 
     # Reading
 
     async def health(self, _: web.BaseRequest) -> Response:
         snapshot = self._board.snapshot()
-        answer = {
+        answer: schemas.HealthAnswer = {
             "status": "healthy" if snapshot.reachable else "degraded",
             "service": "swapper-service",
             "active_model": snapshot.active,
             "mode": self._settings.swapper.mode,
         }
-        return _json(answer | ({"note": self._note} if self._note else {}))
+        if self._note:
+            answer["note"] = self._note
+        return _json(answer)
 
     async def ready(self, _: web.BaseRequest) -> Response:
         reachable = self._engine.reachable
-        return _json({"status": "ready" if reachable else "unavailable"}, status=200 if reachable else 503)
+        answer: schemas.ReadyAnswer = {"status": "ready" if reachable else "unavailable"}
+        return _json(answer, status=200 if reachable else 503)
 
     async def status(self, _: web.BaseRequest) -> Response:
         snapshot = self._board.snapshot()
-        return _json(
-            {
-                "status": "healthy" if snapshot.reachable else "degraded",
-                "active_model": snapshot.active,
-                "available_models": [m.name for m in snapshot.models],
-                "loaded_models": [m.name for m in snapshot.models if m.loaded],
-                "mode": self._settings.swapper.mode,
-                "total_models": len(snapshot.models),
-                "waiting": self._engine.waiting,
-                "in_flight": sum(len(r.in_flight) for r in self._engine.residencies()),
-            }
-        )
+        answer: schemas.StatusAnswer = {
+            "status": "healthy" if snapshot.reachable else "degraded",
+            "active_model": snapshot.active,
+            "available_models": [m.name for m in snapshot.models],
+            "loaded_models": [m.name for m in snapshot.models if m.loaded],
+            "mode": self._settings.swapper.mode,
+            "total_models": len(snapshot.models),
+            "waiting": self._engine.waiting,
+            "in_flight": sum(len(r.in_flight) for r in self._engine.residencies()),
+        }
+        return _json(answer)
 
     async def queue(self, _: web.BaseRequest) -> Response:
         """Who waits for which model, since when, until when at most, and why; how many a model serves at once."""
         waiting, lanes = self._board.queue(), self._board.lanes()
-        return _json(
-            {
-                "waiting": len(waiting),
-                "requests": [_waiting(w, time.time()) for w in waiting],
-                "models": [_lane(lane) for lane in lanes],
-                "warnings": [_doubt(lane) for lane in lanes if lane.doubtful],
-            }
-        )
+        answer: schemas.QueueAnswer = {
+            "waiting": len(waiting),
+            "requests": [_waiting(w, time.time()) for w in waiting],
+            "models": [_lane(lane) for lane in lanes],
+            "warnings": [_doubt(lane) for lane in lanes if lane.doubtful],
+        }
+        return _json(answer)
 
     async def models(self, _: web.BaseRequest) -> Response:
-        return _json({"models": [_described(m) for m in self._board.snapshot().models]})
+        answer: schemas.ModelsAnswer = {"models": [_described(m) for m in self._board.snapshot().models]}
+        return _json(answer)
 
     def model(self, name: str) -> Response:
         state = self._state(name)
         residence = state.residence
-        return _json(
-            _described(state)
-            | {
-                "loaded_at": stamp(residence.loaded_at),
-                "unloaded_at": stamp(residence.unloaded_at),
-                "total_uptime_seconds": round(uptime_total_s(residence), 3),
-            }
-        )
+        answer: schemas.ModelAnswer = {
+            **_described(state),
+            "loaded_at": stamp(residence.loaded_at),
+            "unloaded_at": stamp(residence.unloaded_at),
+            "total_uptime_seconds": round(uptime_total_s(residence), 3),
+        }
+        return _json(answer)
+
+    async def described(self, _: web.BaseRequest) -> Response:
+        return _json(openapi.document(self.routes))
 
     async def metrics(self, request: web.BaseRequest) -> Response:
         if wants_json(request, self._settings.metrics.default_format):
-            status, headers, body = _json({"metrics": [_measured(m) for m in self._board.snapshot().models]})
+            answer: schemas.MetricsAnswer = {"metrics": [_measured(m) for m in self._board.snapshot().models]}
+            status, headers, body = _json(answer)
         else:
             status, headers, body = 200, [(b"Content-Type", PROMETHEUS_TYPE)], self._metrics.exposition()
         return status, [*headers, (b"Vary", b"Accept")], body
@@ -186,16 +206,24 @@ class Management:
             task = asyncio.ensure_future(work)
             self._tasks.add(task)
             task.add_done_callback(self._over)
-            return _json(
-                {"status": "accepted", "model": model.name, "message": f"Model {model.name} is being {what}"}, 202
-            )
+            return _json(_said("accepted", model, f"is being {what}"), 202)
         await work
-        return _json({"status": "success", "model": model.name, "message": f"Model {model.name} {what}"})
+        return _json(_said("success", model, what))
 
     def _over(self, task: "asyncio.Future[None]") -> None:
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # logged where it was decided
+
+
+def _check(exchange: Exchange, method: str, path: str) -> None:
+    parameters.read(exchange.target, openapi.OPERATIONS[method, path].query)
+
+
+def _not_allowed(methods: bytes) -> Response:
+    error = ProxyError(405, "method_not_allowed", "method not allowed")
+    status, headers, body = rendered(error, Dialect.MANAGEMENT)
+    return status, [*headers, (b"Allow", methods)], body
 
 
 def wants_json(request: web.BaseRequest, default: str) -> bool:
@@ -225,11 +253,19 @@ def _quality(text: str) -> float:
 
 def stamp(moment: float | None) -> str | None:
     """UTC to the second, as the old service wrote it."""
-    return None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")
+    return None if moment is None else _stamp(moment)
 
 
-def _described(state: ModelState) -> dict[str, object]:
-    described: dict[str, object] = {
+def _stamp(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")
+
+
+def _said(status: Literal["success", "accepted"], model: Model, what: str) -> schemas.DoneAnswer:
+    return {"status": status, "model": model.name, "message": f"Model {model.name} {what}"}
+
+
+def _described(state: ModelState) -> schemas.Model:
+    described: schemas.Model = {
         "name": state.name,
         "ollama_name": state.ollama_name,
         "type": state.type,
@@ -245,7 +281,7 @@ def _described(state: ModelState) -> dict[str, object]:
     return described
 
 
-def _measured(state: ModelState) -> dict[str, object]:
+def _measured(state: ModelState) -> schemas.ModelMetrics:
     residence = state.residence
     total = uptime_total_s(residence)
     return {
@@ -266,14 +302,14 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 3)
 
 
-def _waiting(waiting: Waiting, now: float) -> dict[str, object]:
+def _waiting(waiting: Waiting, now: float) -> schemas.WaitingRequest:
     return {
         "model": waiting.model,
         "priority": waiting.priority,
-        "since": stamp(waiting.since),
+        "since": _stamp(waiting.since),
         "waited_seconds": round(now - waiting.since, 3),
-        "deadline": stamp(waiting.deadline),
-        "estimated_start": stamp(waiting.start),
+        "deadline": _stamp(waiting.deadline),
+        "estimated_start": _stamp(waiting.start),
         "estimated_wait_seconds": round(max(0.0, waiting.start - now), 3),
         "why": waiting.why,
         "reason": _REASONS[waiting.why].format(blocker=waiting.blocker or "another model"),
@@ -295,7 +331,7 @@ _REASONS = {
 }
 
 
-def _lane(lane: Lane) -> dict[str, object]:
+def _lane(lane: Lane) -> schemas.Lane:
     return {
         "model": lane.model,
         "waiting": lane.waiting,
