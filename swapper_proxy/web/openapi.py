@@ -49,7 +49,8 @@ def _with(codes: Codes, *reasons: Rejection) -> Codes:
 class Operation:
     """A call: what it answers, by status and media type, its errors, its query parameters.
 
-    `passes_on` is the code of what Ollama answered with a status of its own; `also` are types that only texts name.
+    `passes_on` is the code of what Ollama answered, with the status that Ollama gave it; `also` are types that only
+    texts name.
     """
 
     summary: str
@@ -196,10 +197,11 @@ def _responses(operation: Operation) -> dict[str, object]:
         }
         for status, content in operation.answers.items()
     }
+    passed_on = (operation.passes_on,) if operation.passes_on else ()
     for status, codes in sorted({**_ANYWHERE, **operation.errors}.items()):
-        told[str(status)] = _error(codes)
-    if operation.passes_on:
-        told["default"] = _error((operation.passes_on,), "What Ollama answered, with its status")
+        told[str(status)] = _error((*dict.fromkeys((*codes, *passed_on)),))
+    if passed_on:
+        told["default"] = _error(passed_on, "What Ollama answered, with its status")
     return told
 
 
