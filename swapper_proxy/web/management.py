@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Literal, Protocol
 
 import msgspec
@@ -158,6 +159,10 @@ class Management:
         return _json(answer)
 
     async def described(self, _: web.BaseRequest) -> Response:
+        return self._description
+
+    @cached_property
+    def _description(self) -> Response:
         return _json(openapi.document(self.routes))
 
     async def metrics(self, request: web.BaseRequest) -> Response:

@@ -139,8 +139,8 @@ async def test_what_is_served_is_described_and_what_is_described_is_served(fast:
     openapi_spec_validator.validate(served)
     assert {(method.upper(), path) for path, methods in served["paths"].items() for method in methods} == SERVED
     for method, path in SERVED:
-        answer = await fast.session.request(method, fast.url + path.format(name="first"))
-        assert answer.status == 200
+        async with fast.session.request(method, fast.url + path.format(name="first")) as answer:
+            assert answer.status == 200
 
 
 def test_what_is_not_there_yet_can_be_described() -> None:
