@@ -269,8 +269,8 @@ def _said(status: Literal["success", "accepted"], model: Model, what: str) -> sc
     return {"status": status, "model": model.name, "message": f"Model {model.name} {what}"}
 
 
-def _described(state: ModelState) -> schemas.Model:
-    described: schemas.Model = {
+def _described(state: ModelState) -> schemas.ListedModel:
+    described: schemas.ListedModel = {
         "name": state.name,
         "ollama_name": state.ollama_name,
         "type": state.type,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from swapper_proxy import __version__
+from swapper_proxy import __version__, config
 from swapper_proxy.core.errors import Rejection
 from swapper_proxy.web import schemas
 
@@ -19,7 +19,7 @@ Codes = Mapping[int, tuple[str, ...]]
 REF = "#/components/schemas/{name}"
 JSON, TEXT, EVENTS = "application/json", "text/plain", "text/event-stream"
 
-Id = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Id = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 Moment = Annotated[str, Meta(min_length=1, description="ISO time, or seconds since the epoch")]
 _MODEL = {"model": Annotated[str, Meta(min_length=1)]}
 _SPAN = {"since": Moment, "until": Moment}
@@ -27,7 +27,7 @@ _PAGE = {**_MODEL, **_SPAN, "limit": Annotated[int, Meta(ge=1, le=1000, descript
 _WAIT = {"wait": Annotated[Literal["true", "false"], Meta(description="false: answer 202 at once")]}
 
 _UNKNOWN: Codes = {404: ("model_not_found",)}
-_NO_HISTORY: Codes = {404: ("history_off",)}
+_NO_HISTORY: Codes = {404: ("history_off",), 503: ("history_unavailable",)}
 _ACTING: Codes = {
     403: ("origin_not_allowed", "host_not_allowed"),
     **_UNKNOWN,
@@ -105,6 +105,7 @@ OPERATIONS: dict[Route, Operation] = {
         description="Without `format`, the header Accept decides, else the configured default.",
     ),
     ("GET", "/metrics/{name}"): Operation("Figures of one model", _answers(schemas.ModelMetrics), _UNKNOWN),
+    ("GET", "/config"): Operation("The settings as they took effect", _answers(config.Settings)),
     ("GET", "/openapi.json"): Operation("This description", _answers(schemas.Document)),
     ("GET", "/history/requests"): Operation(
         "Requests that were answered",
@@ -118,16 +119,17 @@ OPERATIONS: dict[Route, Operation] = {
         "Sums by hour or day and model",
         _answers(schemas.UsageAnswer),
         _NO_HISTORY,
-        {"by": Literal["hour", "day"], **_MODEL, **_SPAN},
+        {"by": Annotated[Literal["hour", "day"], Meta(description="hour if not given")], **_MODEL, **_SPAN},
     ),
     ("GET", "/events"): Operation(
         "What happens, as server-sent events",
         {200: {EVENTS: str}},
-        {503: ()},
+        {503: ("too_many_consumers", "shutting_down")},
+        {"last_event_id": Annotated[str, Meta(description="as the header Last-Event-ID, where one cannot be sent")]},
         description=(
             "First `snapshot` (SnapshotEvent), then `state` (StateEvent), `swap` (SwapEvent), `request` "
             "(RequestEvent), `models` (a list of LiveModel: those that changed), `queue` (QueueAnswer), `status` "
-            "(StatusAnswer) and `problem` (ProblemEvent). Last-Event-ID resumes. 503: too many listen already."
+            "(StatusAnswer) and `problem` (ProblemEvent). Last-Event-ID resumes."
         ),
         also=(
             schemas.SnapshotEvent,
@@ -206,7 +208,8 @@ def _responses(operation: Operation) -> dict[str, object]:
 
 
 def _error(codes: tuple[str, ...], description: str = "") -> dict[str, object]:
-    schema: dict[str, object] = {"$ref": REF.format(name=schemas.ErrorAnswer.__name__)}
-    if codes:
-        schema["properties"] = {"error": {"properties": {"code": {"enum": list(codes)}}}}
-    return {"description": description or ", ".join(codes) or "Refused", "content": {JSON: {"schema": schema}}}
+    schema = {
+        "$ref": REF.format(name=schemas.ErrorAnswer.__name__),
+        "properties": {"error": {"properties": {"code": {"enum": list(codes)}}}},
+    }
+    return {"description": description or ", ".join(codes), "content": {JSON: {"schema": schema}}}

@@ -98,7 +98,7 @@ class QueueAnswer(TypedDict):
     warnings: list[str]
 
 
-class Model(TypedDict):
+class ListedModel(TypedDict):
     """A configured model, or another one that Ollama has; `reason` says how to get one that is missing."""
 
     name: Name
@@ -113,7 +113,7 @@ class Model(TypedDict):
     reason: NotRequired[str]
 
 
-class ModelAnswer(Model):
+class ModelAnswer(ListedModel):
     """A model, and the times of its latest residency; the total is since the proxy counts."""
 
     loaded_at: Time | None
@@ -124,7 +124,7 @@ class ModelAnswer(Model):
 class ModelsAnswer(TypedDict):
     """The configured models in their order, then the others that Ollama has."""
 
-    models: list[Model]
+    models: list[ListedModel]
 
 
 class DoneAnswer(TypedDict):
@@ -254,8 +254,8 @@ class Usage(TypedDict):
     errors: Count
     prompt_tokens: Count
     generated_tokens: Count
-    wait_s_mean: Seconds | None
-    wait_s_max: Seconds | None
+    wait_s_mean: Seconds
+    wait_s_max: Seconds
     generation_s: Seconds
 
 
@@ -265,7 +265,7 @@ class UsageAnswer(TypedDict):
     usage: list[Usage]
 
 
-class LiveModel(Model):
+class LiveModel(ListedModel):
     """A model with what it does now; `holding`: it is idle and stays for a client that is likely to ask again."""
 
     waiting: Count
