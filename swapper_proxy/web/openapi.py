@@ -20,7 +20,8 @@ REF = "#/components/schemas/{name}"
 JSON, TEXT, EVENTS = "application/json", "text/plain", "text/event-stream"
 
 Id = Annotated[int, Meta(ge=1, le=2**63 - 1)]
-Moment = Annotated[str, Meta(min_length=1, description="ISO time, or seconds since the epoch")]
+_MOMENT = r"^(\d+(\.\d+)?|\d{4}-\d\d-\d\d(T\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)?)?)$"
+Moment = Annotated[str, Meta(pattern=_MOMENT, description="ISO time, UTC if it does not say, or epoch seconds")]
 _MODEL = {"model": Annotated[str, Meta(min_length=1)]}
 _SPAN = {"since": Moment, "until": Moment}
 _PAGE = {**_MODEL, **_SPAN, "limit": Annotated[int, Meta(ge=1, le=1000, description="100 if not given")], "before": Id}
