@@ -25,8 +25,12 @@ from swapper_proxy.runtime.model import GB
 from swapper_proxy.runtime.ports import UpstreamRefused, UpstreamUnreachable
 from swapper_proxy.runtime.standby import Standby
 from swapper_proxy.runtime.watcher import Watcher
+from swapper_proxy.storage.history import History
+from swapper_proxy.web.broadcast import Broadcast
 from swapper_proxy.web.changes import Changes
+from swapper_proxy.web.events import Events
 from swapper_proxy.web.front import Front
+from swapper_proxy.web.history import History as Pages
 from swapper_proxy.web.management import Management
 from swapper_proxy.web.proxy import Proxy
 from swapper_proxy.web.routing import Router
@@ -65,23 +69,28 @@ async def running(settings: Settings, *, simulate_if_unreachable: bool = False) 
             upstream = msgspec.structs.replace(settings.upstream, url=url)
             settings = msgspec.structs.replace(settings, upstream=upstream)
             client = await stack.enter_async_context(_client(settings))
-        ledger, metrics = Ledger(), Metrics()
+        history = await stack.enter_async_context(_history(settings, note))
+        ledger, metrics = Ledger(history.past), Metrics()
         catalog = Catalog(client, settings)
-        recorder = Recorders(())
+        broadcast = Broadcast()
+        recorder = Recorders([broadcast, history])
         observer = logs.SwapLog(Recording(metrics, recorder))
         engine = Engine(client, catalog, ledger, observer, settings.swapper, settings.limits)
         await stack.enter_async_context(engine)
         watcher = await stack.enter_async_context(Watcher(client, catalog, engine))
         board = Board(catalog, engine, ledger)
         metrics.watch(board)
+        history.watch(ledger.uptimes_s)
         router, changes = Router(settings.routes, board.is_at_hand), Changes(engine, catalog, watcher.look)
         proxy = Proxy(client, engine, catalog, ledger, metrics, recorder, router, changes, settings.server)
-        management = Management(board, engine, catalog, metrics, settings, note)
+        events = Events(broadcast, board, settings.swapper.mode)
+        management = Management(board, engine, catalog, metrics, events, Pages(history), settings, note)
         url = await stack.enter_async_context(_listening(settings, Front(proxy, management, settings.server)))
         await stack.enter_async_context(Standby(settings, catalog, engine))
         try:
             yield Running(url, client.url, note, engine)
         finally:
+            events.close()
             engine.shutdown(settings.server.shutdown_grace)
 
 
@@ -115,6 +124,11 @@ def _open_more_files() -> None:
 
 def _client(settings: Settings) -> OllamaClient:
     return OllamaClient(settings.upstream.url, settings.upstream.connect_timeout)
+
+
+def _history(settings: Settings, note: str) -> History:
+    """Of a simulated Ollama nothing is kept: it would count among what happened."""
+    return History(msgspec.structs.replace(settings.history, path=None) if note else settings.history)
 
 
 async def _answers(client: OllamaClient) -> bool:

@@ -8,6 +8,14 @@ from tests.real.install import find
 from tests.real.server import OllamaServer
 
 
+@pytest.fixture(scope="session", autouse=True)
+def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The proxies of the tests keep no history in the user's own place."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def ollama_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OllamaServer]:
     """A real Ollama that holds one model at a time, with all of `tests.real.models`."""

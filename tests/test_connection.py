@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from swapper_proxy.ollama.client import OllamaClient
-from swapper_proxy.ollama.connection import HIGH_BYTES
+from swapper_proxy.ollama.connection import HIGH_BYTES, MOST_HEAD_BYTES
 from swapper_proxy.runtime.ports import UpstreamBroken, UpstreamUnreachable
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -273,3 +273,36 @@ async def test_what_ollama_has_begun_to_answer_is_not_sent_again() -> None:
             await client.send("GET", "/x", (), ())
         assert caught.value.sent
         assert len(made) == 1
+
+
+@pytest.mark.parametrize("kilobytes", [600, 1500])
+async def test_a_long_head_is_read_up_to_a_limit(kilobytes: int) -> None:
+    head = b"HTTP/1.1 200 OK\r\n" + b"".join(b"X-%d: %b\r\n" % (n, b"x" * 1000) for n in range(kilobytes))
+    async with served(answering(head + b"Content-Length: 5\r\n\r\nhello")) as (client, _):
+        if kilobytes * 1000 < MOST_HEAD_BYTES:
+            assert await (await client.send("GET", "/x", (), ())).rest() == b"hello"
+        else:
+            with pytest.raises(UpstreamUnreachable, match="too long"):
+                await client.send("GET", "/x", (), ())
+
+
+async def test_another_protocol_is_no_answer() -> None:
+    upgrade = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\nrest"
+    async with served(answering(upgrade)) as (client, _):
+        with pytest.raises(UpstreamUnreachable, match="no HTTP"):
+            await client.send("GET", "/x", (), ())
+
+
+async def test_nothing_of_an_empty_body_is_left_to_send() -> None:
+    async with served(answering(SIZED)) as (client, _):
+        answer = await client.send("POST", "/x", [(b"Content-Length", b"0")], (b"",))
+        assert not getattr(answer._transport, "_buffer", b"")  # where asyncio keeps what is still to be sent
+        assert await answer.rest() == b"hello"
+
+
+async def test_the_body_of_an_answer_that_has_none_goes_nowhere() -> None:
+    async with served(answering(SIZED, SIZED)) as (client, made):
+        answer = await client.send("HEAD", "/x", (), ())
+        assert await answer.rest() == b""
+        assert await (await client.send("GET", "/x", (), ())).rest() == b"hello"
+        assert len(made) == 2

@@ -4,42 +4,21 @@ import re
 from pathlib import Path
 from unittest.mock import Mock
 
-import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from swapper_proxy import cli, config
+from swapper_proxy.config import reference
 from swapper_proxy.config.loading import NUM_PARALLEL
 from swapper_proxy.config.settings import NOT_IN_FILES
 from swapper_proxy.observe.metrics import Metrics
 from swapper_proxy.runtime.board import Board, Snapshot
 
 ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONFIG = ROOT / "config" / "swapper_config.yaml"
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-
-
-# The sections whose keys stand under names that the operator chooses.
-NAMED = {"models": config.Model, "routes": config.Route}
-
-
-def keys() -> list[tuple[str, str]]:
-    sections = [f for f in msgspec.structs.fields(config.Settings) if f.name not in NOT_IN_FILES]
-    return [
-        key
-        for f in sections
-        for key in keys_of(f"{f.name}.NAME" if f.name in NAMED else f.name, NAMED.get(f.name, f.type))
-    ]
-
-
-def keys_of(section: str, struct: type) -> list[tuple[str, str]]:
-    found = []
-    for field in msgspec.structs.fields(struct):
-        found.append((section, field.name))
-        if isinstance(field.type, type) and issubclass(field.type, config.Section):
-            found += keys_of(f"{section}.{field.name}", field.type)
-    return found
 
 
 def metric_names() -> list[str]:
@@ -49,15 +28,46 @@ def metric_names() -> list[str]:
     return [f"{m.name}_total" if m.type == "counter" else m.name for m in families]
 
 
-@pytest.mark.parametrize(("section", "key"), keys())
-def test_every_key_is_described(section: str, key: str) -> None:
-    assert f"`{section}.{key}`" in README
-    assert f"{key}:" in CONFIG.read_text(encoding="utf-8")
+def test_every_key_has_a_meaning_and_stands_in_the_shipped_file() -> None:
+    paths = [key.path for key in reference.all_keys()]
+    assert sorted(paths) == sorted(reference.MEANINGS)
+    assert set(reference.DEFAULTS) <= set(paths)
+    text = CONFIG.read_text(encoding="utf-8")
+    assert [path for path in paths if f"{path.rpartition('.')[2]}:" not in text] == []
+
+
+def test_no_section_is_forgotten() -> None:
+    sections = {key.path.partition(".")[0] for key in reference.all_keys()}
+    assert sections == set(config.Settings.__struct_fields__) - set(NOT_IN_FILES)
+
+
+def test_the_configuration_page_is_what_the_settings_say() -> None:
+    assert (DOCS / "configuration.md").read_text(encoding="utf-8") == reference.page(), "make docs"
+
+
+@pytest.mark.parametrize(
+    ("path", "takes", "default"),
+    [
+        ("server.port", "integer from 0 to 65535", "`8890`"),
+        ("server.allowed_hosts", "list of text", "none"),
+        ("upstream.url", "text", "`http://localhost:11434`"),
+        ("swapper.mode", "`single-active`, `multi-active`", "`single-active`"),
+        ("swapper.default_after", "number above 0 to 31536000", "none"),
+        ("swapper.unload_settle", "number from 0 to 31536000", "`1.5`"),
+        ("swapper.max_wait.high", "number above 0 to 31536000", "`15`"),
+        ("swapper.keep_alive", "number or text", "Ollama's own timer"),
+        ("models.NAME.path", "text", "required"),
+        ("models.NAME.pinned", "true, false", "`false`"),
+        ("routes.NAME.model", "text or list of text", "required"),
+    ],
+)
+def test_what_a_key_takes_is_read_from_its_type(path: str, takes: str, default: str) -> None:
+    assert f"| `{path}` | {takes} | {default} |" in reference.page()
 
 
 @pytest.mark.parametrize("variable", [*config.ENVIRONMENT, NUM_PARALLEL, "SWAPPER_CONFIG_PATH", "SWAPPER_URL"])
 def test_every_variable_is_described(variable: str) -> None:
-    assert f"`{variable}`" in README
+    assert f"`{variable}`" in README + reference.page()
 
 
 def test_every_command_is_described() -> None:

@@ -3,7 +3,7 @@
 from swapper_proxy.core.types import Cause, State
 from swapper_proxy.observe.metrics import Metrics
 from swapper_proxy.observe.recording import Recorders, Recording
-from swapper_proxy.runtime.ports import RequestRecord, StateRecord, SwapRecord
+from swapper_proxy.runtime.ports import ProblemRecord, RequestRecord, StateRecord, SwapRecord
 
 
 class Kept:
@@ -12,6 +12,7 @@ class Kept:
     def __init__(self) -> None:
         self.swaps: list[tuple[object, ...]] = []
         self.states: list[tuple[str, str, str]] = []
+        self.problems: list[tuple[str, str, str]] = []
 
     def request(self, record: RequestRecord) -> None:
         raise AssertionError("there was none")
@@ -23,6 +24,10 @@ class Kept:
     def state(self, r: StateRecord) -> None:
         assert r.time > 1e9
         self.states.append((r.model, r.state, r.cause))
+
+    def problem(self, r: ProblemRecord) -> None:
+        assert r.time > 1e9
+        self.problems.append((r.model, r.code, r.message))
 
 
 def test_a_swap_has_the_drain_and_the_unload_of_what_went_for_it() -> None:
@@ -50,3 +55,18 @@ def test_states() -> None:
     recording.changed("a", State.LOADING, Cause.IDLE)
     recording.changed("a", State.RESIDENT, Cause.IDLE)
     assert kept.states == [("a", "loading", "idle"), ("a", "loaded", "idle")]
+
+
+def test_problems() -> None:
+    kept = Kept()
+    recording = Recording(Metrics(), Recorders([kept]))
+    recording.load_failed("a", 1.0, 500)
+    recording.load_failed("b", 60.0, 504)
+    recording.upstream(False)
+    recording.upstream(True)
+    assert kept.problems == [
+        ("a", "load_failed", "the load failed: Ollama answered 500"),
+        ("b", "load_failed", "the load failed: it was not loaded in time"),
+        ("", "upstream_unreachable", "Ollama is not reachable"),
+        ("", "upstream_back", "Ollama is reachable again"),
+    ]

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from swapper_proxy.core.types import Cause, State
 from swapper_proxy.observe.passing import Passing
 from swapper_proxy.runtime.board import STATUS
-from swapper_proxy.runtime.ports import Observer, Recorder, RequestRecord, StateRecord, SwapRecord
+from swapper_proxy.runtime.ports import Observer, ProblemRecord, Recorder, RequestRecord, StateRecord, SwapRecord
+
+GATEWAY_TIMEOUT = 504  # of a load: it took too long
 
 
 class Recorders:
@@ -27,9 +29,16 @@ class Recorders:
         for recorder in self._recorders:
             recorder.state(record)
 
+    def problem(self, record: ProblemRecord) -> None:
+        for recorder in self._recorders:
+            recorder.problem(record)
+
 
 class Recording(Passing):
-    """Of swaps and states; those of requests are made where these are counted."""
+    """Of swaps, states, failed loads and Ollama's absence.
+
+    Those of requests are made where these are counted, those of refused requests where these are refused.
+    """
 
     def __init__(self, following: Observer, recorder: Recorder) -> None:
         super().__init__(following)
@@ -54,8 +63,15 @@ class Recording(Passing):
 
     def load_failed(self, model: str, seconds: float, status: int) -> None:
         self._recorder.swap(SwapRecord(time.time(), "", model, "failed", 0.0, 0.0, seconds, True))
+        why = "it was not loaded in time" if status == GATEWAY_TIMEOUT else f"Ollama answered {status}"
+        self._recorder.problem(ProblemRecord(time.time(), model, "load_failed", f"the load failed: {why}"))
         super().load_failed(model, seconds, status)
 
     def changed(self, model: str, state: State, cause: Cause) -> None:
         self._recorder.state(StateRecord(time.time(), model, STATUS[state], cause))
         super().changed(model, state, cause)
+
+    def upstream(self, reachable: bool) -> None:
+        code, state = ("upstream_back", "reachable again") if reachable else ("upstream_unreachable", "not reachable")
+        self._recorder.problem(ProblemRecord(time.time(), "", code, f"Ollama is {state}"))
+        super().upstream(reachable)

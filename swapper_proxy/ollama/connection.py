@@ -16,6 +16,7 @@ from swapper_proxy.runtime.ports import Body, Header, UpstreamBroken, UpstreamUn
 
 # Ollama is not read on while so many bytes of an answer wait for the client to take them.
 HIGH_BYTES = 256 * 1024
+MOST_HEAD_BYTES = 1024 * 1024
 
 
 class Stale(Exception):
@@ -61,8 +62,8 @@ class Connection(asyncio.Protocol):
             return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            self.lose(f"what answers is no HTTP: {error}")
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self.lose(f"what answers is no HTTP/1.1: {error}")
         if self._take is None:
             self._hold(len(data))
         elif self._pieces:
@@ -71,8 +72,13 @@ class Connection(asyncio.Protocol):
             self._wake()
 
     def _hold(self, size: int) -> None:
+        """Nobody takes what has come yet.  Paused is only what `at_hand` resumes: there are pieces."""
         self._held += size
-        if self._held > HIGH_BYTES and not (self._paused or self._lost):
+        if self._lost:
+            return
+        if not self._headed and self._held > MOST_HEAD_BYTES:
+            self.lose("the head of its answer is too long")
+        elif self._pieces and self._held > HIGH_BYTES and not self._paused:
             self._paused = True
             self._transport.pause_reading()
 
@@ -136,7 +142,8 @@ class Connection(asyncio.Protocol):
             self._ended = True  # the body that the headers tell of does not come, which the parser cannot know
 
     def on_body(self, data: bytes) -> None:
-        self._pieces.append(data)
+        if not self._ended:
+            self._pieces.append(data)
 
     def on_message_complete(self) -> None:
         if self._headed:
@@ -153,7 +160,7 @@ class Connection(asyncio.Protocol):
         kept, self._used = self._used, True
         self._begin(method)
         if isinstance(body, tuple):
-            self._transport.writelines((head, *body))
+            self._transport.writelines([piece for piece in (head, *body) if piece])  # from 3.12 on an empty one spins
         else:
             self._transport.write(head)
             self._writing = self._loop.create_task(self._write(body))

@@ -128,12 +128,22 @@ class StateRecord(msgspec.Struct, frozen=True):
     cause: str
 
 
+class ProblemRecord(msgspec.Struct, frozen=True):
+    """Something went wrong, or Ollama is back; `model` is empty where it is about none.  The texts are for people."""
+
+    time: float
+    model: str
+    code: str
+    message: str
+
+
 class Recorder(Protocol):
     """Keeps or shows what happened; must not block."""
 
     def request(self, record: RequestRecord) -> None: ...
     def swap(self, record: SwapRecord) -> None: ...
     def state(self, record: StateRecord) -> None: ...
+    def problem(self, record: ProblemRecord) -> None: ...
 
 
 class Answer(Protocol):

@@ -127,7 +127,7 @@ _TRAILING = re.compile(r"trailing characters \(byte (\d+)\)")
 def _plain(body: bytes) -> dict[str, msgspec.Raw] | None:
     """The members of a body as nearly all clients write it: nothing before, between or after, each key once.
 
-    Whether a key was given twice is told by the length; None where that does not tell.
+    With nothing in between the length tells whether that is so: all else makes it longer.  None if it is not.
     """
     if not _is_utf8(body):
         return None
@@ -137,9 +137,16 @@ def _plain(body: bytes) -> dict[str, msgspec.Raw] | None:
         return None
     names = "".join(raw)
     length = 1 + len(names) + sum(map(len, raw.values())) + 4 * len(raw)
-    if len(body) not in (length, length + 2 * len(raw) - 1) or names != _fold(names):
+    if names != _fold(names) or not (len(body) == length or _is_spaced(body, raw)):
         return None
     return None if _SUSPECT.search(body) else raw
+
+
+def _is_spaced(body: bytes, raw: dict[str, msgspec.Raw]) -> bool:
+    """Whether a body that is not large has one space behind each colon and comma, as Python writes it."""
+    if len(body) > MOST_BYTES:
+        return False
+    return body == b"{%b}" % b", ".join([b'"%b": %b' % (name.encode(), bytes(value)) for name, value in raw.items()])
 
 
 def _members(body: bytes | memoryview) -> list[tuple[str, msgspec.Raw]]:

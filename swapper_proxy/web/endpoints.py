@@ -195,6 +195,8 @@ def read(endpoint: Endpoint, fields: Fields | Form) -> Asked:
     leaves_at_once, options = _leaves_at_once(keep_alive), fields.get("options", _Options, None)
     empty = fields.is_empty(endpoint.content)
     if empty and leaves_at_once and endpoint.stops:
+        if endpoint.content == "messages":
+            fields.get("messages", _List, None)
         return Asked(model, Intent.UNLOAD)
     _check(endpoint, fields)
     intent = Intent.LOAD if empty else Intent.INFERENCE

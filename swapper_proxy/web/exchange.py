@@ -87,9 +87,19 @@ class Exchange:
             transport.write(self._framed(piece))
         return not self._protocol.writing_paused
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the client takes no more for now."""
+        return self._protocol.writing_paused
+
     async def room(self) -> None:
         """Returns when the client has taken enough of what was written."""
         await self.request.writer.drain()
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that were written and wait for the client to take them."""
+        return 0 if (transport := self._protocol.transport) is None else transport.get_write_buffer_size()
 
     def end(self) -> None:
         """The body is complete."""
@@ -103,6 +113,12 @@ class Exchange:
         self.keep_alive = False
         if self._protocol.transport is not None:
             self._protocol.transport.close()  # what is written is sent
+
+    def abort(self) -> None:
+        """Close the connection at once; what was not sent is lost."""
+        self.keep_alive = False
+        if self._protocol.transport is not None:
+            self._protocol.transport.abort()
 
     def answer(self, status: int, headers: Iterable[Header], body: bytes) -> None:
         """All of it at once, by the proxy itself."""

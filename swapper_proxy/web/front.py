@@ -64,6 +64,8 @@ class Front:
                     exchange.break_off()
                 else:
                     _refuse(exchange, 500, "internal_error", "internal error; see the proxy's log")
+        if exchange.is_full:
+            await exchange.room()  # before the next request of a client that sends them without reading
         return exchange
 
     def _is_allowed(self, request: web.BaseRequest, origin: str) -> bool:

@@ -32,6 +32,8 @@ class Intake:
             raise too_large(limit)
         if encoding == "identity" and request.content.is_eof():  # all of it has come already, as small bodies do
             body = request.content.read_nowait()
+            if len(body) > limit:
+                raise too_large(limit)
             held.add(len(body))
             return body
         decoding = Decoding(DECODERS[encoding], limit) if encoding != "identity" else None

@@ -10,6 +10,7 @@ from msgspec import Meta
 from swapper_proxy import __version__, config
 from swapper_proxy.core.errors import Rejection
 from swapper_proxy.web import schemas
+from swapper_proxy.web.history import DEFAULT_LIMIT, LAST_ID, MOST
 
 # Method and path, as the description writes them.
 Route = tuple[str, str]
@@ -19,12 +20,13 @@ Codes = Mapping[int, tuple[str, ...]]
 REF = "#/components/schemas/{name}"
 JSON, TEXT, EVENTS = "application/json", "text/plain", "text/event-stream"
 
-Id = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+Id = Annotated[int, Meta(ge=1, le=LAST_ID)]
+Limit = Annotated[int, Meta(ge=1, le=MOST, description=f"{DEFAULT_LIMIT} if not given")]
 _MOMENT = r"^(\d+(\.\d+)?|\d{4}-\d\d-\d\d(T\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)?)?)$"
 Moment = Annotated[str, Meta(pattern=_MOMENT, description="ISO time, UTC if it does not say, or epoch seconds")]
 _MODEL = {"model": Annotated[str, Meta(min_length=1)]}
 _SPAN = {"since": Moment, "until": Moment}
-_PAGE = {**_MODEL, **_SPAN, "limit": Annotated[int, Meta(ge=1, le=1000, description="100 if not given")], "before": Id}
+_PAGE = {**_MODEL, **_SPAN, "limit": Limit, "before": Id}
 _WAIT = {"wait": Annotated[Literal["true", "false"], Meta(description="false: answer 202 at once")]}
 
 _UNKNOWN: Codes = {404: ("model_not_found",)}
@@ -129,7 +131,7 @@ OPERATIONS: dict[Route, Operation] = {
         {"last_event_id": Annotated[str, Meta(description="as the header Last-Event-ID, where one cannot be sent")]},
         description=(
             "First `snapshot` (SnapshotEvent), then `state` (StateEvent), `swap` (SwapEvent), `request` "
-            "(RequestEvent), `models` (a list of LiveModel: those that changed), `queue` (QueueAnswer), `status` "
+            "(RequestEvent), `models` (a list of ListedModel: those that changed), `queue` (QueueAnswer), `status` "
             "(StatusAnswer) and `problem` (ProblemEvent). Last-Event-ID resumes."
         ),
         also=(
@@ -144,7 +146,8 @@ OPERATIONS: dict[Route, Operation] = {
 
 _ABOUT = (
     "What GET answers, HEAD answers without a body. Names of models may hold slashes, percent-encoded or not. "
-    "Another method is 405 (method_not_allowed), with Allow. Answers may get further keys."
+    "Another method is 405 (method_not_allowed), with Allow. Answers may get further keys. "
+    "Not described here are the console at /ui/, which is for people, and what goes to Ollama."
 )
 _NAME = {
     "name": "name",

@@ -16,12 +16,12 @@ from swapper_proxy.runtime.engine import Demand, Engine
 from swapper_proxy.runtime.lease import Lease
 from swapper_proxy.runtime.ledger import Ledger
 from swapper_proxy.runtime.model import Model
-from swapper_proxy.runtime.ports import Body, Header, Recorder, Relay, UpstreamUnreachable
+from swapper_proxy.runtime.ports import Body, Header, ProblemRecord, Recorder, Relay, UpstreamUnreachable
 from swapper_proxy.web import endpoints, offered, terms
 from swapper_proxy.web.body import Ambiguous, Fields, Malformed, Pieces, WrongType, named
 from swapper_proxy.web.changes import CHANGES, Changes
 from swapper_proxy.web.counting import Counted, CountedRemote, RequestMetrics
-from swapper_proxy.web.dialects import dialect_of, rendered
+from swapper_proxy.web.dialects import dialect_of, message, rendered
 from swapper_proxy.web.endpoints import ENDPOINTS, Asked, Endpoint, Intent, Unacceptable
 from swapper_proxy.web.exchange import Exchange
 from swapper_proxy.web.form import Form
@@ -32,6 +32,8 @@ from swapper_proxy.web.relay import Outcome, relay, relay_edited
 from swapper_proxy.web.routing import Router
 
 log = logging.getLogger("swapper_proxy.requests")
+
+MOST_SAID = 1000  # characters of an error that are recorded
 
 
 class Proxy:
@@ -84,6 +86,9 @@ class Proxy:
         fields = {"request_id": request_id, "endpoint": path[:64], "model": exchange.model[:200]}
         after_s = round(time.monotonic() - exchange.arrived, 3)
         log.warning("refused", extra=fields | {"status": status, "code": error.code, "wait_s": after_s})
+        known = self._catalog.meaning(exchange.model).model
+        name = known.name if known else exchange.model[:200]
+        self._recorder.problem(ProblemRecord(time.time(), name, error.code, message(error)[:MOST_SAID]))
         exchange.answer(status, [*headers, (b"X-Request-Id", request_id.encode()), *exchange.own_headers], body)
 
     # Straight through

@@ -18,7 +18,8 @@ Count = Annotated[int, Meta(ge=0)]
 Name = Annotated[str, Meta(description="as configured, else as Ollama has it")]
 Mode = Literal["single-active", "multi-active"]
 Health = Literal["healthy", "degraded"]
-State = Literal["loading", "loaded", "draining", "unloading", "unloaded"]
+_STATES = ["loading", "loaded", "draining", "unloading", "unloaded"]
+State = Annotated[str, Meta(extra_json_schema={"enum": _STATES})]
 
 
 class Fault(TypedDict):
@@ -99,7 +100,11 @@ class QueueAnswer(TypedDict):
 
 
 class ListedModel(TypedDict):
-    """A configured model, or another one that Ollama has; `reason` says how to get one that is missing."""
+    """A configured model, or another one that Ollama has; `reason` says how to get one that is missing.
+
+    `holding`: it is idle and stays although others wait, since its client is likely to ask again; `uptime_s` is that of
+    the present residency; `tokens_per_second` is a mean, null if not known.
+    """
 
     name: Name
     ollama_name: str
@@ -110,6 +115,12 @@ class ListedModel(TypedDict):
     configured: bool
     pinned: bool
     remote: bool
+    waiting: Count
+    in_flight: Count
+    holding: bool
+    uptime_s: Seconds
+    request_count: Count
+    tokens_per_second: Annotated[float, Meta(ge=0)] | None
     reason: NotRequired[str]
 
 
@@ -265,22 +276,11 @@ class UsageAnswer(TypedDict):
     usage: list[Usage]
 
 
-class LiveModel(ListedModel):
-    """A model with what it does now; `holding`: it is idle and stays for a client that is likely to ask again."""
-
-    waiting: Count
-    in_flight: Count
-    uptime_s: Seconds
-    request_count: Count
-    tokens_per_second: Annotated[float, Meta(ge=0)] | None
-    holding: bool
-
-
 class SnapshotEvent(TypedDict):
     """Everything, at the beginning."""
 
     status: StatusAnswer
-    models: list[LiveModel]
+    models: list[ListedModel]
     queue: QueueAnswer
 
 

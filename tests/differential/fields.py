@@ -204,6 +204,8 @@ KEEPING = [
     GENERATE.body("ollama stop of what is not there", {"model": "alpha", "keep_alive": "0s"}),
     GENERATE.body("ollama stop of the unknown", {"model": "nope", "keep_alive": 0}),
     CHAT.body("ollama stop", {"model": "alpha", "messages": [], "keep_alive": 0}, warm="alpha", stays=(0, 0)),
+    CHAT.body("a stop with a text", {"model": "alpha", "messages": "", "keep_alive": 0}, warm="alpha"),
+    CHAT.body("a stop with an object", {"model": "alpha", "messages": {}, "keep_alive": 0}, warm="alpha"),
     CHAT.body(
         "a load for long", {"model": "alpha", "messages": None, "keep_alive": -1}, warm="alpha", stays=(inf, inf)
     ),

@@ -3,6 +3,7 @@
 import gzip
 import json
 import zlib
+from collections.abc import AsyncIterator
 
 import aiohttp
 import msgspec
@@ -21,7 +22,11 @@ def plain(value: object) -> bytes:
     return json.dumps(value).encode()
 
 
-async def post(client: Client, path: str, data: bytes, encoding: str) -> tuple[int, object]:
+async def in_chunks(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+async def post(client: Client, path: str, data: bytes | AsyncIterator[bytes], encoding: str) -> tuple[int, object]:
     headers = {"Content-Encoding": encoding}
     async with client.session.post(client.url + path, data=data, headers=headers) as answer:
         return answer.status, await answer.json()
@@ -95,4 +100,5 @@ async def test_nothing_is_held_after_bodies_that_were_refused(session: aiohttp.C
         for _ in range(4):
             assert (await post(proxy, "/api/generate", b"x" * 2000, "gzip"))[0] == 400
             assert (await post(proxy, "/api/generate", gzip.compress(b" " * 5000), "gzip"))[0] == 413
+            assert (await post(proxy, "/api/generate", in_chunks(b" " * 5000), "identity"))[0] == 413
         assert (await proxy.generate("alpha", system="x" * 2000))[0] == 200

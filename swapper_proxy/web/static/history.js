@@ -1,0 +1,3 @@
+// Whether the proxy keeps a history.
+
+export const recorded = (config) => (config?.history?.path ?? null) !== null;
