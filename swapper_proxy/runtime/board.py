@@ -4,16 +4,19 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from swapper_proxy.core.forecast import Why
 from swapper_proxy.core.residency import Residency
-from swapper_proxy.core.types import State
+from swapper_proxy.core.types import Priority, State
 from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.engine import Engine
 from swapper_proxy.runtime.ledger import Ledger, Residence, Totals
 from swapper_proxy.runtime.model import Model
 
-STATUS = {
+Status = Literal["loading", "loaded", "draining", "unloading", "unloaded", "error", "missing"]
+ParallelSource = Literal["config", "OLLAMA_NUM_PARALLEL", "assumed"]
+STATUS: dict[State, Status] = {
     State.ABSENT: "unloaded",
     State.LOADING: "loading",
     State.RESIDENT: "loaded",
@@ -34,11 +37,11 @@ class ModelState:
     ollama_name: str
     type: str
     size_gb: float | None
-    priority: str
+    priority: Priority
     configured: bool
     pinned: bool
     remote: bool
-    status: str
+    status: Status
     waiting: int
     gate: int
     in_flight: int
@@ -80,7 +83,7 @@ class Waiting:
     """
 
     model: str
-    priority: str
+    priority: Priority
     since: float
     deadline: float
     start: float
@@ -96,7 +99,7 @@ class Lane:
     waiting: int
     in_flight: int
     parallel: int
-    parallel_source: str
+    parallel_source: ParallelSource
 
     @property
     def doubtful(self) -> bool:
@@ -198,7 +201,7 @@ class Board:
             residence=residence,
         )
 
-    def _status(self, model: Model, mine: list[Residency], residence: Residence) -> str:
+    def _status(self, model: Model, mine: list[Residency], residence: Residence) -> Status:
         if occupying := next((r for r in mine if r.occupies), None):
             return STATUS[occupying.state]
         if self._engine.reachable and not self._catalog.is_installed(model):

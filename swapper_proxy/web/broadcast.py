@@ -22,7 +22,7 @@ GATHER_S = 0.05
 # Of what was written to one who does not read.
 MOST_UNSENT_BYTES = 1024 * 1024
 
-_KINDS: dict[type[Record], tuple[str, Callable[[Any], shapes.Shape]]] = {
+_KINDS: dict[type[Record], tuple[str, Callable[[Any], object]]] = {
     RequestRecord: ("request", shapes.requested),
     SwapRecord: ("swap", shapes.swapped),
     StateRecord: ("state", shapes.changed),

@@ -13,10 +13,9 @@ from functools import cached_property
 
 from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.runtime.board import Board
-from swapper_proxy.web import shapes
+from swapper_proxy.web import schemas, shapes
 from swapper_proxy.web.broadcast import Broadcast, event
 from swapper_proxy.web.exchange import Exchange
-from swapper_proxy.web.shapes import Shape
 
 PATH = "/events"
 FIGURES_S = 0.5
@@ -25,6 +24,7 @@ MOST_LOOKING = 0.05
 HEARTBEAT_S = 15.0
 HEARTBEAT = b":\n\n"
 MOST_CONSUMERS = 100
+Shape = Mapping[str, object]
 # What changes by itself as time passes, and is no news.
 _PASSING = ("uptime_s", "waited_seconds", "estimated_wait_seconds")
 
@@ -33,19 +33,19 @@ _PASSING = ("uptime_s", "waited_seconds", "estimated_wait_seconds")
 class Figures:
     """GET /status, the items of GET /models and GET /queue at one instant."""
 
-    status: Shape
-    models: list[Shape]
-    queue: Shape
+    status: schemas.StatusAnswer
+    models: list[schemas.ListedModel]
+    queue: schemas.QueueAnswer
 
     @property
-    def snapshot(self) -> Shape:
+    def snapshot(self) -> schemas.SnapshotEvent:
         return {"status": self.status, "models": self.models, "queue": self.queue}
 
     @cached_property
     def lasting(self) -> dict[str, Shape]:
         """What is compared: each by its name, without what is no news."""
-        queue = self.queue | {"requests": [_lasting(waiting) for waiting in self.queue["requests"]]}
-        return {"status": self.status, "queue": queue} | {_of(model): _lasting(model) for model in self.models}
+        queue: Shape = {**self.queue, "requests": [_lasting(waiting) for waiting in self.queue["requests"]]}
+        return {"status": self.status, "queue": queue, **{_of(model): _lasting(model) for model in self.models}}
 
     def news(self, told: Mapping[str, Shape]) -> Iterator[bytes]:
         """The events for one who was told that."""
@@ -58,7 +58,7 @@ class Figures:
             yield event("status", self.status)
 
 
-def _of(model: Shape) -> str:
+def _of(model: schemas.ListedModel) -> str:
     return f"models/{model['name']}"
 
 
@@ -69,7 +69,7 @@ def _lasting(shape: Shape) -> Shape:
 class Events:
     """The handler of /events; looks for changed figures while anybody listens."""
 
-    def __init__(self, broadcast: Broadcast, board: Board, mode: str) -> None:
+    def __init__(self, broadcast: Broadcast, board: Board, mode: schemas.Mode) -> None:
         self._broadcast = broadcast
         self._board = board
         self._mode = mode

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from functools import cached_property
+from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
@@ -10,21 +11,19 @@ from aiohttp import web
 
 from swapper_proxy import config
 from swapper_proxy.core.errors import ProxyError
-from swapper_proxy.runtime.board import Board, ModelState, uptime_total_s
+from swapper_proxy.runtime.board import Board, ModelState
 from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.engine import Engine
 from swapper_proxy.runtime.model import Model
 from swapper_proxy.runtime.ports import Header, UpstreamUnreachable
-from swapper_proxy.web import console
+from swapper_proxy.web import console, history, openapi, parameters, schemas, shapes
 from swapper_proxy.web.dialects import Dialect, rendered
 from swapper_proxy.web.events import PATH as EVENTS
 from swapper_proxy.web.events import Events
 from swapper_proxy.web.exchange import Exchange
-from swapper_proxy.web.history import History
-from swapper_proxy.web.shapes import described, how_to_pull, measured, queue, stamp, status
 
 PROMETHEUS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
-WORDS = ("health", "ready", "status", "queue", "models", "metrics", "config", "events", "history")
+WORDS = ("health", "ready", "status", "queue", "models", "metrics", "config", "events", "history", "openapi.json")
 WITH_NAMES = ("models", "metrics", "history")
 READING = ("GET", "HEAD")
 
@@ -54,7 +53,7 @@ class Management:
         catalog: Catalog,
         metrics: Exposition,
         events: Events,
-        history: History,
+        past: history.History,
         settings: config.Settings,
         note: str,
     ) -> None:
@@ -63,7 +62,7 @@ class Management:
         self._catalog = catalog
         self._metrics = metrics
         self._events = events
-        self._history = history
+        self._history = past
         self._settings = settings
         self._note = note  # what runs behind the proxy, if it is no real Ollama
         self._tasks: set[asyncio.Future[None]] = set()
@@ -75,13 +74,27 @@ class Management:
             "models": self.models,
             "metrics": self.metrics,
             "config": self.config,
+            "openapi.json": self.described,
         }
+        self._named = {"models": self.model, "metrics": self.model_metrics}
         self._actions = {"load": self.load, "unload": self.unload}
+
+    @property
+    def routes(self) -> list[openapi.Route]:
+        """What is served, as the description writes it; the console at /ui/ is for people, and not in it."""
+        return [
+            *(("GET", f"/{word}") for word in self._pages),
+            *(("GET", f"/{word}/{{name}}") for word in self._named),
+            *(("POST", f"/models/{{name}}/{action}") for action in self._actions),
+            *(("GET", f"/history/{page}") for page in history.PARAMETERS),
+            ("GET", EVENTS),
+        ]
 
     async def handle(self, exchange: Exchange) -> None:
         """Any call of the proxy's own API."""
         try:
             if exchange.path == EVENTS and exchange.request.method in READING:
+                _check(exchange, "GET", EVENTS)
                 return await self._events.handle(exchange)
             response = await self._called(exchange)
         except ProxyError as error:
@@ -89,61 +102,67 @@ class Management:
         return exchange.answer(*response)
 
     async def _called(self, exchange: Exchange) -> Response:
-        """The paths are `/WORD`, `/WORD/NAME` and `/models/NAME/ACTION`; a name may hold slashes."""
+        """The paths are `/WORD`, `/WORD/NAME` and `/models/NAME/ACTION`; a name may hold slashes, and be `X/ACTION`."""
         method, (_, word, *rest) = exchange.request.method, exchange.path.split("/")
-        if console.is_console(exchange.path) and method in READING:
+        reads, acts = method in READING, word == "models" and len(rest) > 1 and rest[-1] in self._actions
+        if reads and console.is_console(exchange.path):
             return await console.page(exchange.request, exchange.path)
-        reads = method in READING
-        if word == "history" and reads:
+        if reads and word == "history":
             return await self.history(exchange.request, "/".join(rest))
-        if not rest and reads:
+        if reads and not rest:
+            _check(exchange, "GET", f"/{word}")
             return await self._pages[word](exchange.request)
-        if word == "models" and len(rest) > 1 and method == "POST" and rest[-1] in self._actions:
+        if acts and method == "POST":
+            _check(exchange, "POST", f"/models/{{name}}/{rest[-1]}")
             return await self._actions[rest[-1]](exchange.request, "/".join(rest[:-1]))
-        if rest and reads:
-            return {"models": self.model, "metrics": self.model_metrics}[word]("/".join(rest))
-        raise ProxyError(405, "method_not_allowed", "method not allowed")
+        if reads and not (acts and self._board.model("/".join(rest)) is None):
+            _check(exchange, "GET", f"/{word}/{{name}}")
+            return self._named[word]("/".join(rest))
+        return _not_allowed(b"POST" if acts else b"GET, HEAD")
 
     # Reading
 
     async def health(self, _: web.BaseRequest) -> Response:
         snapshot = self._board.snapshot()
-        answer = {
+        answer: schemas.HealthAnswer = {
             "status": "healthy" if snapshot.reachable else "degraded",
             "service": "swapper-service",
             "active_model": snapshot.active,
             "mode": self._settings.swapper.mode,
         }
-        return _json(answer | ({"note": self._note} if self._note else {}))
+        if self._note:
+            answer["note"] = self._note
+        return _json(answer)
 
     async def ready(self, _: web.BaseRequest) -> Response:
         reachable = self._engine.reachable
-        return _json({"status": "ready" if reachable else "unavailable"}, status=200 if reachable else 503)
+        answer: schemas.ReadyAnswer = {"status": "ready" if reachable else "unavailable"}
+        return _json(answer, status=200 if reachable else 503)
 
     async def status(self, _: web.BaseRequest) -> Response:
-        return _json(status(self._board.snapshot(), self._settings.swapper.mode))
+        return _json(shapes.status(self._board.snapshot(), self._settings.swapper.mode))
 
     async def queue(self, _: web.BaseRequest) -> Response:
-        return _json(queue(self._board))
+        return _json(shapes.queue(self._board))
 
     async def models(self, _: web.BaseRequest) -> Response:
-        return _json({"models": [described(m) for m in self._board.snapshot().models]})
+        answer: schemas.ModelsAnswer = {"models": [shapes.described(m) for m in self._board.snapshot().models]}
+        return _json(answer)
 
     def model(self, name: str) -> Response:
-        state = self._state(name)
-        residence = state.residence
-        return _json(
-            described(state)
-            | {
-                "loaded_at": stamp(residence.loaded_at),
-                "unloaded_at": stamp(residence.unloaded_at),
-                "total_uptime_seconds": round(uptime_total_s(residence), 3),
-            }
-        )
+        return _json(shapes.with_times(self._state(name)))
+
+    async def described(self, _: web.BaseRequest) -> Response:
+        return self._description
+
+    @cached_property
+    def _description(self) -> Response:
+        return _json(openapi.document(self.routes))
 
     async def metrics(self, request: web.BaseRequest) -> Response:
         if wants_json(request, self._settings.metrics.default_format):
-            status, headers, body = _json({"metrics": [measured(m) for m in self._board.snapshot().models]})
+            answer: schemas.MetricsAnswer = {"metrics": [shapes.measured(m) for m in self._board.snapshot().models]}
+            status, headers, body = _json(answer)
         else:
             status, headers, body = 200, [(b"Content-Type", PROMETHEUS_TYPE)], self._metrics.exposition()
         return status, [*headers, (b"Vary", b"Accept")], body
@@ -154,7 +173,7 @@ class Management:
         return _json(msgspec.structs.replace(self._settings, upstream=upstream))
 
     def model_metrics(self, name: str) -> Response:
-        return _json(measured(self._state(name)))
+        return _json(shapes.measured(self._state(name)))
 
     async def history(self, request: web.BaseRequest, name: str) -> Response:
         return _json(await self._history.page(name, request.query.items()))
@@ -184,7 +203,7 @@ class Management:
         if meaning.denied or (model is None and meaning.model is None):
             raise _unknown(name)
         if model is None:
-            raise ProxyError(409, "model_missing", how_to_pull(meaning.model or Model(name, name)))
+            raise ProxyError(409, "model_missing", shapes.how_to_pull(meaning.model or Model(name, name)))
         if model.remote:
             raise ProxyError(409, "model_remote", "the model runs elsewhere: there is nothing to load or unload here")
         return model
@@ -194,16 +213,24 @@ class Management:
             task = asyncio.ensure_future(work)
             self._tasks.add(task)
             task.add_done_callback(self._over)
-            return _json(
-                {"status": "accepted", "model": model.name, "message": f"Model {model.name} is being {what}"}, 202
-            )
+            return _json(_said("accepted", model, f"is being {what}"), 202)
         await work
-        return _json({"status": "success", "model": model.name, "message": f"Model {model.name} {what}"})
+        return _json(_said("success", model, what))
 
     def _over(self, task: "asyncio.Future[None]") -> None:
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # logged where it was decided
+
+
+def _check(exchange: Exchange, method: str, path: str) -> None:
+    parameters.read(exchange.target, openapi.OPERATIONS[method, path].query)
+
+
+def _not_allowed(methods: bytes) -> Response:
+    error = ProxyError(405, "method_not_allowed", "method not allowed")
+    status, headers, body = rendered(error, Dialect.MANAGEMENT)
+    return status, [*headers, (b"Allow", methods)], body
 
 
 def wants_json(request: web.BaseRequest, default: str) -> bool:
@@ -229,6 +256,10 @@ def _quality(text: str) -> float:
         return float(text)
     except ValueError:
         return 0.0
+
+
+def _said(status: Literal["success", "accepted"], model: Model, what: str) -> schemas.DoneAnswer:
+    return {"status": status, "model": model.name, "message": f"Model {model.name} {what}"}
 
 
 def _without_password(url: str) -> str:

@@ -2,17 +2,15 @@
 
 import time
 from datetime import UTC, datetime
-from typing import Any
 
 from swapper_proxy.core.forecast import Why
 from swapper_proxy.runtime.board import Board, Lane, ModelState, Snapshot, Waiting, uptime_total_s
 from swapper_proxy.runtime.model import Model
 from swapper_proxy.runtime.ports import ProblemRecord, RequestRecord, StateRecord, SwapRecord
+from swapper_proxy.web import schemas
 
-Shape = dict[str, Any]
 
-
-def status(snapshot: Snapshot, mode: str) -> Shape:
+def status(snapshot: Snapshot, mode: schemas.Mode) -> schemas.StatusAnswer:
     """GET /status."""
     return {
         "status": "healthy" if snapshot.reachable else "degraded",
@@ -26,7 +24,7 @@ def status(snapshot: Snapshot, mode: str) -> Shape:
     }
 
 
-def queue(board: Board) -> Shape:
+def queue(board: Board) -> schemas.QueueAnswer:
     """GET /queue: who waits for what, since when, until when at most, and why; how many a model serves at once."""
     waiting, lanes = board.queue(), board.lanes()
     return {
@@ -39,7 +37,11 @@ def queue(board: Board) -> Shape:
 
 def stamp(moment: float | None) -> str | None:
     """UTC to the second, as the old service wrote it."""
-    return None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")
+    return None if moment is None else _stamp(moment)
+
+
+def _stamp(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")
 
 
 def moment(time: float) -> str:
@@ -47,9 +49,9 @@ def moment(time: float) -> str:
     return datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds")
 
 
-def described(state: ModelState) -> Shape:
+def described(state: ModelState) -> schemas.ListedModel:
     """An item of GET /models."""
-    shape: Shape = {
+    shape: schemas.ListedModel = {
         "name": state.name,
         "ollama_name": state.ollama_name,
         "type": state.type,
@@ -71,7 +73,18 @@ def described(state: ModelState) -> Shape:
     return shape
 
 
-def measured(state: ModelState) -> Shape:
+def with_times(state: ModelState) -> schemas.ModelAnswer:
+    """GET /models/NAME."""
+    residence = state.residence
+    return {
+        **described(state),
+        "loaded_at": stamp(residence.loaded_at),
+        "unloaded_at": stamp(residence.unloaded_at),
+        "total_uptime_seconds": round(uptime_total_s(residence), 3),
+    }
+
+
+def measured(state: ModelState) -> schemas.ModelMetrics:
     """An item of GET /metrics, as JSON."""
     residence = state.residence
     total = uptime_total_s(residence)
@@ -93,14 +106,14 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 3)
 
 
-def _waiting(waiting: Waiting, now: float) -> Shape:
+def _waiting(waiting: Waiting, now: float) -> schemas.WaitingRequest:
     return {
         "model": waiting.model,
         "priority": waiting.priority,
-        "since": stamp(waiting.since),
+        "since": _stamp(waiting.since),
         "waited_seconds": round(now - waiting.since, 3),
-        "deadline": stamp(waiting.deadline),
-        "estimated_start": stamp(waiting.start),
+        "deadline": _stamp(waiting.deadline),
+        "estimated_start": _stamp(waiting.start),
         "estimated_wait_seconds": round(max(0.0, waiting.start - now), 3),
         "why": waiting.why,
         "reason": _REASONS[waiting.why].format(blocker=waiting.blocker or "another model"),
@@ -122,7 +135,7 @@ _REASONS = {
 }
 
 
-def _lane(lane: Lane) -> Shape:
+def _lane(lane: Lane) -> schemas.Lane:
     return {
         "model": lane.model,
         "waiting": lane.waiting,
@@ -146,7 +159,7 @@ def how_to_pull(model: Model) -> str:
 # What happened
 
 
-def requested(record: RequestRecord) -> Shape:
+def requested(record: RequestRecord) -> schemas.RequestEvent:
     return {
         "time": moment(record.time),
         "model": record.model,
@@ -162,7 +175,7 @@ def requested(record: RequestRecord) -> Shape:
     }
 
 
-def swapped(record: SwapRecord) -> Shape:
+def swapped(record: SwapRecord) -> schemas.SwapEvent:
     return {
         "time": moment(record.time),
         "from_model": record.from_model,
@@ -175,9 +188,9 @@ def swapped(record: SwapRecord) -> Shape:
     }
 
 
-def changed(record: StateRecord) -> Shape:
+def changed(record: StateRecord) -> schemas.StateEvent:
     return {"time": moment(record.time), "model": record.model, "state": record.state, "cause": record.cause}
 
 
-def went_wrong(record: ProblemRecord) -> Shape:
+def went_wrong(record: ProblemRecord) -> schemas.ProblemEvent:
     return {"time": moment(record.time), "model": record.model, "code": record.code, "message": record.message}
