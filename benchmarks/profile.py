@@ -23,6 +23,7 @@ from pathlib import Path
 
 from benchmarks import processes, relay
 from benchmarks.processes import Process
+from swapper_proxy.app import open_more_files
 
 LOADS = ("JSON answer, 32 connections", "200 streams, a chunk each 20 ms")
 KERNEL = "system calls"
@@ -137,7 +138,7 @@ def main() -> None:
     parser.add_argument("--code", type=Path, help="the checkout whose proxy is run, instead of this one")
     parser.add_argument("--json", type=Path, help="write the shares there")
     given = parser.parse_args()
-    processes.more_files()
+    open_more_files()  # for this process and what it starts
     try:
         found = {load: profiled(relay.SCENARIOS[load], given.seconds, given.code) for load in LOADS}
     except (relay.Failed, processes.NotStarted) as error:

@@ -25,6 +25,7 @@ from typing import Any
 from benchmarks import contract, processes
 from benchmarks.processes import Process
 from benchmarks.upstream import MODELS
+from swapper_proxy.app import open_more_files
 
 CONFIG = {
     "swapper": {"mode": "multi-active", "max_concurrent_models": len(MODELS), "parallel": 1024, "max_queue": 10000}
@@ -192,7 +193,7 @@ def main() -> None:
     )
     parser.add_argument("--keep", type=Path, help="put the ratios into this file")
     given = parser.parse_args()
-    processes.more_files()
+    open_more_files()  # for this process and what it starts
     names = [name for name in SCENARIOS if not given.only or any(word in name for word in given.only)]
     try:
         result = {name: summary(measured(SCENARIOS[name], given.rounds or SCENARIOS[name].rounds)) for name in names}

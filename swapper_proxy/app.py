@@ -105,7 +105,7 @@ async def serve(settings: Settings, *, simulate_if_unreachable: bool, announce: 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with running(settings, simulate_if_unreachable=simulate_if_unreachable) as proxy:
-        _open_more_files()
+        open_more_files()
         gc.freeze()  # what is there now stays
         gc.set_threshold(GARBAGE)
         announce(proxy)
@@ -113,7 +113,7 @@ async def serve(settings: Settings, *, simulate_if_unreachable: bool, announce: 
         log.info("stopping")
 
 
-def _open_more_files() -> None:
+def open_more_files() -> None:
     """As many as the system lets this process have: a stream takes two, and 1,024 is a usual limit."""
     try:
         import resource  # noqa: PLC0415 - not on every platform

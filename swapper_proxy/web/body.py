@@ -221,9 +221,11 @@ def _is_utf8(body: bytes) -> bool:
     if body.isascii():  # without a copy of it
         return True
     try:
-        return all(True for _ in _texts(body, "strict"))
+        for _ in _texts(body, "strict"):
+            pass
     except UnicodeDecodeError:
         return False
+    return True
 
 
 def _texts(body: bytes, errors: str) -> Iterator[str]:

@@ -30,6 +30,8 @@ class Form:
     `content_type` is the header, empty if there is none; `query`: the names that the query string sets.
     """
 
+    light = True  # the model is all that is looked at
+
     def __init__(self, body: bytes, content_type: str, query: Container[str] = ()) -> None:
         """Raises Malformed if Ollama too takes it for no form, and Ambiguous."""
         boundary = _boundary(content_type)
@@ -45,8 +47,6 @@ class Form:
     def get(self, name: str, kind: Any, default: Any) -> Any:
         """The model; of nothing else a form holds is there anything to decide."""
         return self._model if name == "model" else default
-
-    light = True
 
     def check(self, kinds: Mapping[str, Any]) -> None:
         """Nothing else is known of what is in it."""
