@@ -10,7 +10,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-core-and-likeness test-others lint docs bench bench-check profile clean
+.PHONY: run test lint docs bench bench-check profile clean
 
 run: $(VENV)/.run
 	$(BIN)/swapper-proxy serve --config config/swapper_config.yaml --simulate-if-unreachable
@@ -18,17 +18,8 @@ run: $(VENV)/.run
 test: $(VENV)/.test lint
 	$(BIN)/python -m tests.real.tools
 	$(BIN)/python -m tests.real.install
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-core-and-likeness test-others
-
-# Each waits for Ollama most of the time, and has one of its own.
-LIKENESS := tests/clients tests/contract tests/differential
-
-test-core-and-likeness:
 	$(BIN)/python -m pytest tests/core -q --cov=swapper_proxy.core --cov-branch --cov-fail-under=100
-	$(BIN)/python -m pytest $(LIKENESS) -q
-
-test-others:
-	$(BIN)/python -m pytest tests -q --ignore=tests/core $(LIKENESS:%=--ignore=%)
+	$(BIN)/python -m pytest tests --ignore=tests/core -q --numprocesses=3 --dist=loadfile  # most of the time they wait
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .

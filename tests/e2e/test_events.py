@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from swapper_proxy.app import running
 from swapper_proxy.config import Model, Server
+from swapper_proxy.core import policy
 from swapper_proxy.ollama.simulator import SimulatedModel, Simulator, serving
 from swapper_proxy.runtime.board import Board, Snapshot
 from swapper_proxy.web import broadcast, events
@@ -157,11 +158,13 @@ async def test_no_news_while_time_only_passes(proxy: Client, monkeypatch: pytest
 
 
 async def test_idle_and_kept_although_others_wait(proxy: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "FIGURES_S", 0.01)
+    monkeypatch.setattr(policy, "hold_s", lambda *_: 3600.0)
     async with listening(proxy) as stream:
         await served(proxy, "alpha")  # its client may call again
         asking = asyncio.create_task(proxy.generate("beta"))
         await stream.model("first", holding=True, in_flight=0, status="loaded")
+        monkeypatch.setattr(policy, "hold_s", lambda *_: 0.0)
+        await served(proxy, "alpha")
         assert (await asking)[0] == 200
         await stream.model("first", holding=False, status="unloaded")
 
