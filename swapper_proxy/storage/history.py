@@ -22,7 +22,7 @@ from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.runtime.ledger import Past
 from swapper_proxy.runtime.ports import ProblemRecord, RequestRecord, StateRecord, SwapRecord
 from swapper_proxy.storage import reading
-from swapper_proxy.storage.schema import NewerFile, opened, transaction, trim
+from swapper_proxy.storage.schema import DROPPED, NewerFile, opened, transaction, trim
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,12 @@ TOTAL = """
     generated_tokens = generated_tokens + excluded.generated_tokens,
     generated_timed = generated_timed + excluded.generated_timed, generation_s = generation_s + excluded.generation_s
 """
+# What was in memory when nobody looked any more.  After a kill that is the time of the last record.
+UNSEEN = """
+    INSERT INTO states SELECT NULL, ?, model, 'unloaded', 'observed' FROM states
+    WHERE id IN (SELECT max(id) FROM states GROUP BY model) AND state != 'unloaded'
+"""
+LATEST = f"SELECT max({', '.join(f'ifnull((SELECT max(time) FROM {table}), 0)' for table in DROPPED)})"
 UPTIME = "INSERT INTO uptimes VALUES (?, ?) ON CONFLICT (runner) DO UPDATE SET total_s = total_s + excluded.total_s"
 
 
@@ -88,6 +94,7 @@ class History:
     def _open(self) -> None:
         try:
             self._db = opened(self._path)
+            self._db.execute(UNSEEN, self._db.execute(LATEST).fetchone())
             self.past = reading.past(self._db)
             self.off = ""
         except NewerFile as error:
@@ -183,6 +190,7 @@ class History:
                 self._closing.wait(BATCH_S)
                 batch += self._at_hand()
                 write(self._db, batch)
+            self._db.execute(UNSEEN, (round(time.time(), 3),))
         except (sqlite3.Error, OSError, ArithmeticError, ValueError) as error:
             self._give_up(error)
         finally:

@@ -52,6 +52,20 @@ async def test_what_is_old_or_too_much_is_dropped_at_the_start(tmp_path: Path) -
     assert file.stat().st_size < 1.1 * MB
 
 
+async def test_what_a_run_leaves_in_memory_is_seen_no_longer(tmp_path: Path) -> None:
+    """Else it would seem to have been there until somebody says otherwise: Ollama may let it go meanwhile."""
+    file, began = tmp_path / "h.sqlite", time.time()
+    with closing(opened(file)) as db:  # the run was killed
+        write(db, [state(began - 60), request(began - 50)])
+    async with History(kept(file)) as keeping:
+        keeping.state(state(began))
+    with closing(sqlite3.connect(file)) as db:
+        states = db.execute("SELECT time, state, cause FROM states ORDER BY id").fetchall()
+    assert [told for _, *told in states] == [["loaded", "idle"], ["unloaded", "observed"]] * 2
+    assert states[1][0] == round(began - 50, 3)
+    assert states[3][0] >= round(began, 3)
+
+
 async def test_uptimes_grow_by_what_is_new(tmp_path: Path) -> None:
     file, uptimes_s = tmp_path / "h.sqlite", {"w": 1.0}
     for total in (1.0, 5.0):
