@@ -3,13 +3,17 @@
 import { epoch } from "./format.js";
 
 const PHASES = { loading: "loading", loaded: "holding", draining: "draining", unloading: "draining" };
-// What a model was before the first thing that is known of it.
-const BEFORE = { draining: "loaded", unloading: "loaded", loaded: "loading" };
+// What a model was before the first thing that is known of it.  One that is loaded need not have been loading before: it
+// may have been found in memory.
+const BEFORE = { draining: "loaded", unloading: "loaded" };
+// Requests so close to each other are kept as one: it is less than a pixel of the shortest time that is shown.
+const GAP_S = 0.25;
 
 export class Lanes {
   constructor() {
     this.points = new Map(); // of a model: [{time, state}], in the order of time
-    this.spans = new Map(); // of a model: [{from, to}] of its requests; `to` is null while it serves
+    this.spans = new Map(); // of a model: [{from, to}] of its requests
+    this.busy = new Map(); // of a model that serves now: since when
     this.swaps = [];
   }
 
@@ -30,10 +34,13 @@ export class Lanes {
   }
 
   serves(model, busy, now) {
+    const from = this.busy.get(model);
+    if (busy && from === undefined) this.busy.set(model, now);
+    if (busy || from === undefined) return;
+    this.busy.delete(model);
     const spans = list(this.spans, model);
-    const open = spans.find((span) => span.to === null);
-    if (busy && !open) spans.push({ from: now, to: null });
-    if (!busy && open) open.to = now;
+    const ends = spans.map((span) => span.to).filter((end) => end > from); // more exact than the look that finds it idle
+    spans.push({ from, to: ends.length ? ends.reduce((a, b) => Math.max(a, b)) : now });
   }
 
   request({ model, time, duration_s: duration, wait_s: wait }) {
@@ -46,26 +53,33 @@ export class Lanes {
     if (!this.swaps.some(same)) this.swaps.push(swap);
   }
 
-  // Of a model within [from, to]: its phases in the order of time, and on top of them when it served.
-  phases(model, from, to, known) {
+  // What was seen beside the history, which is written a little later than it happens.
+  merge(seen) {
+    for (const [model, points] of seen.points) {
+      const latest = this.points.get(model)?.at(-1).time ?? -Infinity;
+      for (const { time, state } of points) if (time > latest) this.state(model, time, state);
+    }
+    for (const [model, spans] of seen.spans) list(this.spans, model).push(...spans);
+    for (const swap of seen.swaps) this.swap(swap);
+    this.busy = new Map(seen.busy);
+  }
+
+  // Of a model within [from, to]: its phases in the order of time.  From `complete` on all its states are known.
+  phases(model, from, to, complete = Infinity) {
     const points = this.points.get(model) ?? [];
     const found = [];
     const first = points[0];
-    if (known && first && first.time > from && BEFORE[first.state]) add(found, BEFORE[first.state], from, first.time, from, to);
+    if (first && BEFORE[first.state]) add(found, BEFORE[first.state], complete, first.time, from, to);
     points.forEach(({ time, state }, index) => add(found, state, time, points[index + 1]?.time ?? to, from, to));
     return found;
   }
 
   // When it served within [from, to]; what lies closer than `gap` seconds is one.
   serving(model, from, to, gap) {
-    const within = (this.spans.get(model) ?? []).map((span) => ({ from: Math.max(from, span.from), to: Math.min(to, span.to ?? to) }));
-    const merged = [];
-    for (const span of within.filter((one) => one.from < one.to).sort((a, b) => a.from - b.from)) {
-      const last = merged.at(-1);
-      if (last && span.from - last.to <= gap) last.to = Math.max(last.to, span.to);
-      else merged.push(span);
-    }
-    return merged;
+    const spans = [...(this.spans.get(model) ?? [])];
+    if (this.busy.has(model)) spans.push({ from: this.busy.get(model), to });
+    const within = spans.map((span) => ({ from: Math.max(from, span.from), to: Math.min(to, span.to) }));
+    return merged(within.filter((span) => span.from < span.to), gap);
   }
 
   swapsWithin(from, to) {
@@ -79,7 +93,7 @@ export class Lanes {
       const kept = points.findLastIndex((point) => point.time < before);
       if (kept > 0) this.points.set(model, points.slice(kept));
     }
-    for (const [model, spans] of this.spans) this.spans.set(model, spans.filter((span) => span.to === null || span.to >= before));
+    for (const [model, spans] of this.spans) this.spans.set(model, merged(spans.filter((span) => span.to >= before), GAP_S));
     this.swaps = this.swaps.filter((swap) => epoch(swap.time) >= before);
   }
 }
@@ -87,6 +101,17 @@ export class Lanes {
 function list(map, key) {
   if (!map.has(key)) map.set(key, []);
   return map.get(key);
+}
+
+// Spans that lie closer than `gap` seconds are one.
+function merged(spans, gap) {
+  const found = [];
+  for (const { from, to } of spans.sort((a, b) => a.from - b.from)) {
+    const last = found.at(-1);
+    if (last && from - last.to <= gap) last.to = Math.max(last.to, to);
+    else found.push({ from, to });
+  }
+  return found;
 }
 
 function add(found, state, begin, end, from, to) {

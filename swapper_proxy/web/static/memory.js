@@ -5,7 +5,8 @@ import { gigabytes, plural } from "./format.js";
 
 const RESIDENT = ["loading", "loaded", "draining", "unloading"];
 
-// The rooms that models live in, as the configuration has them: [{name, count, budget, models}].
+// The rooms that models live in, as the configuration has them: [{name, count, budget, models}].  A budget holds in both
+// modes and for all models together, slots for the models of their type.
 export function rooms(config, models) {
   const resident = [...models.values()].filter((model) => RESIDENT.includes(model.status) && !model.remote);
   const { mode, max_concurrent_models: most, memory_budget_gb: budget, slots } = config.swapper;
@@ -13,13 +14,14 @@ export function rooms(config, models) {
     name: `Slots for ${type}`, count, budget: null, models: resident.filter((model) => model.type === type),
   }));
   const single = mode === "single-active";
+  const all = { name: "All models", count: null, budget, models: resident };
   const shared = {
     name: own.length ? "All other models" : "Resident models",
     count: single ? 1 : most ?? (budget === null ? 1 : null),
-    budget: single ? null : budget,
+    budget: own.length ? null : budget,
     models: resident.filter((model) => !(model.type in slots)),
   };
-  return [shared, ...own];
+  return [...(own.length ? [all] : []), shared, ...own].filter((room) => room.count !== null || room.budget !== null);
 }
 
 const sum = (models) => models.reduce((total, model) => total + (model.size_gb ?? 0), 0);
@@ -53,6 +55,7 @@ function create() {
 }
 
 function update(row, room) {
+  attribute(row, "class", room.budget === null ? "room" : "room budget");
   text(row.querySelector("b"), room.name);
   text(row.querySelector("span"), summary(room));
   keyed(row.querySelector("ul"), cells(room), (cell) => cell.key, () => h("li", {}, h("span"), h("small")), draw);

@@ -12,8 +12,12 @@ const TICK_PX = 84;
 const STEPS = [60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800, 14_400, 21_600];
 const WINDOWS = [[600, "10 minutes"], [1800, "30 minutes"], [3600, "1 hour"], [10_800, "3 hours"], [21_600, "6 hours"], [43_200, "12 hours"], [86_400, "24 hours"]];
 const LONGEST_S = 86_400;
+const LONGEST_LOAD_S = 3600; // what is loading when the time begins was begun before
 const MOST_SWAPS = 50;
+const MOST_IDLE_LANES = 20;
 const LEGEND = [["loading", "loading"], ["serving", "serving"], ["holding", "holding (in memory, idle)"], ["draining", "draining, unloading"]];
+// When it serves, it is in memory, too.
+const SAID = { holding: "in memory", draining: "draining or unloading" };
 
 // Where a phase lies in its lane: what only waits in memory is low, so that the shape tells it, too.
 const BOX = { loading: [3, HEIGHT - 6], serving: [3, HEIGHT - 6], holding: [HEIGHT - 11, 8], draining: [3, HEIGHT - 6] };
@@ -42,12 +46,13 @@ class Timeline {
     this.store = store;
     this.lanes = new Lanes();
     this.length = 600;
-    this.known = false; // whether the history told what was before this page was opened
+    this.complete = null; // since when all states are known, if there is a history
+    this.idle = 0; // models that have no lane, as they were not in memory
     this.pending = null; // the timer of `later`
     this.failure = "";
-    this.cut = null; // requests before this are too many to be drawn
+    this.cut = null; // what was before this is too much to be drawn
     this.note = h("p", { class: "note" });
-    this.rows = h("div", { class: "lane-rows" });
+    this.rows = h("div", { class: "lane-rows", tabindex: "0", role: "region", "aria-label": "Lanes" });
     this.axis = s("svg", { class: "axis", height: 20, "aria-hidden": "true" });
     this.cost = h("p", { class: "cost" });
     this.swaps = h("tbody");
@@ -61,7 +66,7 @@ class Timeline {
     return [
       h("p", { class: "controls" }, h("label", { for: "timeline-window" }, "The last "), this.choice),
       patterns(), legend(), this.rows, h("div", { class: "axis-row" }, h("span"), this.axis), this.cost, this.note,
-      h("details", {}, h("summary", {}, "Swaps as a table"), h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Swaps" }, table)),
+      h("details", {}, h("summary", {}, `Swaps as a table, the latest ${MOST_SWAPS}`), h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Swaps" }, table)),
     ];
   }
 
@@ -74,11 +79,11 @@ class Timeline {
   // The history of the window, beside what was seen.
   async recall() {
     if (!recorded(this.store)) return this.draw();
-    const since = { since: (now() - this.length).toFixed(3) };
-    const kinds = ["states", "requests", "swaps"];
+    const length = this.length, from = now() - length, begun = from - LONGEST_LOAD_S;
+    const kinds = [["states", begun], ["requests", from], ["swaps", from]];
     try {
-      const [states, requests, swaps] = await Promise.all(kinds.map((kind) => listed(kind, since)));
-      this.fill(states.found, requests, swaps.found);
+      const [states, requests, swaps] = await Promise.all(kinds.map(([kind, since]) => listed(kind, { since: Math.max(0, since).toFixed(3) })));
+      if (length === this.length) this.fill(begun, states, requests, swaps); // else another time was chosen meanwhile
     } catch (error) {
       if (isOff(error)) return this.store.setHistoryOff();
       this.failure = `The history could not be read: ${error.message}.`;
@@ -86,16 +91,17 @@ class Timeline {
     return this.draw();
   }
 
-  fill(states, requests, swaps) {
+  fill(begun, states, requests, swaps) {
     const lanes = new Lanes();
-    for (const { model, time, state } of states) lanes.state(model, epoch(time), state);
-    for (const points of lanes.points.values()) points.sort((a, b) => a.time - b.time);
+    for (const { model, time, state } of states.found.toReversed()) lanes.state(model, epoch(time), state);
     for (const request of requests.found) lanes.request(request);
-    for (const swap of swaps) lanes.swap(swap);
+    for (const swap of swaps.found) lanes.swap(swap);
+    lanes.merge(this.lanes);
     this.lanes = lanes;
-    this.known = true;
     this.failure = "";
-    this.cut = requests.complete ? null : epoch(requests.found.at(-1).time);
+    const ends = [states, requests, swaps].map((list) => (list.complete ? 0 : epoch(list.found.at(-1).time)));
+    this.cut = Math.max(...ends) || null;
+    this.complete = Math.max(begun, states.complete ? 0 : epoch(states.found.at(-1).time));
     this.observe();
   }
 
@@ -121,22 +127,25 @@ class Timeline {
     text(this.note, this.caveat());
   }
 
-  // The configured ones, and others that were in memory.
+  // The configured ones unless they are many, and all that were in memory.
   shown() {
     const models = [...this.store.models.values()].filter((model) => !model.remote);
     const from = now() - this.length;
-    const active = (name) => this.lanes.phases(name, from, now(), this.known).length > 0;
-    const present = models.filter((model) => (model.configured && model.status !== "missing") || active(model.name)).map((model) => model.name);
+    const active = (name) => this.lanes.phases(name, from, now(), this.complete ?? undefined).length > 0;
+    const configured = models.filter((model) => model.configured && model.status !== "missing");
+    const few = configured.length <= MOST_IDLE_LANES;
+    const present = models.filter((model) => (few && configured.includes(model)) || active(model.name)).map((model) => model.name);
+    this.idle = few ? 0 : configured.filter((model) => !present.includes(model.name)).length;
     const gone = [...this.lanes.points.keys()].filter((name) => !this.store.models.has(name) && active(name));
     return [...present, ...gone];
   }
 
   drawLane(row, name, { from, to, width, x, ticks: marks }) {
-    const phases = this.lanes.phases(name, from, to, this.known);
+    const phases = this.lanes.phases(name, from, to, this.complete ?? undefined);
     const serving = this.lanes.serving(name, from, to, (to - from) / width);
     const drawn = [...phases, ...serving.map((span) => ({ phase: "serving", ...span }))].map((span) => {
       const rect = block(span.phase, x(span.from), x(span.to) - x(span.from));
-      rect.append(s("title", {}, `${span.phase} ${duration(span.to - span.from)}, ${clock(span.from)} to ${clock(span.to)}`));
+      rect.append(s("title", {}, `${SAID[span.phase] ?? span.phase} ${duration(span.to - span.from)}, ${clock(span.from)} to ${clock(span.to)}`));
       return rect;
     });
     const [label, picture] = row.children;
@@ -164,8 +173,9 @@ class Timeline {
 
   caveat() {
     if (this.failure) return this.failure;
-    if (this.cut) return `Requests before ${clock(this.cut)} are too many to be drawn.`;
-    return this.known ? "" : `No history is kept: this is what was seen since the page was opened at ${clock(this.store.opened)}.`;
+    const left = this.idle ? `Not in memory in this time: ${plural(this.idle, "other model")}. ` : "";
+    if (this.cut > now() - this.length) return `${left}What was before ${clock(this.cut)} is too much to be drawn.`;
+    return this.complete !== null ? left : `${left}No history is kept: this is what was seen since the page was opened at ${clock(this.store.opened)}.`;
   }
 }
 
@@ -186,7 +196,7 @@ function ticks(from, to, width) {
 
 function spoken(phases, serving) {
   const total = (spans) => spans.reduce((sum, span) => sum + span.to - span.from, 0);
-  const told = ["loading", "holding", "draining"].map((phase) => [phase, phases.filter((span) => span.phase === phase)]);
+  const told = ["loading", "holding", "draining"].map((phase) => [SAID[phase] ?? phase, phases.filter((span) => span.phase === phase)]);
   const parts = [...told, ["serving", serving]].filter(([, spans]) => spans.length).map(([phase, spans]) => `${phase} ${duration(total(spans))}`);
   return parts.join(", ") || "not in memory";
 }

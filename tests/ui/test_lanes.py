@@ -1,0 +1,106 @@
+"""What the console's modules make of what they are told, in a real browser; without a proxy's doings."""
+
+import json
+from typing import Any
+
+import pytest
+from playwright.async_api import Browser
+
+from tests.e2e.conftest import Client
+from tests.ui import test_console
+from tests.ui.conftest import console
+
+ollama, proxy = test_console.ollama, test_console.proxy  # fixtures
+STAMP = "(moment) => new Date(1000 * moment).toISOString()"
+
+
+async def told(browser: Browser, proxy: Client, script: str) -> Any:
+    async with console(browser, proxy.url) as page:
+        return await page.evaluate(f"async () => {{ const stamp = {STAMP}; {script} }}")
+
+
+async def lanes(browser: Browser, proxy: Client, script: str) -> Any:
+    head = 'const { Lanes } = await import("/ui/lanes.js"); const lanes = new Lanes();'
+    return await told(browser, proxy, head + script)
+
+
+async def test_a_model_that_was_found_in_memory_was_not_being_loaded_before(browser: Browser, proxy: Client) -> None:
+    script = 'lanes.state("a", 500, "loaded"); return lanes.phases("a", 0, 1000, 1)'
+    assert await lanes(browser, proxy, script) == [{"phase": "holding", "from": 500, "to": 1000}]
+
+
+async def test_a_model_that_leaves_was_in_memory_as_far_back_as_all_is_known(browser: Browser, proxy: Client) -> None:
+    script = """
+        lanes.state("a", 500, "unloading");
+        lanes.state("a", 510, "unloaded");
+        return [lanes.phases("a", 0, 1000, 200), lanes.phases("a", 0, 1000)]
+    """
+    leaves = {"phase": "draining", "from": 500, "to": 510}
+    assert await lanes(browser, proxy, script) == [[{"phase": "holding", "from": 200, "to": 500}, leaves], [leaves]]
+
+
+async def test_what_is_seen_while_the_history_is_read_is_kept(browser: Browser, proxy: Client) -> None:
+    script = """
+        lanes.state("a", 10, "loading");
+        lanes.swap({ time: stamp(20), to_model: "a" });
+        const seen = new Lanes();
+        for (const [moment, state] of [[10, "loading"], [20, "loaded"]]) seen.state("a", moment, state);
+        for (const moment of [20, 30]) seen.swap({ time: stamp(moment), to_model: "a" });
+        seen.request({ model: "a", time: stamp(25), duration_s: 4, wait_s: 1 });
+        seen.observe({ name: "a", status: "loaded", in_flight: 1 }, 28);
+        lanes.merge(seen);
+        return [lanes.phases("a", 0, 30), lanes.serving("a", 0, 30, 0), lanes.swapsWithin(0, 100).length]
+    """
+    phases = [{"phase": "loading", "from": 10, "to": 20}, {"phase": "holding", "from": 20, "to": 30}]
+    serving = [{"from": 22, "to": 25}, {"from": 28, "to": 30}]
+    assert await lanes(browser, proxy, script) == [phases, serving, 2]
+
+
+async def test_serving_ends_with_the_last_answer_not_when_it_is_noticed(browser: Browser, proxy: Client) -> None:
+    script = """
+        lanes.serves("a", true, 10.4);
+        lanes.request({ model: "a", time: stamp(12), duration_s: 2, wait_s: 0 });
+        lanes.serves("a", false, 12.5);
+        return lanes.serving("a", 0, 100, 0)
+    """
+    assert await lanes(browser, proxy, script) == [{"from": 10, "to": 12}]
+
+
+async def test_a_day_of_requests_does_not_fill_the_memory(browser: Browser, proxy: Client) -> None:
+    script = """
+        for (let moment = 0; moment < 86_400; moment += 0.5)
+            lanes.request({ model: "a", time: stamp(moment), duration_s: 0.4, wait_s: 0 });
+        lanes.forget(0);
+        return lanes.spans.get("a").length
+    """
+    assert await lanes(browser, proxy, script) == 1
+
+
+@pytest.mark.parametrize(
+    ("swapper", "rooms"),
+    [
+        ({"mode": "single-active", "budget": None, "slots": {}}, [["Resident models", 1, None, 2]]),
+        ({"mode": "single-active", "budget": 8, "slots": {}}, [["Resident models", 1, 8, 2]]),
+        ({"mode": "multi-active", "budget": 8, "slots": {}}, [["Resident models", None, 8, 2]]),
+        (
+            {"mode": "multi-active", "budget": 8, "slots": {"embedding": 1}},
+            [["All models", None, 8, 2], ["Slots for embedding", 1, None, 1]],
+        ),
+        (
+            {"mode": "single-active", "budget": None, "slots": {"embedding": 1}},
+            [["All other models", 1, None, 1], ["Slots for embedding", 1, None, 1]],
+        ),
+    ],
+)
+async def test_the_budget_is_for_all_models_in_both_modes(
+    browser: Browser, proxy: Client, swapper: dict[str, object], rooms: list[list[object]]
+) -> None:
+    script = f"""
+        const {{ rooms }} = await import("/ui/memory.js");
+        const {{ mode, budget, slots }} = {json.dumps(swapper)};
+        const model = (name, type) => [name, {{ name, type, status: "loaded", size_gb: 1 }}];
+        const models = new Map([model("a", "llm"), model("b", "embedding")]);
+        const config = {{ swapper: {{ mode, max_concurrent_models: null, memory_budget_gb: budget, slots }} }};
+        return rooms(config, models).map((room) => [room.name, room.count, room.budget, room.models.length])
+    """
+    assert await told(browser, proxy, script) == rooms
