@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import aiohttp
+import msgspec
 import pytest
 from playwright.async_api import Browser, Locator, Page, expect
 
@@ -16,6 +17,7 @@ from tests.e2e.conftest import Client, at_rest, busy, until
 from tests.ui.conftest import console
 
 HOSTILE = """<script>alert("x")</script><img src=x onerror='alert(1)'>&amp;"""
+LONG = f"a-namespace/a-model-of-a-long-name-{'x' * 90}:q4"
 MODELS = {
     "first": Model(path="ollama:alpha", size_gb=1, priority="high"),
     "team/second:v1": Model(path="ollama:beta", size_gb=2),
@@ -263,6 +265,52 @@ async def test_a_history_that_cannot_be_read_is_none(browser: Browser, proxy: Cl
         await page.reload()
         await expect(page.locator("#timeline")).to_contain_text("No history is kept")
         await expect(page.locator("#usage")).to_contain_text("No history is kept")
+
+
+async def test_of_many_models_the_reader_chooses(browser: Browser, tmp_path: Path) -> None:
+    """With a name that is longer than the page is wide."""
+    names = [*(f"m{number}" for number in range(30)), LONG]
+    simulated = [SimulatedModel(f"s{number}", load_s=0.05) for number in range(len(names))]
+    async with (
+        serving(Simulator(simulated)) as ollama,
+        running(
+            Settings(
+                server=Server(port=0),
+                upstream=Upstream(url=ollama),
+                models={name: Model(path=f"ollama:s{number}") for number, name in enumerate(names)},
+                history=History(path=str(tmp_path / "history.db")),
+            )
+        ) as proxy,
+        console(browser, proxy.url, viewport={"width": 1440, "height": 900}) as page,
+    ):
+        await button(page, "Load", LONG).click()
+        await expect(row(page, LONG).locator(".state")).to_have_text("loaded")
+        await expect(page.locator(".lane .label")).to_have_text([LONG])
+        await expect(page.locator("#timeline")).to_contain_text("Not in memory in this time: 30 other models.")
+        await page.get_by_role("searchbox", name="Show").fill("llm LOADED")
+        await expect(page.locator("#models tbody .name")).to_have_text([LONG])
+        await page.get_by_role("searchbox", name="Show").fill("nothing")
+        await expect(page.locator("#models")).to_contain_text("No model is like that.")
+        controls, usage = [await page.locator(place).bounding_box() for place in ("#usage .controls", "#usage")]
+        assert controls is not None
+        assert usage is not None
+        assert usage["x"] < controls["x"]
+        assert controls["x"] + controls["width"] < usage["x"] + usage["width"]
+
+
+async def test_the_time_is_that_of_the_proxy(browser: Browser, proxy: Client) -> None:
+    """The reader's clock is two minutes slow: what happens is in the past nevertheless, and so in the timeline."""
+    async with console(browser, proxy.url) as page:
+        await page.add_init_script("const real = Date.now; Date.now = () => real() - 120_000")
+        await page.reload()
+        await button(page, "Load", "first").click()
+        await expect(lane(page, "first").locator(".holding")).not_to_have_count(0)
+
+
+async def test_a_simulated_ollama_is_told_as_such(browser: Browser) -> None:
+    chosen = msgspec.structs.replace(settings(""), upstream=Upstream(url="http://127.0.0.1:1"))
+    async with running(chosen, simulate_if_unreachable=True) as proxy, console(browser, proxy.url) as page:
+        await expect(page.locator("#facts")).to_contain_text("Ollamasimulated")
 
 
 async def until_kept(proxy: Client, number: int) -> None:

@@ -1,5 +1,7 @@
 // Calls of the proxy. All addresses are relative to the page, so that a prefix in front of it does no harm.
 
+import { setClock } from "./store.js";
+
 export class Refused extends Error {
   constructor(status, code, message) {
     super(message);
@@ -19,6 +21,7 @@ async function refusal(answer) {
 
 async function called(path, options) {
   const answer = await fetch(`../${path}`, { cache: "no-store", ...options });
+  setClock(Date.parse(answer.headers.get("Date")) / 1000);
   if (!answer.ok) throw await refusal(answer);
   return answer;
 }

@@ -19,6 +19,7 @@ const live = new Live(store);
 async function configure() {
   try {
     store.setConfig(await get("config"));
+    store.setSimulated("note" in (await get("health")));
   } catch {
     // the banner tells that the proxy is not there; `again` asks once more
   }

@@ -2,12 +2,12 @@
 
 import { get } from "./api.js";
 import { body, h, s, text } from "./dom.js";
-import { clock, compact, count, day, duration, epoch } from "./format.js";
+import { briefly, clock, compact, count, day, duration, epoch } from "./format.js";
 import { isOff, recorded } from "./history.js";
 import { now } from "./store.js";
 
-const WIDTH = 360, HEIGHT = 150, LEFT = 44, BOTTOM = 20, TOP = 8;
-const SPANS = { hour: { size: 3600, buckets: 24, label: "24 hours, by hour" }, day: { size: 86_400, buckets: 14, label: "14 days, by day" } };
+const WIDTH = 360, HEIGHT = 150, LEFT = 54, BOTTOM = 20, TOP = 8;
+const SPANS = { hour: { size: 3600, buckets: 24, label: "24 hours, by hour" }, day: { size: 86_400, buckets: 14, label: "14 days, by day (UTC)" } };
 const REFRESH_MS = 5000; // if there was a request; the hours pass anyway
 const IDLE = 12; // looks without a request until one is made nevertheless
 
@@ -16,7 +16,7 @@ const EMPTY = { requests: 0, errors: 0, prompt_tokens: 0, generated_tokens: 0, w
 // Two values of each bucket; stacked, or one in front of the other.
 const CHARTS = [
   { title: "Requests", stacked: true, show: compact, tell: count, series: [["answered", (b) => b.requests - b.errors], ["failed", (b) => b.errors]] },
-  { title: "Time in the queue", stacked: false, show: duration, tell: duration, series: [["longest", (b) => b.wait_s_max], ["mean", (b) => b.wait_s_mean]] },
+  { title: "Time in the queue", stacked: false, show: briefly, tell: duration, series: [["longest", (b) => b.wait_s_max], ["mean", (b) => b.wait_s_mean]] },
   { title: "Tokens", stacked: true, show: compact, tell: count, series: [["generated", (b) => b.generated_tokens], ["prompt", (b) => b.prompt_tokens]] },
 ];
 
@@ -73,10 +73,10 @@ function drawn(chart, found, by) {
 function dates(found, pitch, by) {
   const every = by === "hour" ? 6 : 4;
   return found.flatMap(({ start }, index) => ((found.length - 1 - index) % every ? [] :
-    [s("text", { x: Math.min(LEFT + (index + 0.5) * pitch, WIDTH - 16), y: HEIGHT - 5, "text-anchor": "middle" }, by === "hour" ? clock(start, false) : day(start))]));
+    [s("text", { x: Math.min(LEFT + (index + 0.5) * pitch, WIDTH - 16), y: HEIGHT - 5, "text-anchor": "middle" }, by === "hour" ? clock(start, false) : day(start, "UTC"))]));
 }
 
-const when = (start, by) => (by === "hour" ? `${day(start)} ${clock(start, false)}` : day(start));
+const when = (start, by) => (by === "hour" ? `${day(start)} ${clock(start, false)}` : day(start, "UTC"));
 
 class Charts {
   constructor(store) {
@@ -96,10 +96,11 @@ class Charts {
     const kept = recorded(this.store);
     for (const part of [this.controls, this.figures, this.table]) part.hidden = !kept;
     if (!kept) return text(this.note, this.store.config ? "No history is kept, so there are no figures of past hours." : "");
-    const by = this.by.value, { size, buckets: number } = SPANS[by];
+    const by = this.by.value, model = this.model.value, { size, buckets: number } = SPANS[by];
     const since = (Math.floor(now() / size) - number + 1) * size;
     try {
-      const { usage } = await get("history/usage", { by, since: String(since), ...(this.model.value ? { model: this.model.value } : {}) });
+      const { usage } = await get("history/usage", { by, since: String(since), ...(model ? { model } : {}) });
+      if (by !== this.by.value || model !== this.model.value) return null; // another choice was made meanwhile
       this.draw(buckets(usage, by, now()), by);
       return text(this.note, "");
     } catch (error) {

@@ -23,8 +23,14 @@ export function duration(seconds) {
   return `${Math.floor(total / size)} ${unit}${rest ? ` ${rest} ${smaller}` : ""}`;
 }
 
+// Of an axis, where there is little room.
+export function briefly(seconds) {
+  const [size, unit] = seconds < 600 ? [1, "s"] : seconds < 36_000 ? [60, "min"] : [3600, "h"];
+  return `${+(seconds / size).toFixed(1)} ${unit}`;
+}
+
 // Clocks take seconds since the epoch.
 export const clock = (moment, seconds = true) =>
   new Date(moment * 1000).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit", ...(seconds ? { second: "2-digit" } : {}) });
-export const day = (moment) => new Date(moment * 1000).toLocaleDateString("en-GB", { day: "numeric", month: "short" });
+export const day = (moment, timeZone) => new Date(moment * 1000).toLocaleDateString("en-GB", { day: "numeric", month: "short", timeZone });
 export const epoch = (stamp) => (stamp ? Date.parse(stamp) / 1000 : null);

@@ -10,7 +10,13 @@ const CONNECTIONS = {
   lost: ["lost", "bad"],
 };
 
-function facts({ status, connection }) {
+function ollama({ status, simulated }) {
+  if (status.status !== "healthy") return { value: "not reachable", tone: "bad" };
+  return simulated ? { value: "simulated", tone: "warn" } : { value: "reachable", tone: "good" };
+}
+
+function facts(store) {
+  const { status, connection } = store;
   const [word, tone] = CONNECTIONS[connection];
   const page = { name: "This page", value: word, tone };
   if (!status) return [page];
@@ -18,7 +24,7 @@ function facts({ status, connection }) {
   const stale = connection === "lost";
   return [
     { name: "Proxy", value: stale ? "not reachable" : status.status, tone: stale ? "bad" : reachable ? "good" : "warn" },
-    { name: "Ollama", value: stale ? "not known" : reachable ? "reachable" : "not reachable", tone: stale ? "quiet" : reachable ? "good" : "bad" },
+    { name: "Ollama", ...(stale ? { value: "not known", tone: "quiet" } : ollama(store)) },
     { name: "Mode", value: status.mode, tone: "" },
     { name: "Active", value: status.active_model ?? "none", tone: "", name_of: "model" },
     { name: "Waiting", value: count(status.waiting), tone: status.waiting ? "warn" : "" },

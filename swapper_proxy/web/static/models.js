@@ -7,6 +7,7 @@ import { now } from "./store.js";
 
 const COLUMNS = ["Model", "State", "Size", "Priority", "Uptime", "Requests", "Tokens/s", "Actions"];
 const NUMBERS = ["Size", "Uptime", "Requests", "Tokens/s"];
+const MANY = 12; // more are shown by the choice of the reader
 const DONE = { load: "is being loaded", unload: "is being unloaded" };
 
 export const isIn = (model) => ["loading", "loaded", "draining", "unloading"].includes(model.status);
@@ -89,6 +90,14 @@ function update(store, row, model) {
   }
 }
 
+// Part of a name, or how a type or state begins: "loaded" is not "unloaded".
+function matches(model, wanted) {
+  const names = [model.name, model.ollama_name].join(" ").toLowerCase();
+  const terms = [model.type, shown(model), model.status, model.waiting ? "waiting" : ""];
+  const found = (word) => names.includes(word) || terms.some((term) => term.startsWith(word));
+  return wanted.toLowerCase().split(/\s+/).every(found);
+}
+
 const drawUptime = (cell, model) => text(cell, model.since ? duration(Math.floor(now() - model.since)) : "–");
 
 export function mount(store) {
@@ -98,11 +107,20 @@ export function mount(store) {
   const table = h("table", { class: "models", role: "table", "aria-labelledby": "models-title" },
     h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, heads)), rows);
   const empty = h("p", { class: "note" });
-  body("models").append(table, empty);
-  store.on(["models"], () => {
-    keyed(rows, [...store.models.values()], (model) => model.name, (model) => create(store, model), (row, model) => update(store, row, model));
-    text(empty, store.models.size || !store.status ? "" : "No model is configured, and Ollama has none.");
-  });
+  const filter = h("input", { id: "models-filter", type: "search", placeholder: "name, type or state", oninput: () => draw() });
+  const controls = h("p", { class: "controls" }, h("label", { for: "models-filter" }, "Show "), filter);
+  const list = h("div", {}, table);
+  body("models").append(controls, list, empty);
+  const draw = () => {
+    const models = [...store.models.values()];
+    controls.hidden = models.length <= MANY;
+    attribute(list, "class", controls.hidden ? null : "list");
+    const chosen = controls.hidden ? models : models.filter((model) => matches(model, filter.value));
+    keyed(rows, chosen, (model) => model.name, (model) => create(store, model), (row, model) => update(store, row, model));
+    if (!models.length) text(empty, store.status ? "No model is configured, and Ollama has none." : "");
+    else text(empty, chosen.length ? "" : "No model is like that.");
+  };
+  store.on(["models"], draw);
   setInterval(() => {
     for (const row of rows.children) drawUptime(row.children[4], store.models.get(row.dataset.model) ?? {});
   }, 1000);

@@ -21,11 +21,15 @@ function update(row, problem) {
   text(row.lastChild, problem.message ?? "");
 }
 
+// The event of a failed load and its line in the history are made one after the other.
+const isOf = (swap, problem) =>
+  problem.model === swap.to_model && problem.code === "load_failed" && Math.abs(epoch(problem.time) - epoch(swap.time)) < 0.1;
+
 async function recall(store) {
   if (!recorded(store)) return;
   const { found } = await listed("swaps", { since: String(Math.floor(now() - DAY_S)) }, 1000).catch(() => ({ found: [] }));
   for (const swap of found.filter((one) => one.failed).slice(0, 20)) {
-    store.addProblem({ time: swap.time, model: swap.to_model, code: "load_failed", message: "the model could not be loaded" });
+    if (!store.problems.some((one) => isOf(swap, one))) store.addProblem({ time: swap.time, model: swap.to_model, code: "load_failed", message: "the model could not be loaded" });
   }
 }
 

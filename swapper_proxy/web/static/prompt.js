@@ -75,13 +75,22 @@ class Box {
   async ask(signal) {
     const started = now();
     this.output.textContent = "";
-    text(this.told, `Waiting for ${this.model.value} …`);
-    const answer = await generate({ model: this.model.value, prompt: this.input.value }, signal);
+    const model = this.model.value;
+    text(this.told, `Waiting for ${model} …`);
+    const answer = await generate({ model, prompt: this.input.value }, signal);
     for await (const piece of lines(answer.body)) {
       if (piece.error) throw new Error(piece.error.message ?? piece.error);
-      text(this.told, piece.done ? summary(piece, started) : `${this.model.value} answers …`);
-      if (piece.response) this.output.append(piece.response);
+      text(this.told, piece.done ? summary(piece, started) : `${model} ${piece.thinking ? "thinks" : "answers"} …`);
+      if (piece.response) this.show(piece.response);
     }
+  }
+
+  // The end stays in sight, unless the reader went up.
+  show(response) {
+    const { scrollHeight, scrollTop, clientHeight } = this.output;
+    const atEnd = scrollHeight - scrollTop - clientHeight < 20;
+    this.output.append(response);
+    if (atEnd) this.output.scrollTop = this.output.scrollHeight;
   }
 
   busy(running) {

@@ -22,7 +22,7 @@ function update(row, request, received) {
   attribute(who.children[1], "class", `priority ${request.priority}`);
   text(who.children[2], `waits ${duration(Math.floor(request.waited_seconds + passed))}`);
   text(why, request.reason);
-  text(start, `${left > 0.5 ? `expected to start in ${duration(Math.ceil(left))}` : "expected to start now"} · forced at ${clock(epoch(request.deadline))}`);
+  text(start, `${left > 0.5 ? `expected to start in ${duration(Math.ceil(left))}` : "expected to start now"} · may force a swap at ${clock(epoch(request.deadline))}`);
 }
 
 function lanes({ models }) {
@@ -33,7 +33,7 @@ function lanes({ models }) {
 export function mount(store) {
   const list = h("ol", { class: "queue", tabindex: "0", "aria-labelledby": "queue-title" });
   const summary = h("p", { class: "note" });
-  const busy = h("ul", { class: "lanes" });
+  const busy = h("ul", { class: "lanes", tabindex: "0", "aria-label": "Models at work" });
   const warnings = h("ul", { class: "warnings" });
   body("queue").append(summary, list, warnings, busy);
   const draw = () => {

@@ -12,6 +12,7 @@ export class Store {
     this.models = new Map();
     this.queue = { waiting: 0, requests: [], models: [], warnings: [], received: 0 };
     this.config = null;
+    this.simulated = false; // whether there is no real Ollama
     this.historyOff = false; // in spite of the configuration
     this.problems = [];
     this.messages = new Map(); // of a model: what the proxy said to a click
@@ -66,6 +67,11 @@ export class Store {
     this.changed("config");
   }
 
+  setSimulated(simulated) {
+    this.simulated = simulated;
+    this.changed("status");
+  }
+
   setConfig(config) {
     this.historyOff = false;
     this.config = config;
@@ -105,7 +111,15 @@ export class Store {
   }
 }
 
-export const now = () => Date.now() / 1000;
+// The time at the proxy: what it tells is drawn beside what is seen here, and the clock of a phone may be wrong.
+let ahead = 0;
+export const now = () => Date.now() / 1000 + ahead;
+
+// To the second, so that small differences are none.
+export function setClock(moment) {
+  const difference = moment + 0.5 - Date.now() / 1000;
+  if (Math.abs(difference - ahead) > 2) ahead = Math.abs(difference) > 2 ? difference : 0;
+}
 
 // When its present stay began: kept while the reports agree, so that the clock does not jump.
 function upSince(model, before) {
