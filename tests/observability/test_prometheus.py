@@ -1,6 +1,7 @@
 """A real Prometheus scrapes a proxy that has traffic: each query of the dashboard and of the alerts finds something."""
 
 import asyncio
+import json
 import math
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -119,6 +120,19 @@ async def test_all_that_is_asked_for_is_there(proxy: Client, ollama: Client) -> 
     assert [base for base in sorted(bases) if not any(name.startswith(base) for name in wanted)] == [
         "swapper_build_info"
     ]
+
+
+@pytest.mark.parametrize("query", [query for _, query in queries() if "increase(" in query])
+def test_what_happens_for_the_first_time_is_shown(tmp_path: Path, query: str) -> None:
+    """The series of a counter begins with its first event, and has not increased by then."""
+    labels = dict.fromkeys(("model", "to_model", "from_model", "reason", "outcome", "cause"), "a") | {"status": "500"}
+    named = ", ".join(f'{label}="{value}"' for label, value in labels.items())
+    series = [{"series": f"{name}{{{named}}}", "values": "_x40 1x4"} for name in metrics(query)]
+    case = {"expr": f"sum({asked(query)})", "eval_time": "10m30s", "exp_samples": [{"labels": "{}", "value": 1}]}
+    test = {"tests": [{"interval": "15s", "input_series": series, "promql_expr_test": [case]}]}
+    (tmp_path / "test.json").write_text(json.dumps(test))
+    status, said = promtool("test", "rules", "test.json", cwd=tmp_path)
+    assert status == 0, said
 
 
 async def test_every_query_finds_something(proxy: Client, ollama: Client, tmp_path: Path) -> None:
