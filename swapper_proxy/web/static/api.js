@@ -20,7 +20,9 @@ async function refusal(answer) {
 }
 
 async function called(path, options) {
-  const answer = await fetch(`../${path}`, { cache: "no-store", ...options });
+  const answer = await fetch(`../${path}`, { cache: "no-store", ...options }).catch((error) => {
+    throw error instanceof TypeError ? new Error("the proxy does not answer") : error; // else it was stopped
+  });
   setClock(Date.parse(answer.headers.get("Date")) / 1000);
   if (!answer.ok) throw await refusal(answer);
   return answer;

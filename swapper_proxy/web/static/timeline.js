@@ -15,6 +15,7 @@ const LONGEST_S = 86_400;
 const LONGEST_LOAD_S = 3600; // what is loading when the time begins was begun before
 const MOST_SWAPS = 50;
 const MOST_IDLE_LANES = 20;
+const MOST_DRAWING = 0.02; // part of the time; the browser takes several times as long to paint it
 const LEGEND = [["loading", "loading"], ["serving", "serving"], ["holding", "holding (in memory, idle)"], ["draining", "draining, unloading"]];
 // When it serves, it is in memory, too.
 const SAID = { holding: "in memory", draining: "draining or unloading" };
@@ -49,6 +50,7 @@ class Timeline {
     this.complete = null; // since when all states are known, if there is a history
     this.idle = 0; // models that have no lane, as they were not in memory
     this.pending = null; // the timer of `later`
+    this.spent = 0; // milliseconds, on the latest picture
     this.failure = "";
     this.cut = null; // what was before this is too much to be drawn
     this.note = h("p", { class: "note" });
@@ -109,22 +111,24 @@ class Timeline {
     for (const model of this.store.models.values()) if (!model.remote) this.lanes.observe(model, now());
   }
 
-  // Soon: what comes in quick succession is drawn once, and a long time less often, as it moves less.
+  // Soon: what comes in quick succession is drawn once, and a long time less often, as it moves less.  A picture that
+  // takes long is drawn less often, too.
   later() {
     this.pending ??= setTimeout(() => {
       this.pending = null;
       this.draw();
-    }, Math.min(5000, this.length / 2.4));
+    }, Math.max(Math.min(5000, this.length / 2.4), this.spent / MOST_DRAWING));
   }
 
   draw() {
-    const to = now(), from = to - this.length;
+    const began = performance.now(), to = now(), from = to - this.length;
     const width = Math.max(120, this.axis.getBoundingClientRect().width || 600);
     const scale = { from, to, width, x: (moment) => ((moment - from) / this.length) * width, ticks: ticks(from, to, width) };
     keyed(this.rows, this.shown(), (name) => name, lane, (row, name) => this.drawLane(row, name, scale));
     this.drawAxis(scale);
     this.drawSwaps(from, to);
     text(this.note, this.caveat());
+    this.spent = performance.now() - began;
   }
 
   // The configured ones unless they are many, and all that were in memory.
