@@ -11,13 +11,14 @@ import aiohttp
 import pytest
 
 from swapper_proxy.app import running
-from swapper_proxy.config import Model, Server, Settings, Upstream
+from swapper_proxy.config import History, Model, Server, Settings, Upstream
 from swapper_proxy.core.forecast import Why
 from swapper_proxy.ollama.simulator import SimulatedModel, Simulator, serving
-from tests.e2e.conftest import Client, at_rest, busy, waits
+from tests.e2e.conftest import Client, at_rest, busy, until, waits
 
 PAGE = (Path(__file__).parents[2] / "docs" / "http-api.md").read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"```\ncurl (?:-X (\w+) )?http://127\.0\.0\.1:8890(\S+)\n```\n```json\n(.*?)```", PAGE, re.DOTALL)
+CALL = re.compile(r"```\ncurl (?:-X (\w+) )?('?)http://127\.0\.0\.1:8890(\S+?)\2\n```\n```json\n(.*?)```", re.DOTALL)
+EXAMPLES = [(method, path, answer) for method, _, path, answer in CALL.findall(PAGE)]
 MODELS = {
     "mistral-7b": Model(path="ollama:mistral:7b", size_gb=4.1),
     "deepseek-r1-70b": Model(path="ollama:deepseek-r1:70b", size_gb=42, priority="high"),
@@ -25,20 +26,28 @@ MODELS = {
 
 
 @pytest.fixture
-async def example(session: aiohttp.ClientSession) -> AsyncIterator[Client]:
+async def example(session: aiohttp.ClientSession, tmp_path: Path) -> AsyncIterator[Client]:
     """A proxy whose first model answers somebody, while somebody else waits for the second."""
     simulator = Simulator([SimulatedModel(model.ollama_name, 1000, 0.01, 500.0) for model in MODELS.values()])
     async with serving(simulator) as url:
-        chosen = Settings(server=Server(port=0), upstream=Upstream(url=url), models=MODELS)
+        kept = History(path=str(tmp_path / "history.sqlite"))
+        chosen = Settings(server=Server(port=0), upstream=Upstream(url=url), models=MODELS, history=kept)
         async with running(chosen) as running_proxy:
             proxy = Client(session, running_proxy.url)
             assert (await proxy.generate("mistral-7b"))[0] == 200
             async with busy(proxy, "mistral-7b"):
                 waiting = asyncio.create_task(proxy.generate("deepseek-r1-70b"))
                 await waits(proxy, 1)
+                await until(lambda: all_is_kept(proxy))
                 yield proxy
             assert (await waiting)[0] == 200
             await at_rest(proxy)
+
+
+async def all_is_kept(proxy: Client) -> bool:
+    """Of what has happened by now, so that pages with one item have a next one."""
+    kept = {name: (await proxy.get(f"/history/{name}"))[1][name] for name in ("requests", "swaps", "states")}
+    return [len(rows) for rows in kept.values()] == [1, 1, 2]
 
 
 def shape(value: Any) -> Any:
@@ -60,7 +69,12 @@ async def test_an_example_answers_as_shown(method: str, path: str, answer: str, 
 
 
 def test_all_that_is_shown_is_carried_out() -> None:
-    assert len(EXAMPLES) == PAGE.count("```json") == PAGE.count("curl http") + PAGE.count("curl -X")
+    assert len(EXAMPLES) == PAGE.count("```json") == PAGE.count("\ncurl ")
+
+
+def test_what_a_shell_would_read_is_quoted() -> None:
+    """zsh takes a bare ? for a pattern, every shell a bare & for an end."""
+    assert all(quote for _, quote, path, _ in CALL.findall(PAGE) if re.search(r"[?&]", path))
 
 
 def test_every_reason_to_wait_is_explained() -> None:
