@@ -11,7 +11,7 @@ const CONNECTIONS = {
 };
 
 function ollama({ status, simulated }) {
-  if (status.status !== "healthy") return { value: "not reachable", tone: "bad" };
+  if (status.status !== "healthy") return { value: "no answer", tone: "bad" };
   return simulated ? { value: "simulated", tone: "warn" } : { value: "reachable", tone: "good" };
 }
 
@@ -23,7 +23,7 @@ function facts(store) {
   const reachable = status.status === "healthy";
   const stale = connection === "lost";
   return [
-    { name: "Proxy", value: stale ? "not reachable" : status.status, tone: stale ? "bad" : reachable ? "good" : "warn" },
+    { name: "Proxy", value: stale ? "no answer" : status.status, tone: stale ? "bad" : reachable ? "good" : "warn" },
     { name: "Ollama", ...(stale ? { value: "not known", tone: "quiet" } : ollama(store)) },
     { name: "Mode", value: status.mode, tone: "" },
     { name: "Active", value: status.active_model ?? "none", tone: "", name_of: "model" },
