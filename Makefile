@@ -3,27 +3,32 @@
 # make bench  the proxy beside nginx (Debian: apt-get install nginx-light) in front of the same upstream
 # make bench-check  the same, and fail if it got worse than benchmarks/ratios.json says
 # make profile  where the CPU time of the proxy goes
+# make docs   write docs/configuration.md from the settings
 # make clean  forget the virtual environment
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint bench bench-check profile clean
+.PHONY: run test lint docs bench bench-check profile clean
 
 run: $(VENV)/.run
 	$(BIN)/swapper-proxy serve --config config/swapper_config.yaml --simulate-if-unreachable
 
 test: $(VENV)/.test lint
+	$(BIN)/python -m tests.real.tools
 	$(BIN)/python -m tests.real.install
 	$(BIN)/python -m pytest tests/core -q --cov=swapper_proxy.core --cov-branch --cov-fail-under=100
-	$(BIN)/python -m pytest tests -q --ignore=tests/core
+	$(BIN)/python -m pytest tests --ignore=tests/core -q --numprocesses=3 --dist=loadfile  # most of the time they wait
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/.run
+	$(BIN)/python -m swapper_proxy.config.reference > docs/configuration.md
 
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks.relay

@@ -100,7 +100,8 @@ def proxy(behind: int, config: dict[str, Any], folder: Path, code: Path | None =
     port = free_port()
     file = folder / "config.yaml"
     file.write_text(json.dumps(config))  # JSON is YAML
-    command = [sys.executable, "-m", "swapper_proxy", "serve", "--config", str(file), "--port", str(port)]
+    command = ["env", f"XDG_STATE_HOME={folder}"]  # its history is none of the user's
+    command += [sys.executable, "-m", "swapper_proxy", "serve", "--config", str(file), "--port", str(port)]
     command += ["--upstream", f"http://127.0.0.1:{behind}"]
     with _started(command, port, code) as process:
         yield process

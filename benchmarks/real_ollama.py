@@ -128,7 +128,8 @@ def proxy(upstream: str, folder: Path) -> Iterator[str]:
     config = folder / "config.yaml"
     config.write_text("{}\n")
     port = free_port()
-    command = [sys.executable, "-m", "swapper_proxy", "serve", "--config", str(config), "--port", str(port)]
+    command = ["env", f"XDG_STATE_HOME={folder}"]  # its history is none of the user's
+    command += [sys.executable, "-m", "swapper_proxy", "serve", "--config", str(config), "--port", str(port)]
     log = folder / "proxy.log"
     with log.open("wb") as output:
         process = subprocess.Popen([*command, "--upstream", upstream], stdout=output, stderr=output)

@@ -14,6 +14,7 @@ from aiohttp import web
 from swapper_proxy.config import ConfigError, Server, Settings, warnings
 from swapper_proxy.observe import logs
 from swapper_proxy.observe.metrics import Metrics
+from swapper_proxy.observe.recording import Recorders, Recording
 from swapper_proxy.ollama.client import OllamaClient
 from swapper_proxy.ollama.simulator import SimulatedModel, Simulator, serving
 from swapper_proxy.runtime.board import Board
@@ -24,8 +25,12 @@ from swapper_proxy.runtime.model import GB
 from swapper_proxy.runtime.ports import UpstreamRefused, UpstreamUnreachable
 from swapper_proxy.runtime.standby import Standby
 from swapper_proxy.runtime.watcher import Watcher
+from swapper_proxy.storage.history import History
+from swapper_proxy.web.broadcast import Broadcast
 from swapper_proxy.web.changes import Changes
+from swapper_proxy.web.events import Events
 from swapper_proxy.web.front import Front
+from swapper_proxy.web.history import History as Pages
 from swapper_proxy.web.management import Management
 from swapper_proxy.web.proxy import Proxy
 from swapper_proxy.web.routing import Router
@@ -62,23 +67,32 @@ async def running(settings: Settings, *, simulate_if_unreachable: bool = False) 
             note = f"no Ollama answers at {settings.upstream.url}: this is the embedded simulated Ollama"
             url = await stack.enter_async_context(serving(_simulated(settings)))
             upstream = msgspec.structs.replace(settings.upstream, url=url)
-            settings = msgspec.structs.replace(settings, upstream=upstream)
+            # Of a simulated Ollama nothing is kept: it would count among what happened.
+            kept = msgspec.structs.replace(settings.history, path=None)
+            settings = msgspec.structs.replace(settings, upstream=upstream, history=kept)
             client = await stack.enter_async_context(_client(settings))
-        ledger, metrics = Ledger(), Metrics()
+        history = await stack.enter_async_context(History(settings.history))
+        ledger, metrics = Ledger(history.past), Metrics()
         catalog = Catalog(client, settings)
-        engine = Engine(client, catalog, ledger, logs.SwapLog(metrics), settings.swapper, settings.limits)
+        broadcast = Broadcast()
+        recorder = Recorders([broadcast, history])
+        observer = logs.SwapLog(Recording(metrics, recorder))
+        engine = Engine(client, catalog, ledger, observer, settings.swapper, settings.limits)
         await stack.enter_async_context(engine)
         watcher = await stack.enter_async_context(Watcher(client, catalog, engine))
         board = Board(catalog, engine, ledger)
         metrics.watch(board)
+        history.watch(ledger.uptimes_s)
         router, changes = Router(settings.routes, board.is_at_hand), Changes(engine, catalog, watcher.look)
-        proxy = Proxy(client, engine, catalog, ledger, metrics, router, changes, settings.server)
-        management = Management(board, engine, catalog, metrics, settings, note)
+        proxy = Proxy(client, engine, catalog, ledger, metrics, recorder, router, changes, settings.server)
+        events = Events(broadcast, board, settings.swapper.mode)
+        management = Management(board, engine, catalog, metrics, events, Pages(history), settings, note)
         url = await stack.enter_async_context(_listening(settings, Front(proxy, management, settings.server)))
         await stack.enter_async_context(Standby(settings, catalog, engine))
         try:
             yield Running(url, client.url, note, engine)
         finally:
+            events.close()
             engine.shutdown(settings.server.shutdown_grace)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sqlite3
 import sys
 import urllib.error
 import urllib.request
@@ -11,11 +12,13 @@ from typing import Any, NoReturn
 from urllib.parse import quote
 
 import click
+from click.shell_completion import get_completion_class
 
 from swapper_proxy import __version__, app, config
 from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.observe import logs
-from swapper_proxy.replay import host, report, simulation, workload
+from swapper_proxy.replay import host, recorded, report, simulation, workload
+from swapper_proxy.storage import reading, schema
 from swapper_proxy.web import explaining
 
 REFUSED, MISUSED, UNREACHABLE = 1, 2, 3
@@ -153,8 +156,21 @@ def unload(name: str, url: str, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("file", metavar="WORKLOAD.json")
-@click.option("--config", "path", metavar="FILE", help="Take from it what the workload leaves out [default: nothing].")
+@click.argument("file", metavar="WORKLOAD.json", required=False)
+@click.option(
+    "--from-history",
+    "past",
+    is_flag=False,
+    flag_value="",
+    metavar="[PATH]",
+    help="Take what was recorded instead, from this file [default: history.path], and compare.",
+)
+@click.option(
+    "--config",
+    "path",
+    metavar="FILE",
+    help="Take from it what the workload leaves out [default: nothing; with --from-history as for serve].",
+)
 @click.option(
     "--policy",
     "policies",
@@ -165,16 +181,47 @@ def unload(name: str, url: str, as_json: bool) -> None:
     help="What decides; given more than once, they are compared.",
 )
 @json_option
-def simulate(file: str, path: str | None, policies: tuple[str, ...], as_json: bool) -> None:
-    """Run the scheduler through a workload in virtual time; exit code 1 if it broke a promise."""
-    settings = _settings(path, {}) if path else None
+def simulate(file: str | None, past: str | None, path: str | None, policies: tuple[str, ...], as_json: bool) -> None:
+    """Run the scheduler through a workload in virtual time; exit code 1 if it broke a promise.
+
+    With --from-history the workload is what the proxy has recorded: what would have changed under these settings?
+    """
+    if (file is None) == (past is None):
+        raise click.UsageError("give either WORKLOAD.json or --from-history")
+    settings = _settings(path, {}) if path or past is not None else None
+    was: recorded.Recorded | None = None
     try:
-        work = workload.read(file)
+        if file is not None:
+            work = workload.read(file)
+        else:
+            work, was = _recorded(past, settings or config.Settings())
     except workload.WorkloadError as error:
         _fail(str(error), MISUSED)
     results = [_simulated(work, host.of(work, settings), policy) for policy in dict.fromkeys(policies)]
-    answers = [asdict(result) for result in results]
-    _show(answers[0] if len(answers) == 1 else answers, as_json, report.table(results))
+    _show_simulated(results, was, as_json)
+
+
+def _recorded(past: str | None, settings: config.Settings) -> tuple[workload.Workload, recorded.Recorded]:
+    file = past or settings.history.path
+    if file is None:
+        _fail("history is off: name the file, as in --from-history PATH", MISUSED)
+    try:
+        requests, swaps = reading.recorded(Path(file))
+    except sqlite3.Error as error:
+        _fail(f"{file}: {error}", MISUSED)
+    except schema.NewerFile as error:
+        _fail(str(error), MISUSED)
+    return recorded.workload(requests, swaps, settings), recorded.summary(requests, swaps)
+
+
+def _show_simulated(results: list[report.Result], was: recorded.Recorded | None, as_json: bool) -> None:
+    answers: Any = [asdict(result) for result in results]
+    if was is not None:
+        answers = {"recorded": asdict(was), "simulated": answers}
+    elif len(answers) == 1:
+        answers = answers[0]
+    compared = [recorded.table(was, results)] if was is not None else []
+    _show(answers, as_json, "\n\n".join([*compared, report.table(results)]))
     if any(result.violations for result in results):
         sys.exit(REFUSED)
 
@@ -205,6 +252,15 @@ def explain(
     except ProxyError as refused:
         _fail(refused.message, REFUSED)
     _show(asdict(answer), as_json, str(answer))
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print what completes this command in SHELL; for bash: eval "$(swapper-proxy completion bash)"."""
+    script = get_completion_class(shell)
+    assert script is not None  # the choices are those that click has
+    click.echo(script(main, {}, "swapper-proxy", "_SWAPPER_PROXY_COMPLETE").source())
 
 
 def _content(file: str) -> bytes:

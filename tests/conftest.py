@@ -3,9 +3,21 @@
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.real.install import find
 from tests.real.server import OllamaServer
+
+settings.register_profile("unhurried", deadline=None)  # how long an example takes says nothing on a busy machine
+settings.load_profile("unhurried")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The proxies of the tests keep no history in the user's own place."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +57,10 @@ def test_a_chat_through_a_swap(served: str) -> None:
         assert json.load(answer)["message"]["content"]
     with urllib.request.urlopen(f"{served}/health") as answer:
         assert "simulated" in json.load(answer)["note"]
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(f"{served}/history/requests")
+    with caught.value as refused:
+        assert json.load(refused)["error"]["code"] == "history_off"  # it would count among what happened
 
 
 def test_load_status_models_unload(served: str) -> None:

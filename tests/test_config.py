@@ -189,6 +189,12 @@ def test_without_a_file_at_the_default_place_the_defaults_hold(tmp_path: Path, m
         ),
         (f"models: {{{'a' * 256}: {{path: 'ollama:x'}}}}", "models: expected names of 1 to 255 printable characters"),
         ("routes: [auto]", "routes: expected object, got array"),
+        ("history: nothing", "history: expected object, got str"),
+        ("history: {path: ''}", "history.path: expected str of length >= 1"),
+        ("history: {path: 5}", "history.path: expected str, got int"),
+        ("history: {days: 0}", "history.days: expected int >= 1"),
+        ("history: {max_mb: 0.5}", "history.max_mb: expected int, got float"),
+        ("history: {size: 5}", "history.size: unknown key"),
         ("- a", "expected a mapping of sections, got list"),
         ("a: b: c", "not valid YAML"),
     ],
@@ -348,3 +354,27 @@ def test_a_configured_model_is_found_in_any_spelling(tmp_path: Path, name: str) 
 def test_a_named_file_must_exist() -> None:
     with pytest.raises(config.ConfigError, match=r"^/nope.yaml: no such file$"):
         config.load("/nope.yaml", {})
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "path"),
+    [
+        ("", {"XDG_STATE_HOME": "/state"}, "/state/swapper-proxy/history.sqlite"),
+        ("history:", {"XDG_STATE_HOME": "/state"}, "/state/swapper-proxy/history.sqlite"),
+        ("history: on", {"XDG_STATE_HOME": "/state"}, "/state/swapper-proxy/history.sqlite"),
+        ("history: {days: 3}", {"XDG_STATE_HOME": "/state"}, "/state/swapper-proxy/history.sqlite"),
+        ("", {}, "HOME/.local/state/swapper-proxy/history.sqlite"),
+        ("", {"XDG_STATE_HOME": "relative"}, "HOME/.local/state/swapper-proxy/history.sqlite"),
+        ("history: {path: ~/h.sqlite}", {"XDG_STATE_HOME": "/state"}, "HOME/h.sqlite"),
+        ("history: {path: h.sqlite}", {"XDG_STATE_HOME": "/state"}, "h.sqlite"),
+        ("history: off", {"XDG_STATE_HOME": "/state"}, None),
+        ('history: "off"', {"XDG_STATE_HOME": "/state"}, None),
+    ],
+)
+def test_where_the_history_is_kept(tmp_path: Path, monkeypatch, text: str, environ, path: str | None) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load(tmp_path, text, environ).history.path == (path and path.replace("HOME", str(tmp_path)))
+
+
+def test_settings_made_in_code_keep_no_history() -> None:
+    assert config.Settings().history.path is None

@@ -4,60 +4,90 @@ import re
 from pathlib import Path
 from unittest.mock import Mock
 
-import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from swapper_proxy import cli, config
+from swapper_proxy.config import reference
 from swapper_proxy.config.loading import NUM_PARALLEL
 from swapper_proxy.config.settings import NOT_IN_FILES
 from swapper_proxy.observe.metrics import Metrics
-from swapper_proxy.runtime.board import Board, Snapshot
+from swapper_proxy.runtime.board import Board, ModelState, Snapshot
+from swapper_proxy.runtime.ledger import Residence, Totals
+from swapper_proxy.runtime.ports import Usage
 
 ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONFIG = ROOT / "config" / "swapper_config.yaml"
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 
 
-# The sections whose keys stand under names that the operator chooses.
-NAMED = {"models": config.Model, "routes": config.Route}
-
-
-def keys() -> list[tuple[str, str]]:
-    sections = [f for f in msgspec.structs.fields(config.Settings) if f.name not in NOT_IN_FILES]
-    return [
-        key
-        for f in sections
-        for key in keys_of(f"{f.name}.NAME" if f.name in NAMED else f.name, NAMED.get(f.name, f.type))
-    ]
-
-
-def keys_of(section: str, struct: type) -> list[tuple[str, str]]:
-    found = []
-    for field in msgspec.structs.fields(struct):
-        found.append((section, field.name))
-        if isinstance(field.type, type) and issubclass(field.type, config.Section):
-            found += keys_of(f"{section}.{field.name}", field.type)
-    return found
-
-
-def metric_names() -> list[str]:
+def shown_metrics() -> dict[str, tuple[str, frozenset[str]]]:
+    """The type and the labels of each, once everything has happened once."""
     metrics = Metrics()
-    metrics.watch(Mock(Board, snapshot=lambda: Snapshot(None, (), {}, {}, {}, True)))
+    count, totals = {("m", "/api/chat", 200): 1}, Totals()
+    model = ModelState("m", "m", "llm", 1.0, "low", True, False, False, "loaded", 0, 0, 0, False, totals, Residence())
+    metrics.watch(Mock(Board, snapshot=lambda: Snapshot("m", (model,), count, count, {"m": totals}, True)))
+    for hook in (metrics.waited, metrics.drained, metrics.first_byte, metrics.first_token):
+        hook("m", 1.0)
+    metrics.rejected("queue_full")
+    metrics.loaded("m", 1.0, 1.0, "", "idle")
+    metrics.load_failed("m", 1.0, 500)
+    metrics.unloaded("m", 1.0, "idle")
+    metrics.held("m", 1.0, True)
+    metrics.reloaded("m", 1.0, "gone")
+    metrics.answered("m", 1.0, Usage(generated_tokens=1, generation_s=1.0))
     families = text_string_to_metric_families(metrics.exposition().decode())
-    return [f"{m.name}_total" if m.type == "counter" else m.name for m in families]
+    return {
+        f"{m.name}_total" if m.type == "counter" else m.name: (
+            m.type,
+            frozenset(label for sample in m.samples for label in sample.labels) - {"le"},
+        )
+        for m in families
+    }
 
 
-@pytest.mark.parametrize(("section", "key"), keys())
-def test_every_key_is_described(section: str, key: str) -> None:
-    assert f"`{section}.{key}`" in README
-    assert f"{key}:" in CONFIG.read_text(encoding="utf-8")
+def test_every_key_has_a_meaning_and_stands_in_the_shipped_file() -> None:
+    paths = [key.path for key in reference.all_keys()]
+    assert sorted(paths) == sorted(reference.MEANINGS)
+    assert set(reference.DEFAULTS) <= set(paths)
+    text = CONFIG.read_text(encoding="utf-8")
+    assert [path for path in paths if f"{path.rpartition('.')[2]}:" not in text] == []
+
+
+def test_no_section_is_forgotten() -> None:
+    sections = {key.path.partition(".")[0] for key in reference.all_keys()}
+    assert sections == set(config.Settings.__struct_fields__) - set(NOT_IN_FILES)
+
+
+def test_the_configuration_page_is_what_the_settings_say() -> None:
+    assert (DOCS / "configuration.md").read_text(encoding="utf-8") == reference.page(), "make docs"
+
+
+@pytest.mark.parametrize(
+    ("path", "takes", "default"),
+    [
+        ("server.port", "integer from 0 to 65535", "`8890`"),
+        ("server.allowed_hosts", "list of text", "none"),
+        ("upstream.url", "text", "`http://localhost:11434`"),
+        ("swapper.mode", "`single-active`, `multi-active`", "`single-active`"),
+        ("swapper.default_after", "number above 0 to 31536000", "none"),
+        ("swapper.unload_settle", "number from 0 to 31536000", "`1.5`"),
+        ("swapper.max_wait.high", "number above 0 to 31536000", "`15`"),
+        ("swapper.keep_alive", "number or text", "Ollama's own timer"),
+        ("models.NAME.path", "text", "required"),
+        ("models.NAME.pinned", "true, false", "`false`"),
+        ("routes.NAME.model", "text or list of text", "required"),
+    ],
+)
+def test_what_a_key_takes_is_read_from_its_type(path: str, takes: str, default: str) -> None:
+    assert f"| `{path}` | {takes} | {default} |" in reference.page()
 
 
 @pytest.mark.parametrize("variable", [*config.ENVIRONMENT, NUM_PARALLEL, "SWAPPER_CONFIG_PATH", "SWAPPER_URL"])
 def test_every_variable_is_described(variable: str) -> None:
-    assert f"`{variable}`" in README
+    assert f"`{variable}`" in README + reference.page()
 
 
 def test_every_command_is_described() -> None:
@@ -65,8 +95,19 @@ def test_every_command_is_described() -> None:
     assert [name for name in cli.main.commands if name not in usage.split()] == []
 
 
-def test_every_metric_is_described() -> None:
-    assert [name for name in metric_names() if f"`{name}`" not in README] == []
+def test_every_metric_is_described_as_it_is() -> None:
+    page = (DOCS / "metrics.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(swapper_\w+)` \| (\w+) \| ([\w, ]*)\|", page, re.MULTILINE)
+    described = {name: (kind, frozenset(labels.replace(",", " ").split())) for name, kind, labels in rows}
+    assert described == shown_metrics()
+    assert len(described) == len(rows)
+
+
+def test_the_queries_ask_for_what_there_is() -> None:
+    page = (DOCS / "metrics.md").read_text(encoding="utf-8").split("## Questions and queries")[1]
+    asked = {re.sub("_(bucket|sum|count)$", "", name) for name in re.findall(r"swapper_\w+", page)}
+    assert asked
+    assert asked <= set(shown_metrics())
 
 
 def test_the_shipped_configuration_loads() -> None:
@@ -92,3 +133,35 @@ def test_the_image_runs_the_real_thing_as_nobody_special() -> None:
     assert int(user.split(":")[0]) > 0
     for line in ("SWAPPER_HOST=0.0.0.0", "SWAPPER_PORT=8890", "EXPOSE 8890", 'CMD ["swapper-proxy", "serve"]'):
         assert line in DOCKERFILE
+
+
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.name)
+def test_what_pages_speak_of_is_there(page: Path) -> None:
+    """Keys in full, metrics and variables; and the examples of configurations can be used."""
+    text = page.read_text(encoding="utf-8")
+    assert page.name in README
+    keys = {key.path for key in reference.all_keys()}
+    sections = "|".join({key.partition(".")[0] for key in keys})
+    spoken = re.findall(rf"`((?:{sections})\.[\w.]+\w)`", text.replace("config/swapper_config.yaml", ""))
+    assert [key for key in spoken if key not in keys] == []
+    metrics = {
+        re.sub("_(bucket|sum|count)$", "", name) for name in re.findall(r"swapper_\w+_(?:total|seconds)\b", text)
+    }
+    assert metrics <= set(shown_metrics())
+
+
+@pytest.mark.parametrize("page", ["coming-from-the-old-service.md", "behind-open-webui.md"])
+def test_configurations_in_pages_can_be_used(page: str, tmp_path: Path) -> None:
+    (example,) = re.findall(r"```yaml\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "c.yaml").write_text(example)
+    settings = config.load(str(tmp_path / "c.yaml"), {})
+    assert (len(settings.models), config.warnings(settings)) == (2, [])

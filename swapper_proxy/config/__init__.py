@@ -8,6 +8,7 @@ from swapper_proxy.config.checks import warnings
 from swapper_proxy.config.loading import ENVIRONMENT, load
 from swapper_proxy.config.settings import (
     ConfigError,
+    History,
     Logging,
     MaxWait,
     Metrics,
@@ -24,6 +25,7 @@ from swapper_proxy.config.settings import (
 __all__ = [
     "ENVIRONMENT",
     "ConfigError",
+    "History",
     "Logging",
     "MaxWait",
     "Metrics",

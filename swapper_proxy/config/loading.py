@@ -10,7 +10,7 @@ import msgspec
 import yaml
 
 from swapper_proxy.config.checks import problems
-from swapper_proxy.config.settings import NOT_IN_FILES, ConfigError, Model, Route, RunnerOptions, Settings
+from swapper_proxy.config.settings import NOT_IN_FILES, ConfigError, History, Model, Route, RunnerOptions, Settings
 
 DEFAULT_PATH = Path("config/swapper_config.yaml")
 MOST_PARALLEL = 1024
@@ -38,6 +38,7 @@ def load(
     there is one.  Raises ConfigError.
     """
     file, values = _read(path or environ.get("SWAPPER_CONFIG_PATH"))
+    kept = _is_history_kept(values)
     settings = _checked(values, file, "")
     origins: dict[str, str] = {}
     for source, key_path, value in _overrides(environ, options or {}):
@@ -46,7 +47,33 @@ def load(
         origins[".".join(key_path)] = source
     if problem := next(problems(settings), None):
         raise ConfigError(f"{origins.get(problem.key_path, file)}: {problem.key_path}: {problem.wrong}")
-    return msgspec.structs.replace(settings, source=file, ollama_num_parallel=_num_parallel(environ))
+    history = _placed(settings.history, environ) if kept else settings.history
+    parallel = _num_parallel(environ)
+    return msgspec.structs.replace(settings, source=file, history=history, ollama_num_parallel=parallel)
+
+
+def _is_history_kept(values: dict[str, Any]) -> bool:
+    """`history: off`, which YAML reads as false, stands for a section; so does `on`."""
+    said = values.get("history")
+    off = said is False or said == "off"
+    if off or said is True:
+        values["history"] = {}
+    return not off
+
+
+def _placed(history: History, environ: Mapping[str, str]) -> History:
+    """With a path: that which is given, else the one in the user's state directory (None if there is no such user)."""
+    try:
+        path = Path(history.path).expanduser() if history.path else _state(environ) / "history.sqlite"
+    except RuntimeError:  # nobody knows the home directory
+        return history
+    return msgspec.structs.replace(history, path=str(path))
+
+
+def _state(environ: Mapping[str, str]) -> Path:
+    """The XDG base directory specification has relative paths ignored."""
+    given = environ.get("XDG_STATE_HOME", "")
+    return (Path(given) if Path(given).is_absolute() else Path.home() / ".local" / "state") / "swapper-proxy"
 
 
 def _overrides(

@@ -184,6 +184,14 @@ class Logging(Section, frozen=True):
     format: Literal["text", "json"] = "text"
 
 
+class History(Section, frozen=True):
+    """What is kept of the past, and where.  `path` is None where nothing is; a file that does not say so names one."""
+
+    path: Annotated[str, Meta(min_length=1)] | None = None
+    days: Annotated[int, Meta(ge=1, le=36_500)] = 30
+    max_mb: Annotated[int, Meta(ge=1, le=1_000_000)] = 200
+
+
 class Settings(Section, frozen=True):
     """All settings, checked."""
 
@@ -194,6 +202,7 @@ class Settings(Section, frozen=True):
     routes: dict[str, tuple[Route, ...]] = {}
     metrics: Metrics = Metrics()
     logging: Logging = Logging()
+    history: History = History()
     source: str = "defaults"  # where the settings came from, for people
     ollama_num_parallel: int | None = None  # what OLLAMA_NUM_PARALLEL says of the Ollama behind the proxy
 

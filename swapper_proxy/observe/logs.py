@@ -5,6 +5,7 @@ import time
 
 import msgspec
 
+from swapper_proxy.observe.passing import Passing
 from swapper_proxy.runtime.ports import Observer
 
 # The attributes that `extra` may carry.
@@ -62,45 +63,32 @@ def configure(level: str, style: str) -> None:
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
 
 
-class SwapLog:
-    """One line per swap; passes everything on to the next observer."""
+class SwapLog(Passing):
+    """One line per swap."""
 
     def __init__(self, following: Observer) -> None:
-        self._next = following
+        super().__init__(following)
         self._log = logging.getLogger("swapper_proxy.swaps")
-
-    def waited(self, model: str, seconds: float) -> None:
-        self._next.waited(model, seconds)
-
-    def rejected(self, reason: str) -> None:
-        self._next.rejected(reason)
 
     def loaded(self, model: str, seconds: float, expected_s: float, replaced: str, cause: str) -> None:
         times = {"load_s": round(seconds, 3), "expected_s": round(expected_s, 3)}
         self._log.info("loaded", extra={"model": model, **times, "replaced": replaced, "cause": cause})
-        self._next.loaded(model, seconds, expected_s, replaced, cause)
+        super().loaded(model, seconds, expected_s, replaced, cause)
 
     def load_failed(self, model: str, seconds: float, status: int) -> None:
         self._log.warning("load failed", extra={"model": model, "load_s": round(seconds, 3), "status": status})
-        self._next.load_failed(model, seconds, status)
-
-    def drained(self, model: str, seconds: float) -> None:
-        self._next.drained(model, seconds)
+        super().load_failed(model, seconds, status)
 
     def unloaded(self, model: str, seconds: float, cause: str) -> None:
         self._log.info("unloaded", extra={"model": model, "unload_s": round(seconds, 3), "cause": cause})
-        self._next.unloaded(model, seconds, cause)
-
-    def held(self, model: str, seconds: float, paid: bool) -> None:
-        self._next.held(model, seconds, paid)
+        super().unloaded(model, seconds, cause)
 
     def reloaded(self, model: str, seconds: float, cause: str) -> None:
         text = "Ollama loaded it behind the proxy's back"
         self._log.warning(text, extra={"model": model, "load_s": round(seconds, 3), "cause": cause})
-        self._next.reloaded(model, seconds, cause)
+        super().reloaded(model, seconds, cause)
 
     def upstream(self, reachable: bool) -> None:
-        self._log.log(
-            logging.INFO if reachable else logging.ERROR, "Ollama is %sreachable", "" if reachable else "not "
-        )
-        self._next.upstream(reachable)
+        level = logging.INFO if reachable else logging.ERROR
+        self._log.log(level, "Ollama is %sreachable", "" if reachable else "not ")
+        super().upstream(reachable)

@@ -8,6 +8,7 @@ from itertools import chain
 from prometheus_client import CollectorRegistry, Counter, disable_created_metrics, generate_latest
 
 from swapper_proxy import __version__
+from swapper_proxy.core.types import Cause, State
 from swapper_proxy.observe.exposition import Histogram, Histograms, head, labelled, samples
 from swapper_proxy.runtime.board import Board, Snapshot
 from swapper_proxy.runtime.ports import Usage
@@ -91,6 +92,9 @@ class Metrics:
 
     def drained(self, model: str, seconds: float) -> None:
         self._drain.of(model).observe(seconds)
+
+    def changed(self, model: str, state: State, cause: Cause) -> None:
+        """Read from the snapshot."""
 
     def unloaded(self, model: str, seconds: float, cause: str) -> None:
         self._unload.of(model).observe(seconds)

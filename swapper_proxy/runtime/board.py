@@ -4,16 +4,19 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from swapper_proxy.core.forecast import Why
 from swapper_proxy.core.residency import Residency
-from swapper_proxy.core.types import State
+from swapper_proxy.core.types import Priority, State
 from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.engine import Engine
 from swapper_proxy.runtime.ledger import Ledger, Residence, Totals
 from swapper_proxy.runtime.model import Model
 
-STATUS = {
+Status = Literal["loading", "loaded", "draining", "unloading", "unloaded", "error", "missing"]
+ParallelSource = Literal["config", "OLLAMA_NUM_PARALLEL", "assumed"]
+STATUS: dict[State, Status] = {
     State.ABSENT: "unloaded",
     State.LOADING: "loading",
     State.RESIDENT: "loaded",
@@ -25,20 +28,24 @@ AT_HAND = (State.LOADING, State.RESIDENT)
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
-    """One model now.  Times are seconds since the epoch, `size_gb` is None if unknown."""
+    """One model now.  Times are seconds since the epoch, `size_gb` is None if unknown.
+
+    `holding`: it is idle and kept although others wait, because its client is likely to call again at once.
+    """
 
     name: str
     ollama_name: str
     type: str
     size_gb: float | None
-    priority: str
+    priority: Priority
     configured: bool
     pinned: bool
     remote: bool
-    status: str
+    status: Status
     waiting: int
     gate: int
     in_flight: int
+    holding: bool
     totals: Totals
     residence: Residence
 
@@ -54,7 +61,8 @@ class ModelState:
 class Snapshot:
     """`active` is the most recently used of the loaded models.
 
-    Requests are counted by (model, endpoint, status), `totals` are by model: those of today and of before.
+    Requests are counted by (model, endpoint, status), `totals` are by model: those of today and of before.  `waiting`
+    and `in_flight` are requests for whatever model.
     """
 
     active: str | None
@@ -63,6 +71,8 @@ class Snapshot:
     remote_requests: Mapping[tuple[str, str, int], int]
     totals: Mapping[str, Totals]
     reachable: bool
+    waiting: int = 0
+    in_flight: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +83,7 @@ class Waiting:
     """
 
     model: str
-    priority: str
+    priority: Priority
     since: float
     deadline: float
     start: float
@@ -89,7 +99,7 @@ class Lane:
     waiting: int
     in_flight: int
     parallel: int
-    parallel_source: str
+    parallel_source: ParallelSource
 
     @property
     def doubtful(self) -> bool:
@@ -110,8 +120,16 @@ class Board:
         for record in records:
             of[record.key.runner].append(record)
         models = tuple(self._state(model, of[model.runner]) for model in self._catalog.models())
-        active, ledger, reachable = self._active(records), self._ledger, self._engine.reachable
-        return Snapshot(active, models, ledger.requests, ledger.remote_requests, ledger.by_model, reachable)
+        return Snapshot(
+            active=self._active(records),
+            models=models,
+            requests=self._ledger.requests,
+            remote_requests=self._ledger.remote_requests,
+            totals=self._ledger.by_model,
+            reachable=self._engine.reachable,
+            waiting=self._engine.waiting,
+            in_flight=sum(len(r.in_flight) for r in records),
+        )
 
     def queue(self) -> tuple[Waiting, ...]:
         """All who wait, the likely next first."""
@@ -178,11 +196,12 @@ class Board:
             waiting=sum(len(r.waiters) for r in mine),
             gate=sum(r.gate_left for r in mine),
             in_flight=sum(len(r.in_flight) for r in mine),
+            holding=self._engine.waiting > 0 and any(not r.past_hold(self._engine.now) for r in mine),
             totals=self._ledger.totals(model.name),
             residence=residence,
         )
 
-    def _status(self, model: Model, mine: list[Residency], residence: Residence) -> str:
+    def _status(self, model: Model, mine: list[Residency], residence: Residence) -> Status:
         if occupying := next((r for r in mine if r.occupies), None):
             return STATUS[occupying.state]
         if self._engine.reachable and not self._catalog.is_installed(model):

@@ -251,6 +251,7 @@ class Engine:
     def _changed(self, change: Changed) -> None:
         self._cause = change.cause
         self._ledger.changed(change)
+        self._observer.changed(self.name_of(change.key), change.state, change.cause)
         began = self._draining.pop(change.key, None)
         if change.state is State.DRAINING:
             self._draining[change.key] = self._loop.time()

@@ -2,7 +2,8 @@
 
 import time
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 
 from swapper_proxy.core.commands import Changed
 from swapper_proxy.core.types import Cause, State
@@ -38,6 +39,9 @@ class Totals:
     first_tokens: int = 0
     first_token_s: float = 0.0
 
+    def __add__(self, other: "Totals") -> "Totals":
+        return Totals(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
     def add(self, usage: Usage) -> None:
         self.requests += 1
         self.prompt_tokens += usage.prompt_tokens
@@ -57,11 +61,26 @@ class Totals:
         return self.first_token_s / self.first_tokens if self.first_tokens else None
 
 
-class Ledger:
-    """Written by the engine (residency) and the proxy (requests), read by whoever shows it."""
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What earlier runs of the proxy came to: requests by model, seconds in memory by runner."""
 
-    def __init__(self) -> None:
+    totals: Mapping[str, Totals] = field(default_factory=dict)
+    uptime_s: Mapping[str, float] = field(default_factory=dict)
+
+
+class Ledger:
+    """Written by the engine (residency) and the proxy (requests), read by whoever shows it.
+
+    What is counted by (model, endpoint, status) or stands in `by_model` is of this run; `totals` and residences go on
+    from the past.
+    """
+
+    def __init__(self, past: Past | None = None) -> None:
+        self._past = past or Past()
         self._residences = defaultdict[str, Residence](Residence)
+        for runner, seconds in self._past.uptime_s.items():
+            self._residences[runner].total_s = seconds
         self.requests: Counter[tuple[str, str, int]] = Counter()  # (model, endpoint, HTTP status)
         self.remote_requests: Counter[tuple[str, str, int]] = Counter()  # the same of models that run elsewhere
         self.by_model = defaultdict[str, Totals](Totals)
@@ -94,7 +113,12 @@ class Ledger:
         totals.first_token_s += seconds
 
     def totals(self, model: str) -> Totals:
-        return self.by_model.get(model) or Totals()
+        return self._past.totals.get(model, Totals()) + self.by_model.get(model, Totals())
 
     def residence(self, runner: str) -> Residence:
         return self._residences.get(runner) or Residence()
+
+    def uptimes_s(self) -> dict[str, float]:
+        """By runner: all its residencies, the present and the past ones included."""
+        now = time.time()
+        return {runner: r.total_s + r.uptime_s(now) for runner, r in self._residences.items()}

@@ -7,7 +7,7 @@ from typing import Protocol
 import msgspec
 
 from swapper_proxy.core.errors import Failure
-from swapper_proxy.core.types import RunnerOption
+from swapper_proxy.core.types import Cause, RunnerOption, State
 
 # A header as it stands on the wire.
 Header = tuple[bytes, bytes]
@@ -89,6 +89,63 @@ class Usage(msgspec.Struct, frozen=True):
     generation_s: float = 0.0
 
 
+class RequestRecord(msgspec.Struct, frozen=True):
+    """One inference request that was handed to Ollama and is over.
+
+    `time` is that of its end, in seconds since the epoch; `endpoint` as in swapper_model_requests_total; all else that
+    ends in `_s` is seconds.  `first_byte_s` is from the hand-over, None if none came; `duration_s` from the arrival.
+    """
+
+    time: float
+    model: str
+    endpoint: str
+    status: int
+    wait_s: float
+    first_byte_s: float | None
+    duration_s: float
+    usage: Usage
+
+
+class SwapRecord(msgspec.Struct, frozen=True):
+    """One load, at its end; `from_model` is what went for it, empty if nothing did, with its drain and unload."""
+
+    time: float
+    from_model: str
+    to_model: str
+    reason: str
+    drain_s: float
+    unload_s: float
+    load_s: float
+    failed: bool
+
+
+class StateRecord(msgspec.Struct, frozen=True):
+    """A model came into a state: loading, loaded, draining, unloading, unloaded."""
+
+    time: float
+    model: str
+    state: str
+    cause: str
+
+
+class ProblemRecord(msgspec.Struct, frozen=True):
+    """Something went wrong, or Ollama is back; `model` is empty where it is about none.  The texts are for people."""
+
+    time: float
+    model: str
+    code: str
+    message: str
+
+
+class Recorder(Protocol):
+    """Keeps or shows what happened; must not block."""
+
+    def request(self, record: RequestRecord) -> None: ...
+    def swap(self, record: SwapRecord) -> None: ...
+    def state(self, record: StateRecord) -> None: ...
+    def problem(self, record: ProblemRecord) -> None: ...
+
+
 class Answer(Protocol):
     """An answer of Ollama under way.  Close it in any case; closing before its end closes the connection.
 
@@ -141,6 +198,7 @@ class Observer(Protocol):
     def loaded(self, model: str, seconds: float, expected_s: float, replaced: str, cause: str) -> None: ...
     def load_failed(self, model: str, seconds: float, status: int) -> None: ...
     def drained(self, model: str, seconds: float) -> None: ...
+    def changed(self, model: str, state: State, cause: Cause) -> None: ...
     def unloaded(self, model: str, seconds: float, cause: str) -> None: ...
     def held(self, model: str, seconds: float, paid: bool) -> None: ...
     def reloaded(self, model: str, seconds: float, cause: str) -> None: ...

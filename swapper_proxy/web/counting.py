@@ -4,7 +4,7 @@ import time
 from typing import Protocol
 
 from swapper_proxy.runtime.ledger import Ledger
-from swapper_proxy.runtime.ports import Usage
+from swapper_proxy.runtime.ports import Recorder, RequestRecord, Usage
 from swapper_proxy.web import usage
 from swapper_proxy.web.relay import Outcome
 from swapper_proxy.web.usage import HEAD_BYTES, TAIL_BYTES
@@ -27,6 +27,7 @@ class Counted(Outcome, kw_only=True):
 
     ledger: Ledger
     metrics: RequestMetrics
+    recorder: Recorder
     model: str
     endpoint: str
     arrived: float
@@ -72,11 +73,16 @@ class Counted(Outcome, kw_only=True):
     def load_s(self) -> float:
         return self.usage.load_s
 
-    def count(self) -> None:
-        if self.sent:
-            said = self.usage
-            self.ledger.count(self.model, self.endpoint, self.status, said)
-            self.metrics.answered(self.model, time.monotonic() - self.arrived, said)
+    def count(self, waited_s: float = 0.0) -> None:
+        if not self.sent:
+            return
+        model, endpoint, status, said = self.model, self.endpoint, self.status, self.usage
+        duration_s = time.monotonic() - self.arrived
+        first_byte_s = self.began - self.handed_over if self.pieces else None
+        self.ledger.count(model, endpoint, status, said)
+        self.metrics.answered(model, duration_s, said)
+        record = RequestRecord(time.time(), model, endpoint, status, waited_s, first_byte_s, duration_s, said)
+        self.recorder.request(record)
 
 
 class CountedRemote(Outcome, kw_only=True):
@@ -86,6 +92,6 @@ class CountedRemote(Outcome, kw_only=True):
     model: str
     endpoint: str
 
-    def count(self) -> None:
+    def count(self, waited_s: float = 0.0) -> None:
         if self.sent:
             self.ledger.count_remote(self.model, self.endpoint, self.status)

@@ -87,6 +87,12 @@ def _headers(error: ProxyError, dialect: Dialect, request_id: str) -> list[Heade
     return headers
 
 
+def message(error: ProxyError) -> str:
+    """What Ollama said about a failed load, else what the proxy says."""
+    failure = error.failure if isinstance(error, Rejected) else None
+    return _text(failure.body) if failure else error.message
+
+
 def _text(body: bytes) -> str:
     """What Ollama's `{"error": "..."}` says."""
     try:

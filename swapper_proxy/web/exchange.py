@@ -96,6 +96,11 @@ class Exchange:
         """Returns when the client has taken enough of what was written."""
         await self.request.writer.drain()
 
+    @property
+    def unsent(self) -> int:
+        """Bytes that were written and wait for the client to take them."""
+        return 0 if (transport := self._protocol.transport) is None else transport.get_write_buffer_size()
+
     def end(self) -> None:
         """The body is complete."""
         if self._chunked:
@@ -108,6 +113,12 @@ class Exchange:
         self.keep_alive = False
         if self._protocol.transport is not None:
             self._protocol.transport.close()  # what is written is sent
+
+    def abort(self) -> None:
+        """Close the connection at once; what was not sent is lost."""
+        self.keep_alive = False
+        if self._protocol.transport is not None:
+            self._protocol.transport.abort()
 
     def answer(self, status: int, headers: Iterable[Header], body: bytes) -> None:
         """All of it at once, by the proxy itself."""

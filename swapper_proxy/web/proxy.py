@@ -16,12 +16,12 @@ from swapper_proxy.runtime.engine import Demand, Engine
 from swapper_proxy.runtime.lease import Lease
 from swapper_proxy.runtime.ledger import Ledger
 from swapper_proxy.runtime.model import Model
-from swapper_proxy.runtime.ports import Body, Header, Relay, UpstreamUnreachable
+from swapper_proxy.runtime.ports import Body, Header, ProblemRecord, Recorder, Relay, UpstreamUnreachable
 from swapper_proxy.web import endpoints, offered, terms
 from swapper_proxy.web.body import Ambiguous, Fields, Malformed, Pieces, WrongType, named
 from swapper_proxy.web.changes import CHANGES, Changes
 from swapper_proxy.web.counting import Counted, CountedRemote, RequestMetrics
-from swapper_proxy.web.dialects import dialect_of, rendered
+from swapper_proxy.web.dialects import dialect_of, message, rendered
 from swapper_proxy.web.endpoints import ENDPOINTS, Asked, Endpoint, Intent, Unacceptable
 from swapper_proxy.web.exchange import Exchange
 from swapper_proxy.web.form import Form
@@ -32,6 +32,8 @@ from swapper_proxy.web.relay import Outcome, relay, relay_edited
 from swapper_proxy.web.routing import Router
 
 log = logging.getLogger("swapper_proxy.requests")
+
+MOST_SAID = 1000  # characters of an error that are recorded
 
 
 class Proxy:
@@ -44,6 +46,7 @@ class Proxy:
         catalog: Catalog,
         ledger: Ledger,
         metrics: RequestMetrics,
+        recorder: Recorder,
         router: Router,
         changes: Changes,
         server: config.Server,
@@ -53,6 +56,7 @@ class Proxy:
         self._catalog = catalog
         self._ledger = ledger
         self._metrics = metrics
+        self._recorder = recorder
         self._router = router
         self._intake = Intake(server)
         self._missing: set[Endpoint] = set()  # that this version of Ollama does not have
@@ -82,6 +86,9 @@ class Proxy:
         fields = {"request_id": request_id, "endpoint": path[:64], "model": exchange.model[:200]}
         after_s = round(time.monotonic() - exchange.arrived, 3)
         log.warning("refused", extra=fields | {"status": status, "code": error.code, "wait_s": after_s})
+        known = self._catalog.meaning(exchange.model).model
+        name = known.name if known else exchange.model[:200]
+        self._recorder.problem(ProblemRecord(time.time(), name, error.code, message(error)[:MOST_SAID]))
         exchange.answer(status, [*headers, (b"X-Request-Id", request_id.encode()), *exchange.own_headers], body)
 
     # Straight through
@@ -192,6 +199,7 @@ class Proxy:
             outcome = Counted(
                 ledger=self._ledger,
                 metrics=self._metrics,
+                recorder=self._recorder,
                 model=model.name,
                 endpoint=endpoint.label,
                 arrived=exchange.arrived,
@@ -211,7 +219,7 @@ class Proxy:
             finally:
                 exchange.waited_s = lease.waited_s  # a refusal tells it too
         finally:
-            outcome.count()
+            outcome.count(exchange.waited_s or 0.0)
 
     async def _elsewhere(self, exchange: Exchange, endpoint: Endpoint, asked: Asked, fields: Fields | Form) -> None:
         """A model that runs on somebody else's machine: no swap, counted apart, and no credentials of the client's."""

@@ -44,8 +44,8 @@ class Outcome(msgspec.Struct):
     def chunk(self, data: bytes) -> None:
         """A piece of the body went through."""
 
-    def count(self) -> None:
-        """It is over, one way or the other."""
+    def count(self, waited_s: float = 0.0) -> None:
+        """It is over, one way or the other; `waited_s` is the time in the queue."""
 
 
 async def relay(upstream: Relay, exchange: Exchange, headers: list[Header], body: Body, outcome: Outcome) -> str:

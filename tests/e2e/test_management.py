@@ -46,6 +46,12 @@ async def test_models(proxy: Client) -> None:
         "configured": True,
         "pinned": False,
         "remote": False,
+        "waiting": 0,
+        "in_flight": 0,
+        "holding": False,
+        "uptime_s": 0,
+        "request_count": 0,
+        "tokens_per_second": None,
     }
     assert models["gone"]["status"] == "missing"
     assert "ollama pull never-pulled" in models["gone"]["reason"]

@@ -89,7 +89,7 @@ models = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(queues, st.fixed_dictionaries(dict.fromkeys("abcd", models)))
 def test_no_load_is_put_off_beyond_the_bound(queues: list[list[list[Step]]], models: dict[str, Model]) -> None:
     clients = [client for queue in queues for client in queue]

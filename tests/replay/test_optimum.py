@@ -5,7 +5,7 @@ import sys
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import clairvoyant, workloads
@@ -45,7 +45,6 @@ def test_a_model_is_loaded_on_demand() -> None:
     assert clairvoyant.optimum(Trace({"a": [(20.0, 1.0)]}, MODELS, ahead=False)) == 10.0
 
 
-@settings(deadline=None)
 @given(st.fixed_dictionaries({"a": queues, "b": queues, "c": queues}), st.booleans())
 def test_it_is_the_best_of_all_orders(requests: dict[str, list[tuple[float, float]]], ahead: bool) -> None:
     trace = Trace(requests, MODELS, ahead)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from swapper_proxy.config import Model as Configured
@@ -296,7 +296,6 @@ workloads = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(workloads, st.sampled_from(Policy))
 def test_everybody_is_answered_and_nothing_is_violated(workload: Workload, policy: Policy) -> None:
     result = simulate(workload, host.of(workload), policy)

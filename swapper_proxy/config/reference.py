@@ -1,0 +1,186 @@
+"""docs/configuration.md, written from the typed settings: `make docs`.
+
+Keys, types, ranges and defaults are read from the settings; what a key means stands here, once.
+"""
+
+import sys
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from swapper_proxy.config.loading import ENVIRONMENT, NUM_PARALLEL
+from swapper_proxy.config.settings import LOCAL_ORIGINS, NOT_IN_FILES, Model, Route, Section, Settings
+
+# The sections whose keys stand under names that the operator chooses.
+NAMED: dict[str, type[Section]] = {"models": Model, "routes": Route}
+
+MEANINGS = {
+    "server.host": "address to listen on; `0.0.0.0`: to be reached from other machines",
+    "server.port": "port to listen on; 0: any that is free",
+    "server.max_body_bytes": "largest body of a request that names a model to load; larger ones get 413",
+    "server.max_buffered_bytes": "all such bodies together; then 503",
+    "server.body_idle_timeout": "seconds without a byte of such a body; then 408",
+    "server.shutdown_grace": "seconds for answers to end at shutdown",
+    "server.cors_origins": "web pages that may use the proxy (patterns)",
+    "server.allowed_hosts": "further Host names for load and unload",
+    "upstream.url": "Ollama",
+    "upstream.connect_timeout": "seconds to connect to Ollama",
+    "upstream.grace": "seconds that requests wait for an Ollama that went away",
+    "swapper.mode": "one model in memory, or several",
+    "swapper.max_concurrent_models": "models in memory in `multi-active`",
+    "swapper.memory_budget_gb": "memory for all models, in both modes; a model that alone is larger is refused",
+    "swapper.slots": "room beside the others for models of a type: `{embedding: 1}`",
+    "swapper.model_swap_timeout": "seconds that a request waits for unload and load, from their begin; then 504",
+    "swapper.gpu_enabled": "false: models are loaded with `num_gpu: 0`",
+    "swapper.metal_acceleration": "the same switch, as the old Swapper service called it for Macs",
+    "swapper.default_model": "loaded at start; a key under `models`",
+    "swapper.default_after": "seconds in which nobody wants anything, after which `default_model` is loaded again",
+    "swapper.keep_alive": "where the client gives none: seconds, or a duration like `30m`",
+    "swapper.ignore_client_keep_alive": "true: the client's value is not used, and `ollama stop` is 403",
+    "swapper.parallel": "requests sent to one model at once",
+    "swapper.unlisted_models": "`deny`: only what is listed under `models`",
+    "swapper.expose_aliases": "true: list the keys under `models` and `routes` where Ollama lists its models",
+    "swapper.max_wait.high": "seconds that a request of priority `high` waits before it may force a swap",
+    "swapper.max_wait.medium": "the same for `medium`",
+    "swapper.max_wait.low": "the same for `low`",
+    "swapper.priority_header": "what `X-Swapper-Priority` may do: nothing, only lower, anything",
+    "swapper.max_queue": "requests that may wait; then 503",
+    "swapper.queue_timeout": "seconds that a request may wait for its turn; then 504",
+    "swapper.drain_timeout": "seconds that a forced swap waits for the answers of what has to go; then 504",
+    "swapper.unload_settle": "seconds until GPU memory is back after an unload",
+    "swapper.unload_timeout": "seconds for an unload",
+    "swapper.load_stall_timeout": "seconds after which a load is given up",
+    "models.NAME.path": "`ollama:` and the Ollama name, as in `ollama:llama3.2:3b`",
+    "models.NAME.type": "free text, for `slots`; `embedding` also tells the simulator",
+    "models.NAME.size_gb": "memory that it takes; also for the swap timeout",
+    "models.NAME.priority": "how patient its requests are, see `max_wait`",
+    "models.NAME.parallel": "requests sent to this model at once",
+    "models.NAME.pinned": "true: loaded at start, never unloaded by the proxy",
+    "models.NAME.preload": "true: loaded at start",
+    "models.NAME.keep_alive": "for this model",
+    "models.NAME.max_queue": "requests that may wait for this model; then 503",
+    "models.NAME.runner_options.policy": "options that reload a model: left as they are, set to those below, removed",
+    "models.NAME.runner_options.num_ctx": "with `pin` only, like those below: length of the context in tokens",
+    "models.NAME.runner_options.num_batch": "tokens of a prompt that are read at once",
+    "models.NAME.runner_options.num_gpu": "layers on the GPU; -1: as Ollama sees fit",
+    "models.NAME.runner_options.main_gpu": "number of the first GPU",
+    "models.NAME.runner_options.use_mmap": "whether the file of the weights is mapped into memory",
+    "models.NAME.runner_options.num_thread": "threads; 0: as Ollama sees fit",
+    "models.NAME.runner_options.draft_num_predict": "tokens that a draft model guesses ahead",
+    "routes.NAME.model": "of each rule: the model that it chooses, or a list of equals",
+    "routes.NAME.has_images": "condition: whether the request has images",
+    "routes.NAME.has_tools": "condition: whether it offers tools",
+    "routes.NAME.is_embedding": "condition: whether it is for an embedding",
+    "routes.NAME.longer_than": "condition: more characters of text than this",
+    "metrics.default_format": "what `/metrics` answers to who accepts anything; `json`: as the old service did",
+    "history.path": "file of the history of requests, swaps and states, never their content; `history: off` keeps none",
+    "history.days": "what is older is dropped",
+    "history.max_mb": "the oldest is dropped while the file takes more",
+    "logging.level": "the least important lines that are shown",
+    "logging.format": "`json`: an object a line",
+}
+
+# Defaults that are worked out, or too long for a table.
+DEFAULTS = {
+    "server.cors_origins": "pages of this machine and desktop applications, as in Ollama",
+    "swapper.max_concurrent_models": "1; no limit with `memory_budget_gb`",
+    "swapper.model_swap_timeout": "30 + 2 per GB of the model",
+    "swapper.keep_alive": "Ollama's own timer",
+    "swapper.parallel": "`OLLAMA_NUM_PARALLEL`, else 4",
+    "history.path": "`swapper-proxy/history.sqlite` in `$XDG_STATE_HOME`, else in `~/.local/state`",
+    "models.NAME.size_gb": "as measured, or on disk",
+    "models.NAME.parallel": "`swapper.parallel`",
+    "models.NAME.keep_alive": "`swapper.keep_alive`",
+}
+
+HEAD = """# Configuration
+
+Written from the settings by `make docs`; do not edit.
+
+The YAML file stands below the environment, and that below the command line. Unknown keys, wrong types and values out of
+range stop the start with one line that names the file, the key and what was expected; so do contradictions.
+`swapper-proxy check-config` says the same, and warns of what can surprise. The file is what `--config` names, else what
+`SWAPPER_CONFIG_PATH` names, else `config/swapper_config.yaml` if it exists."""
+
+
+class Key(NamedTuple):
+    """One key of the file: its path, its type as written in Python, its default (NODEFAULT if it is required)."""
+
+    path: str
+    kind: Any
+    default: Any
+
+
+def all_keys() -> Iterator[Key]:
+    """All keys, in the order of the settings."""
+    for field in msgspec.structs.fields(Settings):
+        if field.name in NAMED:
+            yield from _keys_of(f"{field.name}.NAME", NAMED[field.name])
+        elif field.name not in NOT_IN_FILES:
+            yield from _keys_of(field.name, field.type)
+
+
+def _keys_of(section: str, struct: type) -> Iterator[Key]:
+    hints = get_type_hints(struct, include_extras=True)
+    for field in msgspec.structs.fields(struct):
+        path, kind = f"{section}.{field.name}", hints[field.name]
+        if isinstance(kind, type) and issubclass(kind, Section):
+            yield from _keys_of(path, kind)
+        else:
+            default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+            yield Key(path, kind, default)
+
+
+def values(kind: Any) -> str:
+    """What a key takes, in words."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return " ".join((values(parts[0]), *(_range(meta) for meta in parts[1:] if isinstance(meta, msgspec.Meta))))
+    if origin is Literal:
+        return ", ".join(f"`{part}`" for part in parts)
+    if origin is Union or type(kind).__name__ == "UnionType":
+        words = dict.fromkeys(values(part) for part in parts if part is not type(None))
+        return " or ".join(words).replace("integer or number", "number")
+    if origin is tuple:
+        return f"list of {values(parts[0])}"
+    if origin is dict:
+        return "mapping"
+    return {int: "integer", float: "number", str: "text", bool: "true, false"}[kind]
+
+
+def _range(meta: msgspec.Meta) -> str:
+    if meta.pattern:
+        return ""
+    low = f"above {meta.gt}" if meta.gt is not None else f"from {meta.ge}"
+    return low if meta.le is None else f"{low} to {meta.le}"
+
+
+def _default(key: Key) -> str:
+    if key.path in DEFAULTS:
+        return DEFAULTS[key.path]
+    if key.default is msgspec.NODEFAULT:
+        return "required"
+    if key.default in (None, (), {}):
+        return "none"
+    written = str(key.default)
+    return f"`{written.lower() if isinstance(key.default, bool) else written.removesuffix('.0')}`"
+
+
+def page() -> str:
+    """The whole document."""
+    lines, section = [HEAD], ""
+    for key in all_keys():
+        if section != (section := key.path.partition(".")[0]):
+            lines += [f"\n## {section}\n", "| Key | Takes | Default | Meaning |", "|---|---|---|---|"]
+        lines.append(f"| `{key.path}` | {values(key.kind).strip()} | {_default(key)} | {MEANINGS[key.path]} |")
+    lines += ["\n## Lists\n", f"`server.cors_origins` by default: {', '.join(f'`{o}`' for o in LOCAL_ORIGINS)}."]
+    lines += ["\n## Environment\n", "| Variable | Key |", "|---|---|", "| `SWAPPER_CONFIG_PATH` | the file |"]
+    lines += [f"| `{variable}` | `{'.'.join(path)}` |" for variable, path in ENVIRONMENT.items()]
+    lines.append(f"| `{NUM_PARALLEL}` | `swapper.parallel`, where that is not set; 0 counts as not given |")
+    lines.append("| `SWAPPER_URL` | the proxy that `status`, `models`, `queue`, `load` and `unload` talk to |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())

@@ -1,0 +1,120 @@
+"""What can be read of a history.  Each call has a connection of its own, so any thread may make it."""
+
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from swapper_proxy.runtime.ledger import Past, Totals
+from swapper_proxy.runtime.ports import RequestRecord, SwapRecord, Usage
+from swapper_proxy.storage.schema import BUSY_S, STEPS, NewerFile, version
+
+Wanted = Mapping[str, str | int | float]
+Row = dict[str, object]
+
+COLUMNS = {
+    "requests": "id, time, model, endpoint, status, wait_s, first_byte_s, duration_s, prompt_tokens, generated_tokens,"
+    " load_s, generation_s",
+    "swaps": "id, time, from_model, to_model, reason, drain_s, unload_s, load_s, failed",
+    "states": "id, time, model, state, cause",
+}
+CONDITIONS = {
+    "model": "model = :model",
+    "endpoint": "endpoint = :endpoint",
+    "status": "status = :status",
+    "since": "time >= :since",
+    "until": "time < :until",
+    "before": "id < :before",
+}
+OF_SWAPS = CONDITIONS | {"model": "(from_model = :model OR to_model = :model)"}
+
+
+def connected(path: Path) -> sqlite3.Connection:
+    """For reading.  Raises sqlite3.Error if there is no such file, NewerFile if it cannot be understood."""
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_S, isolation_level=None)
+    try:
+        db.execute("PRAGMA query_only = ON")
+        if (found := version(db)) > len(STEPS):
+            raise NewerFile(f"{path} was written by a newer version (its schema is {found}, known is {len(STEPS)})")
+    except BaseException:
+        db.close()
+        raise
+    db.row_factory = sqlite3.Row
+    return db
+
+
+def page(path: Path, table: str, wanted: Wanted, limit: int) -> tuple[list[Row], int | None]:
+    """The newest rows first, and the id before which the next page begins, None if there is none."""
+    conditions = OF_SWAPS if table == "swaps" else CONDITIONS
+    query = f"SELECT {COLUMNS[table]} FROM {table}{_where(conditions, wanted)} ORDER BY id DESC LIMIT :limit"
+    with closing(connected(path)) as db:
+        rows = db.execute(query, {**wanted, "limit": limit + 1}).fetchall()
+    shown = [_shown(row) for row in rows[:limit]]
+    return shown, rows[limit - 1]["id"] if len(rows) > limit else None
+
+
+def usage(path: Path, seconds: int, wanted: Wanted) -> list[Row]:
+    """Requests by model and by stretch of so many seconds (of UTC), the oldest first."""
+    query = f"""
+        SELECT CAST(time / :seconds AS INTEGER) * :seconds AS start, model, count(*) AS requests,
+            sum(status >= 400) AS errors, sum(prompt_tokens) AS prompt_tokens,
+            sum(generated_tokens) AS generated_tokens, avg(wait_s) AS wait_s_mean, max(wait_s) AS wait_s_max,
+            sum(generation_s) AS generation_s
+        FROM requests{_where(CONDITIONS, wanted)} GROUP BY start, model ORDER BY start, model
+    """
+    with closing(connected(path)) as db:
+        rows = db.execute(query, {**wanted, "seconds": seconds}).fetchall()
+    return [_rounded(row) | {"start": _stamp(row["start"], "seconds")} for row in rows]
+
+
+def past(db: sqlite3.Connection) -> Past:
+    """What the totals were."""
+    totals = "model, requests, prompt_tokens, generated_tokens, generated_timed, generation_s"
+    rows = db.execute(f"SELECT {totals} FROM totals")
+    uptimes = db.execute("SELECT runner, total_s FROM uptimes")
+    return Past({model: Totals(*of) for model, *of in rows.fetchall()}, dict(uptimes.fetchall()))
+
+
+def recorded(path: Path) -> tuple[list[RequestRecord], list[SwapRecord]]:
+    """All of it, the oldest first.  Raises sqlite3.Error and NewerFile."""
+    with closing(connected(path)) as db:
+        requests = [_request(row) for row in db.execute(f"SELECT {COLUMNS['requests']} FROM requests ORDER BY id")]
+        swaps = [_swap(row) for row in db.execute(f"SELECT {COLUMNS['swaps']} FROM swaps ORDER BY id")]
+    return requests, swaps
+
+
+def _request(row: sqlite3.Row) -> RequestRecord:
+    own = {key: row[key] for key in RequestRecord.__struct_fields__ if key != "usage"}
+    return RequestRecord(**own, usage=Usage(**{key: row[key] for key in Usage.__struct_fields__}))
+
+
+def _swap(row: sqlite3.Row) -> SwapRecord:
+    return msgspec.structs.replace(
+        SwapRecord(**{key: row[key] for key in SwapRecord.__struct_fields__}), failed=bool(row["failed"])
+    )
+
+
+def _where(conditions: Mapping[str, str], wanted: Wanted) -> str:
+    told = " AND ".join(conditions[name] for name in wanted)
+    return f" WHERE {told}" if told else ""
+
+
+def _shown(row: sqlite3.Row) -> Row:
+    shown = _rounded(row) | {"time": _stamp(row["time"], "milliseconds")}
+    return shown | {"failed": bool(row["failed"])} if "failed" in shown else shown
+
+
+def _rounded(row: sqlite3.Row) -> Row:
+    """Seconds to the microsecond."""
+    return dict(_round(key, row[key]) for key in row.keys())  # noqa: SIM118 - a Row iterates over its values
+
+
+def _round(key: str, value: object) -> tuple[str, object]:
+    return key, round(value, 6) if isinstance(value, float) else value
+
+
+def _stamp(moment: float, to: str) -> str:
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec=to)

@@ -1,0 +1,122 @@
+"""The history's file: its tables, its version, what is dropped from it.
+
+`PRAGMA user_version` is the number of steps that were taken.  A file with fewer is brought up to date, one with more is
+refused: a newer proxy wrote it.
+"""
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+BUSY_S = 20.0  # another program may hold the file for so long
+LOG_BYTES = 4 * 1024 * 1024  # what the write-ahead log is cut down to
+DAY_S = 86_400.0
+
+# AUTOINCREMENT: the ids of what was dropped are never given again, so that paging stays true.
+STEPS: Sequence[str] = (
+    """
+    CREATE TABLE requests (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, model TEXT NOT NULL, endpoint TEXT NOT NULL,
+        status INTEGER NOT NULL, wait_s REAL NOT NULL, first_byte_s REAL, duration_s REAL NOT NULL,
+        prompt_tokens INTEGER NOT NULL, generated_tokens INTEGER NOT NULL, load_s REAL NOT NULL,
+        generation_s REAL NOT NULL
+    );
+    CREATE TABLE swaps (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, from_model TEXT NOT NULL, to_model TEXT NOT NULL,
+        reason TEXT NOT NULL, drain_s REAL NOT NULL, unload_s REAL NOT NULL, load_s REAL NOT NULL,
+        failed INTEGER NOT NULL
+    );
+    CREATE TABLE states (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, model TEXT NOT NULL, state TEXT NOT NULL,
+        cause TEXT NOT NULL
+    );
+    CREATE INDEX requests_time ON requests (time);
+    CREATE INDEX swaps_time ON swaps (time);
+    CREATE INDEX states_time ON states (time);
+    CREATE TABLE totals (
+        model TEXT PRIMARY KEY, requests INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL,
+        generated_tokens INTEGER NOT NULL, generated_timed INTEGER NOT NULL, generation_s REAL NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE uptimes (runner TEXT PRIMARY KEY, total_s REAL NOT NULL) WITHOUT ROWID;
+    """,
+)
+DROPPED = ("requests", "swaps", "states")  # with time; the totals stay
+
+
+class NewerFile(Exception):
+    """A newer proxy wrote the file; the message says so."""
+
+
+def opened(path: Path, steps: Sequence[str] = STEPS) -> sqlite3.Connection:
+    """The file, made or brought up to date where needed.  Raises NewerFile, OSError and sqlite3.Error."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+    try:
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # heeded by a new file only, so before all else
+        _refuse_newer(db, path, len(steps))
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
+        _bring_up_to_date(db, path, steps)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def version(db: sqlite3.Connection) -> int:
+    """How many steps the file has behind it."""
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _refuse_newer(db: sqlite3.Connection, path: Path, known: int) -> None:
+    if (found := version(db)) > known:
+        raise NewerFile(f"{path} was written by a newer version (its schema is {found}, known is {known})")
+
+
+def _bring_up_to_date(db: sqlite3.Connection, path: Path, steps: Sequence[str]) -> None:
+    """All of it or nothing, also if two proxies start at once."""
+    with transaction(db):
+        _refuse_newer(db, path, len(steps))
+        for number in range(version(db), len(steps)):
+            for statement in filter(str.strip, steps[number].split(";")):
+                db.execute(statement)
+            db.execute(f"PRAGMA user_version = {number + 1}")
+
+
+@contextmanager
+def transaction(db: sqlite3.Connection) -> Iterator[None]:
+    """Written as a whole at the end, or not at all."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")
+
+
+def trim(db: sqlite3.Connection, now: float, days: int, max_bytes: int) -> None:
+    """Drop what is older than so many days; then, while the file takes more, the oldest hundredth of what is left."""
+    with transaction(db):
+        for table in DROPPED:
+            db.execute(f"DELETE FROM {table} WHERE time < ?", (now - days * DAY_S,))
+    while _bytes(db) > max_bytes and _drop_oldest(db):
+        pass
+    db.executescript("PRAGMA incremental_vacuum")  # `execute` would free one page
+
+
+def _drop_oldest(db: sqlite3.Connection) -> bool:
+    """Whether there was anything to drop.  A little at a time: meanwhile nothing is written."""
+    with transaction(db):
+        oldest = "SELECT min(id) + (max(id) - min(id)) / 100 FROM"
+        return sum(db.execute(f"DELETE FROM {t} WHERE id <= ({oldest} {t})").rowcount for t in DROPPED) > 0
+
+
+def _bytes(db: sqlite3.Connection) -> int:
+    """What the pages in use take."""
+    pages, free, size = (
+        db.execute(f"PRAGMA {what}").fetchone()[0] for what in ("page_count", "freelist_count", "page_size")
+    )
+    return int((pages - free) * size)

@@ -1,0 +1,47 @@
+// The state of the proxy in one line, and the banner of a lost connection.
+
+import { attribute, h, keyed, text } from "./dom.js";
+import { count } from "./format.js";
+
+const CONNECTIONS = {
+  connecting: ["connecting", "quiet"],
+  live: ["live", "good"],
+  polling: ["every 2 s", "good"],
+  lost: ["lost", "bad"],
+};
+
+function facts({ status, connection }) {
+  const [word, tone] = CONNECTIONS[connection];
+  const page = { name: "This page", value: word, tone };
+  if (!status) return [page];
+  const reachable = status.status === "healthy";
+  const stale = connection === "lost";
+  return [
+    { name: "Proxy", value: stale ? "not reachable" : status.status, tone: stale ? "bad" : reachable ? "good" : "warn" },
+    { name: "Ollama", value: stale ? "not known" : reachable ? "reachable" : "not reachable", tone: stale ? "quiet" : reachable ? "good" : "bad" },
+    { name: "Mode", value: status.mode, tone: "" },
+    { name: "Active", value: status.active_model ?? "none", tone: "", name_of: "model" },
+    { name: "Waiting", value: count(status.waiting), tone: status.waiting ? "warn" : "" },
+    { name: "In flight", value: count(status.in_flight), tone: "" },
+    page,
+  ];
+}
+
+export function mount(store) {
+  const list = document.getElementById("facts");
+  const banner = document.getElementById("banner");
+  const create = () => h("div", {}, h("dt"), h("dd"));
+  const update = (row, fact) => {
+    text(row.firstChild, fact.name);
+    text(row.lastChild, fact.value);
+    attribute(row.lastChild, "class", fact.tone || null);
+    attribute(row.lastChild, "title", fact.name_of ? fact.value : null);
+  };
+  store.on(["status", "connection"], () => {
+    keyed(list, facts(store), (fact) => fact.name, create, update);
+    const lost = store.connection === "lost";
+    text(banner, lost ? "Connection lost, trying again. What is shown is the last that was known." : "");
+    banner.classList.toggle("shown", lost);
+    document.title = store.status?.waiting ? `(${store.status.waiting}) Swapper Proxy` : "Swapper Proxy";
+  });
+}

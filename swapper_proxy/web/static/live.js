@@ -1,0 +1,149 @@
+// The connection: /events, and where it is missing or lost, a look every two seconds.
+
+import { get } from "./api.js";
+import { epoch } from "./format.js";
+import { now } from "./store.js";
+
+const POLL_MS = 2000;
+const CHECK_MS = 15_000;
+
+export class Live {
+  constructor(store) {
+    this.store = store;
+    this.source = null;
+    this.supported = null; // whether the proxy has /events: null while it is not known
+    this.observers = { state: [], swap: [], request: [], again: [] };
+  }
+
+  // `again` is told when the connection is back: what happened meanwhile is in the history.
+  on(kind, observer) {
+    this.observers[kind].push(observer);
+  }
+
+  start() {
+    this.listen();
+    setInterval(() => this.look(), POLL_MS);
+    setInterval(() => this.check(), CHECK_MS);
+  }
+
+  listen() {
+    this.source?.close();
+    const source = (this.source = new EventSource("../events"));
+    const take = (kind, handler) => source.addEventListener(kind, (event) => this.heard(handler, event.data));
+    source.onerror = () => this.failed(source);
+    take("snapshot", (data) => this.store.snapshot(data));
+    take("status", (data) => this.store.setStatus(data));
+    take("models", (data) => this.store.setModels(data));
+    take("queue", (data) => this.store.setQueue(data));
+    take("problem", (data) => this.store.addProblem(data));
+    take("state", (data) => {
+      this.store.setState(data);
+      this.tell("state", data);
+    });
+    take("swap", (data) => this.tell("swap", data));
+    take("request", (data) => this.tell("request", data));
+  }
+
+  heard(handler, data) {
+    this.supported = true;
+    this.connected("live");
+    handler(JSON.parse(data));
+  }
+
+  tell(kind, data) {
+    for (const observer of this.observers[kind]) observer(data);
+  }
+
+  connected(state) {
+    const back = this.store.connection === "lost";
+    this.store.setConnection(state);
+    if (back) this.tell("again");
+  }
+
+  failed(source) {
+    if (source !== this.source) return;
+    if (source.readyState === EventSource.CLOSED) this.source = null; // answered, but with no stream: see `look`
+    else this.look();
+  }
+
+  // A connection that died without a word, as that of a computer that slept.
+  async check() {
+    if (this.source?.readyState !== EventSource.OPEN) return;
+    try {
+      await get("ready").catch((error) => (error.status ? null : Promise.reject(error)));
+    } catch {
+      this.store.setConnection("lost");
+      this.listen();
+    }
+  }
+
+  // Nothing to do while events come in.
+  async look() {
+    if (this.source?.readyState === EventSource.OPEN || this.looking) return;
+    this.looking = true;
+    try {
+      const snapshot = await looked();
+      if (this.source?.readyState === EventSource.OPEN) return;
+      this.poll(snapshot);
+      if (!this.source) await this.retry();
+    } catch {
+      this.store.setConnection("lost");
+    } finally {
+      this.looking = false;
+    }
+  }
+
+  poll(snapshot) {
+    const before = new Map(this.store.models);
+    this.connected("polling");
+    this.store.snapshot(snapshot);
+    for (const model of snapshot.models) this.compare(model, before.get(model.name));
+  }
+
+  // What an event would have told.
+  compare(model, before) {
+    if (!before || before.status === model.status) return;
+    const time = new Date(now() * 1000).toISOString();
+    this.tell("state", { time, model: model.name, state: model.status, cause: "" });
+    if (model.status === "error") {
+      this.store.addProblem({ time, model: model.name, code: "load_failed", message: "the model could not be loaded" });
+    }
+  }
+
+  async retry() {
+    if (this.supported === null) this.supported = await offers();
+    if (this.supported) this.listen();
+  }
+}
+
+// Whether there is a stream of events at all: asked for once, so that a proxy without one is not asked every time.
+async function offers() {
+  const stop = new AbortController();
+  try {
+    return (await fetch("../events", { signal: stop.signal })).status !== 404;
+  } finally {
+    stop.abort();
+  }
+}
+
+// The snapshot that /events begins with, from what the other addresses tell.
+async function looked() {
+  const [status, models, queue, metrics] = await Promise.all([
+    get("status"), get("models"), get("queue"), get("metrics", { format: "json" }),
+  ]);
+  const lanes = new Map(queue.models.map((lane) => [lane.model, lane]));
+  const measured = new Map(metrics.metrics.map((one) => [one.model_name, one]));
+  const whole = (model) => {
+    const lane = lanes.get(model.name), figures = measured.get(model.name);
+    return {
+      ...model,
+      waiting: lane?.waiting ?? 0,
+      in_flight: lane?.in_flight ?? 0,
+      holding: false,
+      uptime_s: figures?.loaded_at && ["loaded", "draining"].includes(model.status) ? now() - epoch(figures.loaded_at) : 0,
+      request_count: figures?.request_count ?? 0,
+      tokens_per_second: figures?.tokens_per_second ?? null,
+    };
+  };
+  return { status, models: models.models.map(whole), queue };
+}

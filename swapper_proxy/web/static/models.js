@@ -1,0 +1,109 @@
+// Each model with its state, its figures and its buttons.
+
+import { act } from "./api.js";
+import { announce, attribute, body, h, keyed, text } from "./dom.js";
+import { compact, duration, gigabytes, rate } from "./format.js";
+import { now } from "./store.js";
+
+const COLUMNS = ["Model", "State", "Size", "Priority", "Uptime", "Requests", "Tokens/s", "Actions"];
+const NUMBERS = ["Size", "Uptime", "Requests", "Tokens/s"];
+const DONE = { load: "is being loaded", unload: "is being unloaded" };
+
+export const isIn = (model) => ["loading", "loaded", "draining", "unloading"].includes(model.status);
+
+// Whether the button does anything, else why not.
+function hindrance(model, action) {
+  if (model.remote) return "it runs elsewhere";
+  if (model.status === "missing") return "Ollama does not have it";
+  if (action === "load") return ["loaded", "loading"].includes(model.status) ? `it is ${model.status}` : "";
+  if (model.pinned) return "it is pinned in the configuration";
+  return ["unloaded", "error", "unloading"].includes(model.status) ? `it is ${model.status}` : "";
+}
+
+function shown(model) {
+  if (model.status !== "loaded") return model.status;
+  if (model.holding) return "holding";
+  return model.in_flight ? "serving" : "loaded";
+}
+
+function detail(model) {
+  const counts = [model.in_flight ? `${model.in_flight} in flight` : "", model.waiting ? `${model.waiting} waiting` : ""];
+  return counts.filter(Boolean).join(", ");
+}
+
+async function clicked(store, button, name, action) {
+  const model = store.models.get(name);
+  const reason = model && hindrance(model, action);
+  if (reason) {
+    store.setMessage(name, { text: `Cannot ${action}: ${reason}`, bad: true });
+    return;
+  }
+  attribute(button, "aria-busy", true);
+  try {
+    await act(name, action);
+    store.setMessage(name, { text: "", bad: false });
+    announce(`${name} ${DONE[action]}`);
+  } catch (error) {
+    store.setMessage(name, { text: `Cannot ${action}: ${error.message}`, bad: true });
+    announce(`${name}: ${error.message}`);
+  } finally {
+    attribute(button, "aria-busy", false);
+  }
+}
+
+function button(store, name, action, label) {
+  return h("button", { type: "button", "data-action": action, "aria-label": `${label} ${name}`,
+    onclick: (event) => clicked(store, event.currentTarget, name, action) }, label);
+}
+
+function create(store, model) {
+  const cells = COLUMNS.slice(1, -1).map((column) =>
+    h("td", { role: "cell", "data-label": column, class: NUMBERS.includes(column) ? "number" : null }));
+  cells[0].append(h("span", { class: "state" }), h("small"));
+  return h("tr", { role: "row", "data-model": model.name },
+    h("th", { scope: "row", role: "rowheader" }, h("span", { class: "name" }), h("small"), h("span", { class: "pin" }), h("p", { class: "message" })),
+    cells,
+    h("td", { role: "cell", class: "actions" }, button(store, model.name, "load", "Load"), button(store, model.name, "unload", "Unload")));
+}
+
+function update(store, row, model) {
+  const [head, state, size, priority, uptime, requests, tokens] = row.children;
+  const message = store.messages.get(model.name);
+  text(head.children[0], model.name);
+  text(head.children[1], [model.type, model.ollama_name === model.name ? "" : model.ollama_name, model.configured ? "" : "not configured"].filter(Boolean).join(" · "));
+  text(head.children[2], model.pinned ? "pinned" : model.remote ? "remote" : "");
+  text(head.children[3], message?.text || model.reason || "");
+  attribute(head.children[3], "class", message?.bad ? "message bad" : "message");
+  text(state.firstChild, shown(model));
+  attribute(state.firstChild, "class", `state ${shown(model)}`);
+  text(state.lastChild, detail(model));
+  text(size, gigabytes(model.size_gb));
+  text(priority, model.priority);
+  drawUptime(uptime, model);
+  text(requests, compact(model.request_count ?? 0));
+  text(tokens, rate(model.tokens_per_second));
+  for (const element of row.querySelectorAll("button")) {
+    const reason = hindrance(model, element.dataset.action);
+    attribute(element, "aria-disabled", reason ? "true" : null);
+    attribute(element, "title", reason || null);
+  }
+}
+
+const drawUptime = (cell, model) => text(cell, model.since ? duration(Math.floor(now() - model.since)) : "–");
+
+export function mount(store) {
+  const rows = h("tbody", { role: "rowgroup" });
+  const heads = COLUMNS.map((column) =>
+    h("th", { scope: "col", role: "columnheader", class: NUMBERS.includes(column) ? "number" : null }, column));
+  const table = h("table", { class: "models", role: "table", "aria-labelledby": "models-title" },
+    h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, heads)), rows);
+  const empty = h("p", { class: "note" });
+  body("models").append(table, empty);
+  store.on(["models"], () => {
+    keyed(rows, [...store.models.values()], (model) => model.name, (model) => create(store, model), (row, model) => update(store, row, model));
+    text(empty, store.models.size || !store.status ? "" : "No model is configured, and Ollama has none.");
+  });
+  setInterval(() => {
+    for (const row of rows.children) drawUptime(row.children[4], store.models.get(row.dataset.model) ?? {});
+  }, 1000);
+}

@@ -1,0 +1,52 @@
+// Who waits for which model, how long, until when, and why.
+
+import { attribute, body, h, keyed, text } from "./dom.js";
+import { clock, duration, epoch, plural } from "./format.js";
+import { now } from "./store.js";
+
+const MOST = 50;
+
+function create() {
+  return h("li", {},
+    h("p", { class: "who" }, h("b"), h("span", { class: "priority" }), h("span", { class: "waited" })),
+    h("p", { class: "why" }),
+    h("p", { class: "start" }));
+}
+
+function update(row, request, received) {
+  const [who, why, start] = row.children;
+  const passed = now() - received;
+  const left = request.estimated_wait_seconds - passed;
+  text(who.children[0], request.model);
+  text(who.children[1], request.priority);
+  attribute(who.children[1], "class", `priority ${request.priority}`);
+  text(who.children[2], `waits ${duration(Math.floor(request.waited_seconds + passed))}`);
+  text(why, request.reason);
+  text(start, `${left > 0.5 ? `expected to start in ${duration(Math.ceil(left))}` : "expected to start now"} · forced at ${clock(epoch(request.deadline))}`);
+}
+
+function lanes({ models }) {
+  const busy = models.filter((lane) => lane.waiting || lane.in_flight);
+  return busy.map((lane) => `${lane.model}: ${lane.in_flight} of ${lane.parallel} at once${lane.waiting ? `, ${lane.waiting} waiting` : ""}`);
+}
+
+export function mount(store) {
+  const list = h("ol", { class: "queue", tabindex: "0", "aria-labelledby": "queue-title" });
+  const summary = h("p", { class: "note" });
+  const busy = h("ul", { class: "lanes" });
+  const warnings = h("ul", { class: "warnings" });
+  body("queue").append(summary, list, warnings, busy);
+  const draw = () => {
+    const { requests, received, warnings: doubts } = store.queue;
+    const first = requests.slice(0, MOST).map((request, index) => ({ ...request, index }));
+    keyed(list, first, (request) => request.index, create, (row, request) => update(row, request, received));
+    list.hidden = !requests.length;
+    const more = requests.length - first.length;
+    text(summary, requests.length ? `${plural(requests.length, "request waits", "requests wait")}${more ? `, the first ${MOST} are shown` : ""}; the likely next first` : "Nobody waits.");
+    for (const [place, lines] of [[warnings, doubts], [busy, lanes(store.queue)]]) {
+      keyed(place, lines, (line) => line, () => h("li"), (item, line) => text(item, line));
+    }
+  };
+  store.on(["queue"], draw);
+  setInterval(() => store.queue.requests.length && draw(), 1000);
+}

@@ -1,0 +1,115 @@
+// What is known of the proxy now. Views subscribe, and are drawn at most once a frame.
+
+import { epoch } from "./format.js";
+
+const PROBLEMS = 100;
+
+export class Store {
+  constructor() {
+    this.connection = "connecting"; // or live, polling, lost
+    this.opened = Date.now() / 1000;
+    this.status = null;
+    this.models = new Map();
+    this.queue = { waiting: 0, requests: [], models: [], warnings: [], received: 0 };
+    this.config = null;
+    this.historyOff = false; // in spite of the configuration
+    this.problems = [];
+    this.messages = new Map(); // of a model: what the proxy said to a click
+    this.listeners = new Map();
+    this.due = new Set();
+  }
+
+  // The view is called for each of these topics, and once in the beginning.
+  on(topics, view) {
+    for (const topic of topics) this.listeners.set(topic, [...(this.listeners.get(topic) ?? []), view]);
+    this.schedule(view);
+  }
+
+  changed(topic) {
+    for (const view of this.listeners.get(topic) ?? []) this.schedule(view);
+  }
+
+  schedule(view) {
+    if (!this.due.size) setTimeout(() => this.draw(), 16); // unlike a frame, it comes in hidden pages, too
+    this.due.add(view);
+  }
+
+  draw() {
+    const views = [...this.due];
+    this.due.clear();
+    for (const view of views) view(this);
+  }
+
+  // What comes in
+
+  setConnection(state) {
+    if (this.connection === state) return;
+    this.connection = state;
+    this.changed("connection");
+  }
+
+  setStatus(status) {
+    this.status = status;
+    const gone = [...this.models.keys()].filter((name) => !status.available_models.includes(name));
+    for (const name of gone) this.models.delete(name);
+    if (gone.length) this.changed("models");
+    this.changed("status");
+  }
+
+  setQueue(queue) {
+    this.queue = { ...queue, received: now() };
+    this.changed("queue");
+  }
+
+  setHistoryOff() {
+    this.historyOff = true;
+    this.changed("config");
+  }
+
+  setConfig(config) {
+    this.historyOff = false;
+    this.config = config;
+    this.changed("config");
+  }
+
+  snapshot({ status, models, queue }) {
+    this.setStatus(status);
+    this.setModels(models);
+    this.setQueue(queue);
+  }
+
+  setModels(models) {
+    for (const model of models) {
+      const before = this.models.get(model.name);
+      this.models.set(model.name, { ...model, since: upSince(model, before) });
+      if (before && before.status !== model.status) this.messages.delete(model.name);
+    }
+    this.changed("models");
+  }
+
+  setState({ model, state }) {
+    const known = this.models.get(model);
+    if (known && known.status !== state) this.setModels([{ ...known, status: state, uptime_s: 0 }]);
+  }
+
+  setMessage(model, message) {
+    this.messages.set(model, message);
+    this.changed("models");
+  }
+
+  addProblem(problem) {
+    const same = (other) => other.time === problem.time && other.model === problem.model && other.code === problem.code;
+    if (this.problems.some(same)) return;
+    this.problems = [...this.problems, problem].sort((a, b) => epoch(b.time) - epoch(a.time)).slice(0, PROBLEMS);
+    this.changed("problems");
+  }
+}
+
+export const now = () => Date.now() / 1000;
+
+// When its present stay began: kept while the reports agree, so that the clock does not jump.
+function upSince(model, before) {
+  if (!model.uptime_s && !["loaded", "draining"].includes(model.status)) return null;
+  const since = now() - (model.uptime_s ?? 0);
+  return before?.since && Math.abs(before.since - since) < 2 ? before.since : since;
+}

@@ -1,0 +1,218 @@
+// The swap timeline: one lane per model.
+
+import { listed } from "./api.js";
+import { attribute, body, h, keyed, s, text } from "./dom.js";
+import { clock, day, duration, epoch, plural } from "./format.js";
+import { isOff, recorded } from "./history.js";
+import { Lanes } from "./lanes.js";
+import { now } from "./store.js";
+
+const HEIGHT = 26;
+const TICK_PX = 84;
+const STEPS = [60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800, 14_400, 21_600];
+const WINDOWS = [[600, "10 minutes"], [1800, "30 minutes"], [3600, "1 hour"], [10_800, "3 hours"], [21_600, "6 hours"], [43_200, "12 hours"], [86_400, "24 hours"]];
+const LONGEST_S = 86_400;
+const MOST_SWAPS = 50;
+const LEGEND = [["loading", "loading"], ["serving", "serving"], ["holding", "holding (in memory, idle)"], ["draining", "draining, unloading"]];
+
+// Where a phase lies in its lane: what only waits in memory is low, so that the shape tells it, too.
+const BOX = { loading: [3, HEIGHT - 6], serving: [3, HEIGHT - 6], holding: [HEIGHT - 11, 8], draining: [3, HEIGHT - 6] };
+
+function patterns() {
+  const pattern = (id, size, ...marks) =>
+    s("pattern", { id, width: size, height: size, patternUnits: "userSpaceOnUse", patternTransform: id === "hatch" ? "rotate(45)" : null }, marks);
+  return s("svg", { class: "patterns", width: 0, height: 0, "aria-hidden": "true", focusable: "false" },
+    pattern("hatch", 6, s("rect", { class: "loading-ground", width: 6, height: 6 }), s("rect", { class: "loading-mark", width: 2.5, height: 6 })),
+    pattern("dots", 5, s("rect", { class: "draining-ground", width: 5, height: 5 }), s("circle", { class: "draining-mark", cx: 2.5, cy: 2.5, r: 1.3 })));
+}
+
+function block(phase, x, width, top = BOX[phase][0], height = BOX[phase][1]) {
+  const fill = { loading: "url(#hatch)", draining: "url(#dots)" }[phase] ?? null;
+  return s("rect", { class: `phase ${phase}`, x: x.toFixed(1), y: top, width: Math.max(width, 1).toFixed(1), height, rx: 1.5, fill });
+}
+
+function legend() {
+  const entry = ([phase, label]) => h("li", {},
+    s("svg", { width: 26, height: 14, "aria-hidden": "true" }, block(phase, 0, 26, phase === "holding" ? 6 : 1, phase === "holding" ? 6 : 12)), label);
+  return h("ul", { class: "legend" }, LEGEND.map(entry));
+}
+
+class Timeline {
+  constructor(store) {
+    this.store = store;
+    this.lanes = new Lanes();
+    this.length = 600;
+    this.known = false; // whether the history told what was before this page was opened
+    this.pending = null; // the timer of `later`
+    this.failure = "";
+    this.cut = null; // requests before this are too many to be drawn
+    this.note = h("p", { class: "note" });
+    this.rows = h("div", { class: "lane-rows" });
+    this.axis = s("svg", { class: "axis", height: 20, "aria-hidden": "true" });
+    this.cost = h("p", { class: "cost" });
+    this.swaps = h("tbody");
+    this.choice = h("select", { id: "timeline-window", onchange: () => this.resize() },
+      WINDOWS.map(([seconds, label]) => h("option", { value: seconds }, label)));
+  }
+
+  parts() {
+    const heads = ["Time", "From", "To", "Reason", "Drain", "Unload", "Load"].map((name) => h("th", { scope: "col" }, name));
+    const table = h("table", { class: "swaps" }, h("thead", {}, h("tr", {}, heads)), this.swaps);
+    return [
+      h("p", { class: "controls" }, h("label", { for: "timeline-window" }, "The last "), this.choice),
+      patterns(), legend(), this.rows, h("div", { class: "axis-row" }, h("span"), this.axis), this.cost, this.note,
+      h("details", {}, h("summary", {}, "Swaps as a table"), h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Swaps" }, table)),
+    ];
+  }
+
+  resize() {
+    this.length = Number(this.choice.value);
+    this.recall();
+    this.draw();
+  }
+
+  // The history of the window, beside what was seen.
+  async recall() {
+    if (!recorded(this.store)) return this.draw();
+    const since = { since: (now() - this.length).toFixed(3) };
+    const kinds = ["states", "requests", "swaps"];
+    try {
+      const [states, requests, swaps] = await Promise.all(kinds.map((kind) => listed(kind, since)));
+      this.fill(states.found, requests, swaps.found);
+    } catch (error) {
+      if (isOff(error)) return this.store.setHistoryOff();
+      this.failure = `The history could not be read: ${error.message}.`;
+    }
+    return this.draw();
+  }
+
+  fill(states, requests, swaps) {
+    const lanes = new Lanes();
+    for (const { model, time, state } of states) lanes.state(model, epoch(time), state);
+    for (const points of lanes.points.values()) points.sort((a, b) => a.time - b.time);
+    for (const request of requests.found) lanes.request(request);
+    for (const swap of swaps) lanes.swap(swap);
+    this.lanes = lanes;
+    this.known = true;
+    this.failure = "";
+    this.cut = requests.complete ? null : epoch(requests.found.at(-1).time);
+    this.observe();
+  }
+
+  observe() {
+    for (const model of this.store.models.values()) if (!model.remote) this.lanes.observe(model, now());
+  }
+
+  // Soon: what comes in quick succession is drawn once, and a long time less often, as it moves less.
+  later() {
+    this.pending ??= setTimeout(() => {
+      this.pending = null;
+      this.draw();
+    }, Math.min(5000, this.length / 2.4));
+  }
+
+  draw() {
+    const to = now(), from = to - this.length;
+    const width = Math.max(120, this.axis.getBoundingClientRect().width || 600);
+    const scale = { from, to, width, x: (moment) => ((moment - from) / this.length) * width, ticks: ticks(from, to, width) };
+    keyed(this.rows, this.shown(), (name) => name, lane, (row, name) => this.drawLane(row, name, scale));
+    this.drawAxis(scale);
+    this.drawSwaps(from, to);
+    text(this.note, this.caveat());
+  }
+
+  // The configured ones, and others that were in memory.
+  shown() {
+    const models = [...this.store.models.values()].filter((model) => !model.remote);
+    const from = now() - this.length;
+    const active = (name) => this.lanes.phases(name, from, now(), this.known).length > 0;
+    const present = models.filter((model) => (model.configured && model.status !== "missing") || active(model.name)).map((model) => model.name);
+    const gone = [...this.lanes.points.keys()].filter((name) => !this.store.models.has(name) && active(name));
+    return [...present, ...gone];
+  }
+
+  drawLane(row, name, { from, to, width, x, ticks: marks }) {
+    const phases = this.lanes.phases(name, from, to, this.known);
+    const serving = this.lanes.serving(name, from, to, (to - from) / width);
+    const drawn = [...phases, ...serving.map((span) => ({ phase: "serving", ...span }))].map((span) => {
+      const rect = block(span.phase, x(span.from), x(span.to) - x(span.from));
+      rect.append(s("title", {}, `${span.phase} ${duration(span.to - span.from)}, ${clock(span.from)} to ${clock(span.to)}`));
+      return rect;
+    });
+    const [label, picture] = row.children;
+    text(label, name);
+    attribute(label, "title", name);
+    attribute(picture, "aria-label", `${name}: ${spoken(phases, serving)}`);
+    const lines = marks.map((moment) => s("line", { class: "grid", x1: x(moment), x2: x(moment), y1: 0, y2: HEIGHT }));
+    picture.replaceChildren(...lines, ...drawn);
+  }
+
+  drawAxis({ x, width, ticks: marks }) {
+    const dates = this.length > 43_200;
+    const label = (moment) => (dates && new Date(moment * 1000).getHours() === 0 ? day(moment) : clock(moment, false));
+    this.axis.replaceChildren(...marks.filter((moment) => x(moment) > 18 && x(moment) < width - 18)
+      .map((moment) => s("text", { x: x(moment), y: 14, "text-anchor": "middle" }, label(moment))));
+  }
+
+  drawSwaps(from, to) {
+    const swaps = this.lanes.swapsWithin(from, to);
+    const spent = swaps.reduce((sum, swap) => sum + swap.drain_s + swap.unload_s + swap.load_s, 0);
+    const share = ((100 * spent) / (to - from)).toFixed(1);
+    text(this.cost, swaps.length ? `${plural(swaps.length, "swap")} took ${duration(spent)}, ${share} % of this time.` : "No swap in this time.");
+    keyed(this.swaps, swaps.slice(0, MOST_SWAPS), (swap) => `${swap.time} ${swap.to_model}`, swapRow, () => {});
+  }
+
+  caveat() {
+    if (this.failure) return this.failure;
+    if (this.cut) return `Requests before ${clock(this.cut)} are too many to be drawn.`;
+    return this.known ? "" : `No history is kept: this is what was seen since the page was opened at ${clock(this.store.opened)}.`;
+  }
+}
+
+const lane = () => h("div", { class: "lane" }, h("span", { class: "label" }), s("svg", { height: HEIGHT, role: "img" }));
+
+function swapRow(swap) {
+  const cells = [clock(epoch(swap.time)), swap.from_model || "–", swap.to_model, swap.failed ? `${swap.reason}, failed` : swap.reason,
+    duration(swap.drain_s), duration(swap.unload_s), duration(swap.load_s)];
+  return h("tr", {}, cells.map((value) => h("td", {}, value)));
+}
+
+function ticks(from, to, width) {
+  const step = STEPS.find((one) => ((to - from) / one) * TICK_PX <= width) ?? STEPS.at(-1);
+  const offset = new Date(from * 1000).getTimezoneOffset() * 60; // whole hours where the reader is
+  const first = Math.ceil((from - offset) / step) * step + offset;
+  return Array.from({ length: Math.max(0, Math.ceil((to - first) / step)) }, (_, index) => first + index * step);
+}
+
+function spoken(phases, serving) {
+  const total = (spans) => spans.reduce((sum, span) => sum + span.to - span.from, 0);
+  const told = ["loading", "holding", "draining"].map((phase) => [phase, phases.filter((span) => span.phase === phase)]);
+  const parts = [...told, ["serving", serving]].filter(([, spans]) => spans.length).map(([phase, spans]) => `${phase} ${duration(total(spans))}`);
+  return parts.join(", ") || "not in memory";
+}
+
+export function mount(store, live) {
+  const timeline = new Timeline(store);
+  body("timeline").append(...timeline.parts());
+  const lanes = () => timeline.lanes;
+  store.on(["config"], () => store.config && timeline.recall());
+  store.on(["models"], () => {
+    timeline.observe();
+    timeline.later();
+  });
+  live.on("state", ({ model, time, state }) => {
+    lanes().state(model, epoch(time), state);
+    timeline.later();
+  });
+  live.on("request", (request) => lanes().request(request));
+  live.on("swap", (swap) => {
+    lanes().swap(swap);
+    timeline.later();
+  });
+  live.on("again", () => timeline.recall());
+  new ResizeObserver(() => timeline.draw()).observe(timeline.axis);
+  setInterval(() => {
+    lanes().forget(now() - LONGEST_S);
+    timeline.later();
+  }, 2000);
+}

@@ -1,0 +1,176 @@
+"""A real Prometheus scrapes a proxy that has traffic: each query of the dashboard and of the alerts finds something."""
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from swapper_proxy.app import running
+from swapper_proxy.core import estimates, policy
+from swapper_proxy.ollama.simulator import SimulatedModel, Simulator, serving
+from swapper_proxy.runtime import watcher
+from tests.e2e.conftest import Client, at_rest, busy, is_in, session, settings, until, waits
+from tests.e2e.test_fairness import IMPATIENT
+from tests.e2e.test_leaving import leaves
+from tests.observability.binaries import promtool
+from tests.observability.server import Prometheus, scraping
+from tests.observability.shipped import alerts, metrics, queries
+
+__all__ = ["session"]
+
+LOAD_S = 2 * estimates.RELOAD_LEAST_S  # long enough to be told from looking up
+MODELS = (
+    SimulatedModel("alpha", load_s=LOAD_S, tokens_per_second=500),
+    SimulatedModel("beta", load_s=LOAD_S, tokens_per_second=500),
+    SimulatedModel("broken", load_s=0.01, broken=True),
+    SimulatedModel("far:cloud", remote_host="https://elsewhere.example"),
+)
+CHOSEN = {"$model": ".*", "$__rate_interval": "1m", "$__range": "1h"}
+
+
+@pytest.fixture
+def short_sight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proxy looks at Ollama only at start, so that reloads go past it, and holds every idle model for a moment."""
+    for pause in ("BUSY_S", "QUIET_S"):
+        monkeypatch.setattr(watcher, pause, 3600.0)
+    monkeypatch.setattr(policy, "hold_s", lambda *_: 0.05)
+
+
+@pytest.fixture
+async def ollama(session: aiohttp.ClientSession) -> AsyncIterator[Client]:
+    async with serving(Simulator(MODELS)) as url:
+        yield Client(session, url)
+
+
+@pytest.fixture
+async def proxy(short_sight: None, ollama: Client) -> AsyncIterator[Client]:
+    async with running(settings(ollama.url, unload_settle=0.0, max_wait=IMPATIENT)) as up:
+        yield Client(ollama.session, up.url)
+
+
+async def work(proxy: Client, ollama: Client) -> None:
+    """Something of everything: swaps, holds and a drain, a reload, a stream, a client that leaves, a failed load
+    and a refusal, a model elsewhere."""
+    for model in ("alpha", "beta"):
+        for _ in range(2):
+            assert (await proxy.generate(model))[0] == 200
+    await ollama.post("/api/generate", {"model": "beta", "keep_alive": 0})
+
+    async def gone() -> bool:
+        return not await ollama.resident()
+
+    await until(gone)
+    assert (await proxy.generate("beta"))[0] == 200
+    async with proxy.stream("alpha", 4) as stream:
+        assert b'"done":true' in await stream.read()
+    async with busy(proxy, "alpha"):
+        forcing = asyncio.create_task(proxy.generate("beta"))
+        await is_in(proxy, "alpha", "draining")
+    assert (await forcing)[0] == 200
+    leaving = asyncio.create_task(proxy.generate("beta", 20_000))
+
+    async def answering() -> bool:
+        return (await proxy.status())["in_flight"] == 1
+
+    await until(answering)
+    await leaves(leaving)
+    assert (await proxy.generate("broken"))[0] in (500, 503)
+    assert (await proxy.generate("far:cloud"))[0] == 200
+    await at_rest(proxy)
+
+
+def asked(query: str) -> str:
+    """With what Grafana puts into it."""
+    for variable, value in CHOSEN.items():
+        query = query.replace(variable, value)
+    assert "$" not in query
+    return query
+
+
+async def scraped_anew(prometheus: Prometheus, proxy: Client) -> None:
+    """Until Prometheus knows as many requests as the proxy has had."""
+
+    async def as_many() -> bool:
+        had = await proxy.metric("swapper_queue_wait_seconds_count")
+        return await prometheus.values("sum(swapper_queue_wait_seconds_count)") == [had]
+
+    await until(as_many)
+
+
+async def test_metrics_are_as_promtool_wants_them(proxy: Client, ollama: Client) -> None:
+    await work(proxy, ollama)
+    status, said = promtool("check", "metrics", text=(await proxy.get("/metrics"))[1])
+    assert (status, said) == (0, "")
+
+
+async def test_all_that_is_asked_for_is_there(proxy: Client, ollama: Client) -> None:
+    """And the other way round: the dashboard leaves out nothing but the version."""
+    await work(proxy, ollama)
+    families = text_string_to_metric_families((await proxy.get("/metrics"))[1])
+    shown = {sample.name for family in families for sample in family.samples}
+    wanted = {name for _, query in queries() for name in metrics(query)} - {"ALERTS"}
+    of_alerts = {name for rule in alerts() for name in metrics(rule["expr"])} - {"up"}
+    assert wanted | of_alerts <= shown
+    bases = {name.removesuffix("_bucket").removesuffix("_sum").removesuffix("_count") for name in shown}
+    assert [base for base in sorted(bases) if not any(name.startswith(base) for name in wanted)] == [
+        "swapper_build_info"
+    ]
+
+
+async def test_every_query_finds_something(proxy: Client, ollama: Client, tmp_path: Path) -> None:
+    async with scraping(ollama.session, proxy, tmp_path) as prometheus:
+        await work(proxy, ollama)
+        await scraped_anew(prometheus, proxy)
+        await work(proxy, ollama)  # what is there since the last scrape can increase
+        unanswered = [(title, asked(query)) for title, query in queries()]
+        assert len(unanswered) > 30
+
+        async def all_answered() -> bool:
+            for entry in tuple(unanswered):
+                if any(map(math.isfinite, await prometheus.values(entry[1]))):
+                    unanswered.remove(entry)
+            return not unanswered
+
+        try:
+            await until(all_answered)
+        except TimeoutError:
+            pytest.fail(f"without an answer: {unanswered}")
+
+
+async def test_every_alert_can_be_worked_out(proxy: Client, ollama: Client, tmp_path: Path) -> None:
+    async with scraping(ollama.session, proxy, tmp_path) as prometheus:
+        await work(proxy, ollama)
+        await scraped_anew(prometheus, proxy)
+        for rule in alerts():
+            for metric in metrics(rule["expr"]):
+                assert await prometheus.values(metric), (rule["alert"], metric)
+
+        async def states() -> dict[str, tuple[str, str]]:
+            groups = (await prometheus.api("rules"))["groups"]
+            return {rule["name"]: (rule["health"], rule["state"]) for group in groups for rule in group["rules"]}
+
+        expected = {rule["alert"]: ("ok", "inactive") for rule in alerts()} | {"SwapperLoadFailing": ("ok", "pending")}
+
+        async def as_expected() -> bool:
+            return await states() == expected
+
+        await until(as_expected)
+
+
+async def test_who_waits_is_seen(proxy: Client, ollama: Client, tmp_path: Path) -> None:
+    async with scraping(ollama.session, proxy, tmp_path) as prometheus, proxy.stream("alpha", 20_000) as stream:
+        await stream.content.readline()
+        waiting = asyncio.create_task(proxy.generate("beta"))
+        await waits(proxy, 1)
+
+        async def seen() -> bool:
+            near = "swapper_queue_depth > 0 and swapper_model_loaded == 0"
+            return await prometheus.values(near) == [1.0]
+
+        await until(seen)
+        stream.close()
+        assert (await waiting)[0] == 200

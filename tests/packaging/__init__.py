@@ -1,0 +1,1 @@
+"""What is shipped: the distributions, the image and what lies beside them."""

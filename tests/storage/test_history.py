@@ -1,0 +1,125 @@
+"""The writer of the history, and what becomes of the rest if it cannot write."""
+
+import asyncio
+import logging
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from swapper_proxy import config
+from swapper_proxy.core.errors import ProxyError
+from swapper_proxy.storage import history
+from swapper_proxy.storage.history import MB, History, write
+from swapper_proxy.storage.reading import recorded
+from swapper_proxy.storage.schema import STEPS, opened
+from tests.e2e.conftest import until
+from tests.storage.test_schema import request, state, swap
+
+
+def kept(path: Path, **more: int) -> config.History:
+    return config.History(path=str(path), **more)
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_all_is_written_at_the_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "h.sqlite"
+    async with History(kept(file)) as keeping:
+        for _ in range(3):
+            keeping.request(request())
+        keeping.swap(swap())
+        keeping.state(state())
+    assert recorded(file) == ([request()] * 3, [swap()])
+    assert warnings(caplog) == []
+
+
+async def test_what_is_old_or_too_much_is_dropped_at_the_start(tmp_path: Path) -> None:
+    file, now = tmp_path / "h.sqlite", time.time()
+    with closing(opened(file)) as db:
+        write(db, [request(now - 90_000)] + [request(now - number % 7) for number in range(30_000)])
+    assert file.stat().st_size > 1.5 * MB
+    async with History(kept(file, days=1)):
+        pass
+    assert len(recorded(file)[0]) == 30_000
+    async with History(kept(file, days=1, max_mb=1)) as keeping:
+        keeping.request(request(now))
+    assert 1000 < len(recorded(file)[0]) < 30_000
+    assert file.stat().st_size < 1.1 * MB
+
+
+async def test_uptimes_grow_by_what_is_new(tmp_path: Path) -> None:
+    file, uptimes_s = tmp_path / "h.sqlite", {"w": 1.0}
+    for total in (1.0, 5.0):
+        async with History(kept(file)) as keeping:
+            before = keeping.past.uptime_s.get("w", 0.0)
+            keeping.watch(lambda: dict(uptimes_s))
+            await asyncio.sleep(0)
+            uptimes_s["w"] = total
+        uptimes_s["w"] += 0.5  # after the end: of the next run
+        assert before in (0.0, 1.0)
+    async with History(kept(file)) as keeping:
+        assert keeping.past.uptime_s == {"w": 5.0}
+
+
+@pytest.mark.parametrize("path", ["file/h.sqlite", "folder", "broken.sqlite", "other.sqlite"])
+async def test_what_cannot_be_opened_is_off(tmp_path: Path, caplog: pytest.LogCaptureFixture, path: str) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "broken.sqlite").write_text("nonsense" * 1000)
+    other = sqlite3.connect(tmp_path / "other.sqlite")
+    other.execute(f"PRAGMA user_version = {len(STEPS)}")  # but none of the tables
+    other.close()
+    async with History(kept(tmp_path / path)) as keeping:
+        keeping.request(request())
+        with pytest.raises(ProxyError) as caught:
+            await keeping.page("requests", {}, 1)
+        assert (caught.value.status, caught.value.code) == (404, "history_off")
+    assert len(warnings(caplog)) == 1
+    assert path in warnings(caplog)[0]
+
+
+async def test_a_file_that_breaks_under_way_is_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "h.sqlite"
+    async with History(kept(file)) as keeping:
+        with sqlite3.connect(file) as db:
+            db.execute("DROP TABLE swaps")
+        db.close()
+        keeping.swap(swap())
+
+        async def is_off() -> bool:
+            keeping.request(request())
+            return bool(keeping.off)
+
+        await until(is_off)
+        keeping.request(request())
+    assert len(warnings(caplog)) == 1
+
+
+async def test_a_file_that_is_gone_cannot_be_read(tmp_path: Path) -> None:
+    file = tmp_path / "h.sqlite"
+    async with History(kept(file)) as keeping:
+        file.unlink()
+        with pytest.raises(ProxyError) as caught:
+            await keeping.usage(3600, {})
+        assert (caught.value.status, caught.value.code) == (503, "history_unavailable")
+
+
+async def test_a_slow_disk_loses_records_and_says_so_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "MOST_WAITING", 3)
+    file = tmp_path / "h.sqlite"
+    async with History(kept(file)) as keeping:
+        other = sqlite3.connect(file, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")  # nobody else may write now
+        for _ in range(20):
+            keeping.request(request())
+        other.close()
+    assert 3 <= len(recorded(file)[0]) < 20
+    assert len(warnings(caplog)) == 1
+    assert "too slow" in warnings(caplog)[0]

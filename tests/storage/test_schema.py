@@ -1,0 +1,158 @@
+"""The file of the history: its version, and what is dropped from it."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from swapper_proxy.runtime.ports import RequestRecord, StateRecord, SwapRecord, Usage
+from swapper_proxy.storage.history import Uptime, write
+from swapper_proxy.storage.reading import page, past, recorded, usage
+from swapper_proxy.storage.schema import DAY_S, STEPS, NewerFile, opened, transaction, trim, version
+
+NOW = 1_764_000_000.0
+
+
+def request(time: float = NOW, model: str = "a", status: int = 200, wait_s: float = 0.5) -> RequestRecord:
+    return RequestRecord(time, model, "chat", status, wait_s, None, 2.0, Usage(3, 4, 0.0, 2.0))
+
+
+def swap(time: float = NOW) -> SwapRecord:
+    return SwapRecord(time, "b", "a", "idle", 0.1, 0.2, 3.0, False)
+
+
+def state(time: float = NOW) -> StateRecord:
+    return StateRecord(time, "a", "loaded", "idle")
+
+
+def numbers(db: sqlite3.Connection) -> list[int]:
+    return [db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("requests", "swaps", "states")]
+
+
+def test_a_new_file_has_the_present_version(tmp_path: Path) -> None:
+    with closing(opened(tmp_path / "new" / "h.sqlite")) as db:
+        assert version(db) == len(STEPS)
+        assert db.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+        assert db.execute("PRAGMA auto_vacuum").fetchone()[0] == 2
+
+
+def test_an_older_file_is_brought_up_to_date(tmp_path: Path) -> None:
+    file = tmp_path / "h.sqlite"
+    with closing(opened(file)) as db:
+        write(db, [request()])
+    steps = (*STEPS, "ALTER TABLE requests ADD COLUMN colour TEXT NOT NULL DEFAULT 'red'; CREATE TABLE more (x);")
+    for _ in range(2):
+        with closing(opened(file, steps)) as db:
+            assert version(db) == len(STEPS) + 1
+            assert db.execute("SELECT model, colour FROM requests").fetchall() == [("a", "red")]
+    with pytest.raises(NewerFile, match=r"h.sqlite was written by a newer version"):
+        opened(file)
+    with pytest.raises(NewerFile):
+        page(file, "requests", {}, 1)
+
+
+def test_a_step_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    file = tmp_path / "h.sqlite"
+    opened(file).close()
+    with pytest.raises(sqlite3.OperationalError):
+        opened(file, (*STEPS, "CREATE TABLE more (x); DROP TABLE never"))
+    with closing(opened(file)) as db:
+        assert version(db) == len(STEPS)
+        assert db.execute("SELECT name FROM sqlite_master WHERE name = 'more'").fetchall() == []
+
+
+def test_a_transaction_is_all_or_nothing(tmp_path: Path) -> None:
+    with closing(opened(tmp_path / "h.sqlite")) as db:
+        with pytest.raises(sqlite3.IntegrityError), transaction(db):
+            db.executemany("INSERT INTO uptimes VALUES (?, ?)", [("a", 1), ("a", 2)])
+        assert past(db).uptime_s == {}
+
+
+def test_a_full_disk_keeps_what_was_there(tmp_path: Path) -> None:
+    file = tmp_path / "h.sqlite"
+    with closing(opened(file)) as db:
+        write(db, [request()])
+        db.execute("PRAGMA max_page_count = 1")  # not less than there are
+        with pytest.raises(sqlite3.OperationalError, match="full"):
+            write(db, [request()] * 1000)
+    assert len(recorded(file)[0]) == 1
+
+
+def test_what_is_old_is_dropped(tmp_path: Path) -> None:
+    with closing(opened(tmp_path / "h.sqlite")) as db:
+        write(db, [make(NOW - days * DAY_S) for make in (request, swap, state) for days in (40, 8, 6, 0)])
+        trim(db, NOW, days=7, max_bytes=10**9)
+        assert numbers(db) == [2, 2, 2]
+        assert past(db).totals["a"].requests == 4
+
+
+def test_of_too_much_the_oldest_is_dropped_and_the_file_shrinks(tmp_path: Path) -> None:
+    file = tmp_path / "h.sqlite"
+    with closing(opened(file)) as db:
+        write(db, [request(NOW + number) for number in range(5000)] + [swap(), state()])
+        trim(db, NOW, days=7, max_bytes=200_000)
+        kept = numbers(db)[0]
+        assert 500 < kept < 4000
+        newest, following = page(file, "requests", {}, kept)
+        assert (newest[0]["id"], newest[-1]["id"], following) == (5000, 5001 - kept, None)
+        assert past(db).totals["a"].requests == 5000
+    assert file.stat().st_size <= 200_000
+
+
+def test_a_size_that_nothing_fits_ends(tmp_path: Path) -> None:
+    file = tmp_path / "h.sqlite"
+    with closing(opened(file)) as db:
+        write(db, [request(), request(), swap()])
+        trim(db, NOW, days=7, max_bytes=1)
+        assert numbers(db) == [0, 0, 0]
+        write(db, [request()])
+        assert page(file, "requests", {}, 10)[0][0]["id"] == 3  # none is given twice
+
+
+def test_totals_and_uptimes_add_up(tmp_path: Path) -> None:
+    with closing(opened(tmp_path / "h.sqlite")) as db:
+        write(db, [request(), request(), request(model="b"), Uptime("w", 1.5)])
+        write(db, [request(), Uptime("w", 2.0), Uptime("v", 0.0)])
+        was = past(db)
+    totals = was.totals["a"]
+    assert (totals.requests, totals.prompt_tokens, totals.generated_tokens) == (3, 9, 12)
+    assert totals.tokens_per_second == 2.0
+    assert was.totals["b"].requests == 1
+    assert was.uptime_s == {"w": 3.5}
+
+
+def test_absurd_counts_cost_nothing_else(tmp_path: Path) -> None:
+    file = tmp_path / "h.sqlite"
+    absurd = RequestRecord(NOW, "a", "chat", 200, 0.0, None, 1.0, Usage(10**30, 2**63, 0.0, 1.0))
+    with closing(opened(file)) as db:
+        write(db, [absurd] * 3)
+        assert past(db).totals["a"].requests == 3
+    assert usage(file, 3600, {})[0]["requests"] == 3
+
+
+def test_usage_by_hour_and_day(tmp_path: Path) -> None:
+    file = tmp_path / "h.sqlite"
+    hour = NOW // 3600 * 3600
+    with closing(opened(file)) as db:
+        write(db, [request(hour), request(hour + 3599.9, status=500, wait_s=1.5), request(hour + 3600, "b")])
+    first, second = usage(file, 3600, {})
+    assert first == {
+        **{"start": "2025-11-24T16:00:00+00:00", "model": "a", "requests": 2, "errors": 1, "prompt_tokens": 6},
+        **{"generated_tokens": 8, "wait_s_mean": 1.0, "wait_s_max": 1.5, "generation_s": 4.0},
+    }
+    assert (second["start"], second["model"]) == ("2025-11-24T17:00:00+00:00", "b")
+    assert [row["start"] for row in usage(file, 86_400, {"model": "b"})] == ["2025-11-24T00:00:00+00:00"]
+
+
+def test_what_was_recorded_comes_back(tmp_path: Path) -> None:
+    file = tmp_path / "h.sqlite"
+    with closing(opened(file)) as db:
+        write(db, [request(), swap(), state(), request(NOW + 1, "b")])
+    assert recorded(file) == ([request(), request(NOW + 1, "b")], [swap()])
+
+
+def test_reading_makes_no_file(tmp_path: Path) -> None:
+    with pytest.raises(sqlite3.OperationalError):
+        recorded(tmp_path / "none.sqlite")
+    assert list(tmp_path.iterdir()) == []

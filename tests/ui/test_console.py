@@ -1,0 +1,279 @@
+"""The console in a real browser, on the proxy in front of the simulator."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+from playwright.async_api import Browser, Locator, Page, expect
+
+from swapper_proxy.app import running
+from swapper_proxy.config import History, Model, Server, Settings, Swapper, Upstream
+from swapper_proxy.ollama.simulator import SimulatedModel, Simulator, serving
+from tests.e2e.conftest import Client, at_rest, busy, until
+from tests.ui.conftest import console
+
+HOSTILE = """<script>alert("x")</script><img src=x onerror='alert(1)'>&amp;"""
+MODELS = {
+    "first": Model(path="ollama:alpha", size_gb=1, priority="high"),
+    "team/second:v1": Model(path="ollama:beta", size_gb=2),
+    "kept": Model(path="ollama:gamma", type="embedding", size_gb=1, pinned=True),
+    "gone": Model(path="ollama:never-pulled", size_gb=1),
+    "faulty": Model(path="ollama:broken", size_gb=1),
+    HOSTILE: Model(path="ollama:hostile", size_gb=1),
+}
+SIMULATED = [
+    SimulatedModel("alpha", load_s=0.05, tokens_per_second=200),
+    SimulatedModel("beta", load_s=0.05, tokens_per_second=200),
+    SimulatedModel("gamma", load_s=0.05, embedding_only=True),
+    SimulatedModel("broken", load_s=0.05, broken=True),
+    SimulatedModel("hostile", load_s=0.05, tokens_per_second=0),
+]
+
+
+def settings(ollama: str, history: Path | None = None, port: int = 0) -> Settings:
+    return Settings(
+        server=Server(port=port),
+        upstream=Upstream(url=ollama),
+        models=MODELS,
+        swapper=Swapper(slots={"embedding": 1}),
+        history=History(path=str(history) if history else None),
+    )
+
+
+@pytest.fixture
+async def ollama() -> AsyncIterator[str]:
+    async with serving(Simulator(SIMULATED, max_loaded=2)) as url:
+        yield url
+
+
+@pytest.fixture
+async def proxy(session: aiohttp.ClientSession, ollama: str, tmp_path: Path) -> AsyncIterator[Client]:
+    async with running(settings(ollama, tmp_path / "history.db")) as proxy:
+        yield Client(session, proxy.url)
+
+
+def row(page: Page, model: str) -> Locator:
+    """Of a model in the table."""
+    name = page.locator(".name").get_by_text(model, exact=True)
+    return page.locator("#models tbody tr").filter(has=name)
+
+
+def button(page: Page, action: str, model: str) -> Locator:
+    return page.get_by_role("button", name=f"{action} {model}", exact=True)
+
+
+def lane(page: Page, model: str) -> Locator:
+    """Of a model in the timeline."""
+    return page.locator(".lane").filter(has=page.locator(".label").get_by_text(model, exact=True))
+
+
+@asynccontextmanager
+async def asking(proxy: Client, model: str, number: int) -> AsyncIterator[None]:
+    """So many requests that are answered in the end."""
+    requests = [asyncio.ensure_future(proxy.generate(model)) for _ in range(number)]
+    yield
+    assert [(await request)[0] for request in requests] == [200] * number
+
+
+async def test_a_model_is_loaded_and_unloaded_by_click(browser: Browser, proxy: Client) -> None:
+    async with console(browser, proxy.url) as page:
+        room = page.locator(".room").first
+        await button(page, "Load", "team/second:v1").click()
+        await expect(row(page, "team/second:v1").locator(".state")).to_have_text("loaded")
+        await expect(room).to_contain_text("team/second:v1")
+        await expect(room).to_contain_text("1 of 1 slot taken")
+        assert await proxy.state("team/second:v1") == "loaded"
+        await button(page, "Unload", "team/second:v1").click()
+        await expect(row(page, "team/second:v1").locator(".state")).to_have_text("unloaded")
+        await expect(room).to_contain_text("0 of 1 slot taken")
+        assert await proxy.state("team/second:v1") == "unloaded"
+
+
+async def test_a_model_is_loaded_by_keyboard_and_the_focus_stays(browser: Browser, proxy: Client) -> None:
+    async with console(browser, proxy.url) as page:
+        await page.keyboard.press("Tab")
+        await expect(page.get_by_role("link", name="Skip to the models")).to_be_focused()
+        await button(page, "Load", "first").focus()
+        await page.keyboard.press("Enter")
+        await expect(row(page, "first").locator(".state")).to_have_text("loaded")
+        await expect(button(page, "Load", "first")).to_be_focused()
+        await expect(button(page, "Load", "first")).to_have_attribute("aria-disabled", "true")
+
+
+@pytest.mark.parametrize(
+    ("action", "model", "why"),
+    [
+        ("Load", "gone", "Ollama does not have it"),
+        ("Unload", "kept", "it is pinned in the configuration"),
+        ("Unload", "first", "it is unloaded"),
+    ],
+)
+async def test_a_click_that_cannot_be_done_says_why(
+    browser: Browser, proxy: Client, action: str, model: str, why: str
+) -> None:
+    async with console(browser, proxy.url) as page:
+        await expect(button(page, action, model)).to_have_attribute("aria-disabled", "true")
+        await button(page, action, model).click(force=True)
+        await expect(row(page, model).locator(".message")).to_have_text(f"Cannot {action.lower()}: {why}")
+
+
+async def test_a_click_that_is_refused_says_why(browser: Browser, proxy: Client) -> None:
+    """The page is not told in time that a model is gone."""
+    async with console(browser, proxy.url, may_fail="409") as page:
+        await page.route("**/models/first/load*", lambda route: route.continue_(url=f"{proxy.url}/models/gone/load"))
+        await button(page, "Load", "first").click()
+        await expect(row(page, "first").locator(".message")).to_contain_text("ollama pull never-pulled")
+
+
+async def test_a_failed_load_is_a_problem(browser: Browser, proxy: Client) -> None:
+    async with console(browser, proxy.url) as page:
+        await button(page, "Load", "faulty").click()
+        await expect(row(page, "faulty").locator(".state")).to_have_text("error")
+        await expect(page.locator("#problems li").first).to_contain_text("faulty")
+
+
+async def test_a_queue_builds_and_drains(browser: Browser, proxy: Client) -> None:
+    async with console(browser, proxy.url) as page:
+        await expect(page.locator("#queue")).to_contain_text("Nobody waits.")
+        async with AsyncExitStack() as asked, busy(proxy, "first"):
+            await asked.enter_async_context(asking(proxy, "team/second:v1", 3))
+            await expect(page.locator("#queue .queue li")).to_have_count(3)
+            first = page.locator("#queue .queue li").first
+            await expect(first).to_contain_text("team/second:v1")
+            await expect(first).to_contain_text("first has work; it may be forced out at the deadline")
+            await expect(first).to_contain_text("expected to start in")
+            await expect(page.locator("#facts")).to_contain_text("Waiting3")
+            await expect(row(page, "team/second:v1")).to_contain_text("3 waiting")
+            await expect(row(page, "first").locator(".state")).to_have_text("serving")
+        await expect(page.locator("#queue")).to_contain_text("Nobody waits.")
+
+
+async def test_a_lost_connection_is_shown_and_mended(browser: Browser, ollama: str) -> None:
+    """The proxy starts again at the same address."""
+    async with AsyncExitStack() as before:
+        url = (await before.enter_async_context(running(settings(ollama)))).url
+        async with console(browser, url, may_fail="net::ERR_") as page:
+            banner = page.locator("#banner")
+            await expect(banner).not_to_be_visible()
+            await before.aclose()
+            await expect(banner).to_contain_text("Connection lost, trying again")
+            async with running(settings(ollama, port=int(url.rpartition(":")[2]))):
+                await expect(banner).not_to_be_visible()
+                await button(page, "Load", "first").click()
+                await expect(row(page, "first").locator(".state")).to_have_text("loaded")
+                await expect(page.locator("#facts")).to_contain_text("live")
+                await page.close()
+
+
+async def test_without_events_the_page_looks_itself(browser: Browser, proxy: Client) -> None:
+    async with console(browser, proxy.url, may_fail="404") as page:
+        await page.route("**/events", lambda route: route.fulfill(status=404))
+        await page.reload()
+        await expect(page.locator("#facts")).to_contain_text("every 2 s")
+        await button(page, "Load", "first").click()
+        await expect(row(page, "first").locator(".state")).to_have_text("loaded")
+        await button(page, "Load", "faulty").click()
+        await expect(page.locator("#problems li").first).to_contain_text("faulty")
+
+
+async def test_a_name_is_shown_as_the_text_it_is(browser: Browser, proxy: Client) -> None:
+    async with console(browser, proxy.url) as page:
+        dialogs: list[str] = []
+        page.on("dialog", lambda dialog: dialogs.append(dialog.message))
+        await button(page, "Load", HOSTILE).click()
+        await expect(row(page, HOSTILE).locator(".state")).to_have_text("loaded")
+        await expect(lane(page, HOSTILE)).to_be_visible()
+        await expect(page.locator("#memory .cell").first).to_contain_text(HOSTILE)
+        async with AsyncExitStack() as asked, busy(proxy, "first"):
+            await asked.enter_async_context(asking(proxy, HOSTILE, 1))
+            await expect(page.locator("#queue .queue b")).to_have_text(HOSTILE)
+        await expect(row(page, HOSTILE).locator(".state")).to_have_text("loaded")
+        assert await page.locator("main script, main img").count() == 0
+        assert dialogs == []
+
+
+async def test_a_prompt_is_answered_as_it_comes_and_can_be_stopped(browser: Browser, proxy: Client) -> None:
+    async with console(browser, proxy.url) as page:
+        await page.get_by_label("Model", exact=True).select_option("first")
+        await page.get_by_label("Prompt", exact=True).fill("Why is the sky blue?")
+        await page.get_by_role("button", name="Send").click()
+        await expect(page.locator("#prompt .note")).to_contain_text("first answers")
+        await expect(page.locator(".answer")).not_to_be_empty()
+        await page.get_by_role("button", name="Stop").click()
+        await expect(page.locator("#prompt .note")).to_have_text("Stopped.")
+        await at_rest(proxy)
+
+
+async def test_an_answer_comes_to_its_end(browser: Browser, proxy: Client) -> None:
+    async with console(browser, proxy.url) as page:
+        await page.get_by_label("Model", exact=True).select_option(HOSTILE)
+        await page.get_by_label("Prompt", exact=True).fill("x")
+        await page.get_by_role("button", name="Send").click()
+        await expect(page.locator("#prompt .note")).to_contain_text("Done: ")
+
+
+async def test_a_failed_prompt_says_why(browser: Browser, proxy: Client) -> None:
+    async with console(browser, proxy.url, may_fail="500") as page:
+        await page.get_by_label("Model", exact=True).select_option("faulty")
+        await page.get_by_label("Prompt", exact=True).fill("x")
+        await page.get_by_role("button", name="Send").click()
+        await expect(page.locator("#prompt .note")).to_contain_text("Failed: ")
+
+
+async def test_the_timeline_shows_what_is_seen(browser: Browser, ollama: str, session: aiohttp.ClientSession) -> None:
+    """Without a history: loading, serving and what else is told while the page is open."""
+    async with running(settings(ollama)) as running_proxy, console(browser, running_proxy.url) as page:
+        await Client(session, running_proxy.url).generate("first", tokens=100)
+        picture = lane(page, "first").get_by_role("img")
+        for phase in ("loading", "serving", "holding"):
+            await expect(picture.locator(f".{phase}")).not_to_have_count(0)
+        await expect(lane(page, "team/second:v1").get_by_role("img")).to_have_accessible_name(
+            "team/second:v1: not in memory"
+        )
+        await expect(page.locator("#timeline")).to_contain_text("No history is kept")
+        await expect(page.locator("#usage")).to_contain_text("No history is kept")
+
+
+async def test_the_timeline_and_the_charts_show_what_was(browser: Browser, proxy: Client) -> None:
+    """From the history: a page that is opened later."""
+    await proxy.generate("first", tokens=100)
+    await proxy.generate("team/second:v1")
+    await until_kept(proxy, 2)
+    async with console(browser, proxy.url) as page:
+        picture = lane(page, "first").get_by_role("img")
+        for phase in ("loading", "serving", "draining"):
+            await expect(picture.locator(f".{phase}")).not_to_have_count(0)
+        await page.get_by_label("The last").first.select_option("24 hours")
+        await page.get_by_text("Swaps as a table").click()
+        swap = page.locator(".swaps tbody tr").filter(has_text="team/second:v1")
+        await expect(swap).to_contain_text("first")
+        await expect(page.locator("#usage").get_by_role("img").first).to_have_accessible_name(
+            "Requests: 2 answered, 0 failed"
+        )
+
+
+async def test_a_history_that_cannot_be_read_is_none(browser: Browser, proxy: Client) -> None:
+    """The configuration names a file, but the proxy goes without it."""
+    off = {"status": "error", "error": {"code": "history_off", "message": "no history is kept"}}
+    async with console(browser, proxy.url, may_fail="404") as page:
+        await page.route("**/history/**", lambda route: route.fulfill(status=404, json=off))
+        await page.reload()
+        await expect(page.locator("#timeline")).to_contain_text("No history is kept")
+        await expect(page.locator("#usage")).to_contain_text("No history is kept")
+
+
+async def until_kept(proxy: Client, number: int) -> None:
+    async def kept() -> bool:
+        return len((await proxy.get("/history/requests"))[1]["requests"]) == number
+
+    await until(kept)
+
+
+async def test_the_configuration_is_shown(browser: Browser, proxy: Client) -> None:
+    async with console(browser, proxy.url) as page:
+        await page.locator("#config summary").get_by_text("swapper", exact=True).click()
+        mode = page.locator("#config dl div").filter(has=page.get_by_text("max_wait.high", exact=True))
+        await expect(mode.locator("dd")).to_have_text("15")
