@@ -160,7 +160,7 @@ class Board:
             waiting=len(record.waiters),
             in_flight=len(record.in_flight),
             parallel=record.profile.parallel,
-            parallel_source=self._catalog.parallel_source(model) if model else "assumed",
+            parallel_source=self._catalog.treatment.parallel(model)[1] if model else "assumed",
         )
 
     def model(self, name: str) -> ModelState | None:
