@@ -11,6 +11,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -27,7 +28,7 @@ from swapper_proxy.storage.schema import NewerFile, opened, transaction, trim
 log = logging.getLogger(__name__)
 
 MOST_WAITING = 20_000  # records
-MOST_READING = 2  # at once: a long period takes seconds, and others need the threads, too
+MOST_READING = 2  # at once: a long period takes seconds, also when its client has left
 # Together less than the second that may be lost.
 BATCH_S = 0.5
 UPTIMES_S = 0.4
@@ -69,7 +70,7 @@ class History:
         self._queue = SimpleQueue[Record]()
         self._closing = threading.Event()
         self._writer = threading.Thread(target=self._write_all, name="history", daemon=True)
-        self._readers = asyncio.Semaphore(MOST_READING)
+        self._readers = ThreadPoolExecutor(MOST_READING, thread_name_prefix="history-reader")
         self._lost = False
         self._counted: dict[str, float] = {}  # the uptimes that are in the queue or the file
         self._watching: asyncio.Task[None] | None = None
@@ -98,6 +99,7 @@ class History:
             self._give_up(error)
 
     async def __aexit__(self, *_: object) -> None:
+        self._readers.shutdown(wait=False, cancel_futures=True)
         if self._watching is not None:
             self._watching.cancel()
             with suppress(asyncio.CancelledError):
@@ -164,8 +166,7 @@ class History:
         if self.off:
             raise ProxyError(404, "history_off", self.off)
         try:
-            async with self._readers:
-                return await asyncio.to_thread(read)
+            return await asyncio.get_running_loop().run_in_executor(self._readers, read)
         except (sqlite3.Error, OSError, NewerFile) as error:
             raise ProxyError(503, "history_unavailable", f"the history cannot be read: {error}") from error
 

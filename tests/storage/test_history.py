@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import sqlite3
+import threading
 import time
 from contextlib import closing
 from pathlib import Path
@@ -11,8 +12,8 @@ import pytest
 
 from swapper_proxy import config
 from swapper_proxy.core.errors import ProxyError
-from swapper_proxy.storage import history
-from swapper_proxy.storage.history import MB, History, write
+from swapper_proxy.storage import history, reading
+from swapper_proxy.storage.history import MB, MOST_READING, History, write
 from swapper_proxy.storage.reading import recorded
 from swapper_proxy.storage.schema import STEPS, opened
 from tests.e2e.conftest import until
@@ -107,6 +108,36 @@ async def test_a_file_that_is_gone_cannot_be_read(tmp_path: Path) -> None:
         with pytest.raises(ProxyError) as caught:
             await keeping.usage(3600, {})
         assert (caught.value.status, caught.value.code) == (503, "history_unavailable")
+
+
+async def test_readings_of_clients_that_left_count_among_those_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, on = list[str](), threading.Event()
+
+    def slow(*_: object) -> tuple[list[reading.Row], None]:
+        begun.append("")
+        on.wait()
+        return [], None
+
+    monkeypatch.setattr(reading, "page", slow)
+    async with History(kept(tmp_path / "h.sqlite")) as keeping:
+        for number in range(MOST_READING):
+            impatient = asyncio.create_task(keeping.page("requests", {}, 1))
+
+            async def has_begun(number: int = number) -> bool:
+                return len(begun) > number
+
+            await until(has_begun)
+            impatient.cancel()
+            await asyncio.gather(impatient, return_exceptions=True)
+        last = asyncio.create_task(keeping.page("requests", {}, 1))
+        for _ in range(3):
+            await asyncio.to_thread(len, begun)  # as the others' threads do: by now it would have begun
+        at_once = len(begun)
+        on.set()
+        assert await last == ([], None)
+        assert at_once == MOST_READING
 
 
 async def test_a_slow_disk_loses_records_and_says_so_once(
