@@ -23,7 +23,7 @@ from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.runtime.ledger import Past
 from swapper_proxy.runtime.ports import ProblemRecord, RequestRecord, StateRecord, SwapRecord
 from swapper_proxy.storage import reading
-from swapper_proxy.storage.schema import NewerFile, opened, transaction, trim
+from swapper_proxy.storage.schema import NewerFile, end_states, opened, transaction, trim
 
 log = logging.getLogger(__name__)
 
@@ -46,14 +46,18 @@ TOTAL = """
     generated_tokens = generated_tokens + excluded.generated_tokens,
     generated_timed = generated_timed + excluded.generated_timed, generation_s = generation_s + excluded.generation_s
 """
-UPTIME = "INSERT INTO uptimes VALUES (?, ?) ON CONFLICT (runner) DO UPDATE SET total_s = total_s + excluded.total_s"
+UPTIME = """
+    INSERT INTO uptimes VALUES (?, ?, ?) ON CONFLICT (runner) DO UPDATE SET
+    total_s = total_s + excluded.total_s, until = excluded.until
+"""
 
 
 class Uptime(NamedTuple):
-    """So many seconds more in memory."""
+    """So many seconds more in memory, until then."""
 
     runner: str
     seconds: float
+    until: float
 
 
 Answer = TypeVar("Answer")
@@ -89,6 +93,7 @@ class History:
     def _open(self) -> None:
         try:
             self._db = opened(self._path)
+            end_states(self._db)
             self.past = reading.past(self._db)
             self.off = ""
         except NewerFile as error:
@@ -106,7 +111,7 @@ class History:
                 await self._watching
         if self._writer.is_alive():
             self._closing.set()
-            self._queue.put(Uptime("", 0.0))  # wakes it
+            self._queue.put(Uptime("", 0.0, 0.0))  # wakes it
             await asyncio.to_thread(self._writer.join, CLOSE_S)
 
     def watch(self, uptimes_s: Callable[[], dict[str, float]]) -> None:
@@ -124,7 +129,7 @@ class History:
     def _grown(self, uptimes_s: dict[str, float]) -> None:
         for runner, seconds in uptimes_s.items():
             more = seconds - self._counted.get(runner, 0.0)
-            if more > 0 and self._put(Uptime(runner, more)):
+            if more > 0 and self._put(Uptime(runner, more, time.time())):
                 self._counted[runner] = seconds
 
     # Recorder

@@ -40,7 +40,15 @@ STEPS: Sequence[str] = (
     ) WITHOUT ROWID;
     CREATE TABLE uptimes (runner TEXT PRIMARY KEY, total_s REAL NOT NULL) WITHOUT ROWID;
     """,
+    "ALTER TABLE uptimes ADD COLUMN until REAL NOT NULL DEFAULT 0",  # when it was seen in memory last
 )
+# A millisecond, the least that is shown, after what began in the last moment.
+STOPPED = """
+    INSERT INTO states
+    SELECT NULL, round(max(time + 0.001, (SELECT coalesce(max(until), 0) FROM uptimes)), 3), model,
+        'unloaded', 'stopped'
+    FROM states WHERE id IN (SELECT max(id) FROM states GROUP BY model) AND state != 'unloaded'
+"""
 DROPPED = ("requests", "swaps", "states")  # with time; the totals stay
 
 
@@ -95,6 +103,16 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
             db.execute("ROLLBACK")
         raise
     db.execute("COMMIT")
+
+
+def end_states(db: sqlite3.Connection) -> None:
+    """What was in memory when the last proxy ended has no end yet: it gets the last moment that is known of that proxy.
+
+    Who loads it again, or finds it still there, begins anew.  A proxy that shares the file and goes on is not known
+    here: of its models the present states end, too.
+    """
+    with transaction(db):
+        db.execute(STOPPED)
 
 
 def trim(db: sqlite3.Connection, now: float, days: int, max_bytes: int) -> None:
