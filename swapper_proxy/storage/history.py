@@ -183,8 +183,10 @@ class History:
             trimmed_at = -TRIM_S
             while not self._closing.is_set() or not self._queue.empty():
                 if time.monotonic() - trimmed_at >= TRIM_S:
-                    trim(self._db, time.time(), self._kept.days, self._kept.max_mb * MB)
-                    trimmed_at = time.monotonic()
+                    if not trim(self._db, time.time(), self._kept.days, self._kept.max_mb * MB):
+                        trimmed_at = time.monotonic()
+                    elif self._queue.empty():
+                        continue  # else what waits comes first
                 batch = [self._queue.get()]
                 self._closing.wait(BATCH_S)
                 batch += self._at_hand()

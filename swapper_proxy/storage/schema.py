@@ -12,6 +12,7 @@ from pathlib import Path
 BUSY_S = 20.0  # another program may hold the file for so long
 LOG_BYTES = 4 * 1024 * 1024  # what the write-ahead log is cut down to
 DAY_S = 86_400.0
+PIECE = 5000  # rows of a table, or pages, that are dropped at once: it takes well below the second that may be lost
 
 # AUTOINCREMENT: the ids of what was dropped are never given again, so that paging stays true.
 STEPS: Sequence[str] = (
@@ -74,7 +75,7 @@ def opened(path: Path, steps: Sequence[str] = STEPS) -> sqlite3.Connection:
 
 def version(db: sqlite3.Connection) -> int:
     """How many steps the file has behind it."""
-    return int(db.execute("PRAGMA user_version").fetchone()[0])
+    return _figure(db, "user_version")
 
 
 def _refuse_newer(db: sqlite3.Connection, path: Path, known: int) -> None:
@@ -115,26 +116,29 @@ def end_states(db: sqlite3.Connection) -> None:
         db.execute(STOPPED)
 
 
-def trim(db: sqlite3.Connection, now: float, days: int, max_bytes: int) -> None:
-    """Drop what is older than so many days; then, while the file takes more, the oldest hundredth of what is left."""
-    with transaction(db):
-        for table in DROPPED:
-            db.execute(f"DELETE FROM {table} WHERE time < ?", (now - days * DAY_S,))
-    while _bytes(db) > max_bytes and _drop_oldest(db):
-        pass
-    db.executescript("PRAGMA incremental_vacuum")  # `execute` would free one page
+def trim(db: sqlite3.Connection, now: float, days: int, max_bytes: int) -> bool:
+    """Drop a little of what is older than so many days; else, if the file takes more, the oldest hundredth.
+
+    Returns whether there may be more to be dropped.  Meanwhile nobody writes, so it is a little at a time.
+    """
+    dropped = _drop(db, f"id IN (SELECT id FROM {{table}} WHERE time < ? LIMIT {PIECE})", now - days * DAY_S)
+    if not dropped and _bytes(db) > max_bytes:
+        dropped = _drop(db, "id <= (SELECT min(id) + (max(id) - min(id)) / 100 FROM {table})")
+    db.executescript(f"PRAGMA incremental_vacuum({PIECE})")  # `execute` would free one page
+    return dropped or _figure(db, "freelist_count") > 0
 
 
-def _drop_oldest(db: sqlite3.Connection) -> bool:
-    """Whether there was anything to drop.  A little at a time: meanwhile nothing is written."""
+def _drop(db: sqlite3.Connection, condition: str, *values: float) -> bool:
+    """Whether there was anything to drop."""
     with transaction(db):
-        oldest = "SELECT min(id) + (max(id) - min(id)) / 100 FROM"
-        return sum(db.execute(f"DELETE FROM {t} WHERE id <= ({oldest} {t})").rowcount for t in DROPPED) > 0
+        deletes = (f"DELETE FROM {table} WHERE {condition.format(table=table)}" for table in DROPPED)
+        return sum(db.execute(delete, values).rowcount for delete in deletes) > 0
 
 
 def _bytes(db: sqlite3.Connection) -> int:
     """What the pages in use take."""
-    pages, free, size = (
-        db.execute(f"PRAGMA {what}").fetchone()[0] for what in ("page_count", "freelist_count", "page_size")
-    )
-    return int((pages - free) * size)
+    return (_figure(db, "page_count") - _figure(db, "freelist_count")) * _figure(db, "page_size")
+
+
+def _figure(db: sqlite3.Connection, name: str) -> int:
+    return int(db.execute(f"PRAGMA {name}").fetchone()[0])
