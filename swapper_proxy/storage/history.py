@@ -7,6 +7,7 @@ file is said once in the log, and from then on nothing is kept.
 
 import asyncio
 import logging
+import os
 import sqlite3
 import threading
 import time
@@ -71,6 +72,7 @@ class History:
         self._kept = kept
         self._path = Path(kept.path or "")
         self._db: sqlite3.Connection | None = None
+        self._file: os.stat_result | None = None
         self._queue = SimpleQueue[Record]()
         self._closing = threading.Event()
         self._writer = threading.Thread(target=self._write_all, name="history", daemon=True)
@@ -93,6 +95,7 @@ class History:
     def _open(self) -> None:
         try:
             self._db = opened(self._path)
+            self._file = self._path.stat()
             end_states(self._db)
             self.past = reading.past(self._db)
             self.off = ""
@@ -113,6 +116,8 @@ class History:
             self._closing.set()
             self._queue.put(Uptime("", 0.0, 0.0))  # wakes it
             await asyncio.to_thread(self._writer.join, CLOSE_S)
+            if self._writer.is_alive():
+                log.warning("history: the file is locked or the disk too slow; what happened last is not kept")
 
     def watch(self, uptimes_s: Callable[[], dict[str, float]]) -> None:
         """Keep the uptimes, too (see runtime.ledger); read on the event loop, also at the end."""
@@ -179,6 +184,7 @@ class History:
 
     def _write_all(self) -> None:
         assert self._db is not None
+        assert self._file is not None
         try:
             trimmed_at = -TRIM_S
             while not self._closing.is_set() or not self._queue.empty():
@@ -190,6 +196,8 @@ class History:
                 batch = [self._queue.get()]
                 self._closing.wait(BATCH_S)
                 batch += self._at_hand()
+                if not os.path.samestat(self._path.stat(), self._file):
+                    raise OSError("there is another file now")
                 write(self._db, batch)
         except (sqlite3.Error, OSError, ArithmeticError, ValueError) as error:
             self._give_up(error)

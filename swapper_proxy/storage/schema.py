@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 BUSY_S = 20.0  # another program may hold the file for so long
+BUSY_AT_START_S = 2.0  # the same at the start, which waits for it
 LOG_BYTES = 4 * 1024 * 1024  # what the write-ahead log is cut down to
 DAY_S = 86_400.0
 PIECE = 5000  # rows of a table, or pages, that are dropped at once: it takes well below the second that may be lost
@@ -60,13 +61,15 @@ class NewerFile(Exception):
 def opened(path: Path, steps: Sequence[str] = STEPS) -> sqlite3.Connection:
     """The file, made or brought up to date where needed.  Raises NewerFile, OSError and sqlite3.Error."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+    db = sqlite3.connect(path, timeout=BUSY_AT_START_S, isolation_level=None, check_same_thread=False)
     try:
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # heeded by a new file only, so before all else
         _refuse_newer(db, path, len(steps))
+        _refuse_foreign(db)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
         _bring_up_to_date(db, path, steps)
+        db.execute(f"PRAGMA busy_timeout = {BUSY_S * 1000:.0f}")
     except BaseException:
         db.close()
         raise
@@ -81,6 +84,12 @@ def version(db: sqlite3.Connection) -> int:
 def _refuse_newer(db: sqlite3.Connection, path: Path, known: int) -> None:
     if (found := version(db)) > known:
         raise NewerFile(f"{path} was written by a newer version (its schema is {found}, known is {known})")
+
+
+def _refuse_foreign(db: sqlite3.Connection) -> None:
+    """Nothing is added to the tables of another program."""
+    if db.execute("SELECT 1 FROM sqlite_master, pragma_user_version WHERE user_version = 0").fetchone():
+        raise sqlite3.DatabaseError("it is the database of another program")
 
 
 def _bring_up_to_date(db: sqlite3.Connection, path: Path, steps: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from swapper_proxy import config
 from swapper_proxy.core.errors import ProxyError
-from swapper_proxy.storage import history, reading
+from swapper_proxy.storage import history, reading, schema
 from swapper_proxy.storage.history import MB, MOST_READING, History, write
 from swapper_proxy.storage.reading import recorded
 from swapper_proxy.storage.schema import STEPS, opened
@@ -76,21 +76,34 @@ async def test_uptimes_grow_by_what_is_new(tmp_path: Path) -> None:
         assert keeping.past.uptime_s == {"w": 5.0}
 
 
-@pytest.mark.parametrize("path", ["file/h.sqlite", "folder", "broken.sqlite", "other.sqlite"])
-async def test_what_cannot_be_opened_is_off(tmp_path: Path, caplog: pytest.LogCaptureFixture, path: str) -> None:
+@pytest.mark.parametrize(
+    "path", ["file/h.sqlite", "folder", "broken.sqlite", "other.sqlite", "foreign.sqlite", "locked.sqlite"]
+)
+async def test_what_cannot_be_opened_is_off(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
     (tmp_path / "broken.sqlite").write_text("nonsense" * 1000)
     other = sqlite3.connect(tmp_path / "other.sqlite")
     other.execute(f"PRAGMA user_version = {len(STEPS)}")  # but none of the tables
     other.close()
+    with closing(sqlite3.connect(tmp_path / "foreign.sqlite")) as foreign:
+        foreign.execute("CREATE TABLE users (name TEXT)")
+    opened(tmp_path / "locked.sqlite").close()
+    locking = sqlite3.connect(tmp_path / "locked.sqlite", isolation_level=None)
+    locking.execute("BEGIN IMMEDIATE")
+    monkeypatch.setattr(schema, "BUSY_AT_START_S", 0.01)  # not those of a program that writes
     async with History(kept(tmp_path / path)) as keeping:
         keeping.request(request())
         with pytest.raises(ProxyError) as caught:
             await keeping.page("requests", {}, 1)
         assert (caught.value.status, caught.value.code) == (404, "history_off")
+    locking.close()
     assert len(warnings(caplog)) == 1
     assert path in warnings(caplog)[0]
+    with closing(sqlite3.connect(tmp_path / "foreign.sqlite")) as foreign:
+        assert foreign.execute("SELECT name FROM sqlite_master").fetchall() == [("users",)]
 
 
 async def test_a_file_that_breaks_under_way_is_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -108,6 +121,39 @@ async def test_a_file_that_breaks_under_way_is_off(tmp_path: Path, caplog: pytes
         await until(is_off)
         keeping.request(request())
     assert len(warnings(caplog)) == 1
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_a_file_that_is_gone_is_not_written_to(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, *, replaced: bool
+) -> None:
+    file = tmp_path / "h.sqlite"
+    async with History(kept(file)) as keeping:
+        file.rename(tmp_path / "elsewhere.sqlite")
+        if replaced:
+            opened(file).close()
+
+        async def is_off() -> bool:
+            keeping.request(request())
+            return bool(keeping.off)
+
+        await until(is_off)
+    assert len(warnings(caplog)) == 1
+    assert "h.sqlite cannot be used" in warnings(caplog)[0]
+
+
+async def test_what_a_locked_file_did_not_get_is_said_at_the_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "CLOSE_S", 0.01)
+    file = tmp_path / "h.sqlite"
+    async with History(kept(file)) as keeping:
+        other = sqlite3.connect(file, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        keeping.request(request())
+    assert len(warnings(caplog)) == 1
+    assert "not kept" in warnings(caplog)[0]
+    other.close()
 
 
 async def test_a_file_that_is_gone_cannot_be_read(tmp_path: Path) -> None:
