@@ -96,8 +96,8 @@ class History:
         try:
             self._db = opened(self._path)
             self._file = self._path.stat()
+            self.past = reading.past(self._db)  # also if nothing more can be written
             end_states(self._db)
-            self.past = reading.past(self._db)
             self.off = ""
         except NewerFile as error:
             raise ConfigError(f"history.path: {error}; update, move it away or say history: off") from None

@@ -106,6 +106,16 @@ async def test_what_cannot_be_opened_is_off(
         assert foreign.execute("SELECT name FROM sqlite_master").fetchall() == [("users",)]
 
 
+async def test_totals_are_known_although_nothing_can_be_written(tmp_path: Path) -> None:
+    file = tmp_path / "h.sqlite"
+    with closing(opened(file)) as db:
+        write(db, [request(), state()])
+        db.execute("CREATE TRIGGER full BEFORE INSERT ON states BEGIN SELECT RAISE(ABORT, 'full'); END")
+    async with History(kept(file)) as keeping:
+        assert "full" in keeping.off
+        assert keeping.past.totals["a"].requests == 1
+
+
 async def test_a_file_that_breaks_under_way_is_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "h.sqlite"
     async with History(kept(file)) as keeping:
