@@ -53,9 +53,6 @@ class ModelState:
     def loaded(self) -> bool:
         return self.status in ("loaded", "draining")
 
-    def uptime_s(self, now: float) -> float:
-        return self.residence.uptime_s(now)
-
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
@@ -207,8 +204,3 @@ class Board:
         if self._engine.reachable and not self._catalog.is_installed(model):
             return "missing"
         return "error" if residence.failed else "unloaded"
-
-
-def uptime_total_s(residence: Residence) -> float:
-    """All residencies of a runner together, the present one included."""
-    return residence.total_s + residence.uptime_s(time.time())

@@ -4,7 +4,7 @@ import { epoch } from "./format.js";
 
 const PHASES = { loading: "loading", loaded: "holding", draining: "draining", unloading: "draining" };
 // What a model was before the first thing that is known of it.
-const BEFORE = { draining: "loaded", unloading: "loaded", loaded: "loading" };
+const BEFORE = { draining: "loaded", unloading: "loaded", unloaded: "loaded", loaded: "loading" };
 
 export class Lanes {
   constructor() {
@@ -22,7 +22,7 @@ export class Lanes {
   // A model as it is now; only what differs from what is known is new.
   observe(model, now) {
     const points = list(this.points, model.name);
-    if (points.at(-1)?.state !== model.status) {
+    if ((points.at(-1)?.state ?? "unloaded") !== model.status) {
       const earlier = !points.length && model.status === "loaded" ? model.since : null;
       this.state(model.name, earlier ?? now, model.status);
     }
