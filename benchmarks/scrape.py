@@ -19,9 +19,10 @@ from swapper_proxy.ollama.client import OllamaClient
 from swapper_proxy.ollama.simulator import SimulatedModel, Simulator, serving
 from swapper_proxy.runtime.board import Board
 from swapper_proxy.runtime.catalog import Catalog
-from swapper_proxy.runtime.engine import Demand, Engine
+from swapper_proxy.runtime.engine import Engine
 from swapper_proxy.runtime.lease import Lease
 from swapper_proxy.runtime.ledger import Ledger
+from swapper_proxy.runtime.model import Demand
 from swapper_proxy.runtime.ports import Usage
 
 ENDPOINTS = ("chat", "generate")

@@ -86,9 +86,10 @@ async def running(settings: Settings, *, simulate_if_unreachable: bool = False) 
         router, changes = Router(settings.routes, board.is_at_hand), Changes(engine, catalog, watcher.look)
         proxy = Proxy(client, engine, catalog, ledger, metrics, recorder, router, changes, settings.server)
         events = Events(broadcast, board, settings.swapper.mode)
-        management = Management(board, engine, catalog, metrics, events, Pages(history), settings, note)
+        standby = Standby(settings, catalog, engine)
+        management = Management(board, engine, catalog, metrics, events, Pages(history), settings, standby, note)
         url = await stack.enter_async_context(_listening(settings, Front(proxy, management, settings.server)))
-        await stack.enter_async_context(Standby(settings, catalog, engine))
+        await stack.enter_async_context(standby)
         try:
             yield Running(url, client.url, note, engine)
         finally:

@@ -113,7 +113,7 @@ async def test_a_pinned_model_that_is_not_there_does_no_harm() -> None:
 async def test_where_parallel_comes_from(models, num_parallel, swapper, expected) -> None:
     of = catalog_of(models, num_parallel, **swapper)
     model = await found(of, "a")
-    assert (of.profile(model, model.key({})).parallel, of.parallel_source(model)) == expected
+    assert (of.profile(model, model.key({})).parallel, of.treatment.parallel(model))[1] == expected
 
 
 @pytest.mark.parametrize(
@@ -127,8 +127,8 @@ async def test_where_parallel_comes_from(models, num_parallel, swapper, expected
 )
 async def test_runner_options(options, asked, expected) -> None:
     of = catalog_of({"a": {"runner_options": options}})
-    assert of.options(await found(of, "a"), asked) == expected
-    assert of.options(await found(of, "b"), asked) == asked
+    assert of.treatment.options(await found(of, "a"), asked) == expected
+    assert of.treatment.options(await found(of, "b"), asked) == asked
 
 
 @pytest.mark.parametrize(

@@ -192,6 +192,8 @@ def test_without_a_file_at_the_default_place_the_defaults_hold(tmp_path: Path, m
         ("history: nothing", "history: expected object, got str"),
         ("history: {path: ''}", "history.path: expected str of length >= 1"),
         ("history: {path: 5}", "history.path: expected str, got int"),
+        ("history: {path: ~never-here/h.sqlite}", "history.path: Could not determine home directory"),
+        ('history: {path: "a\\0b"}', "history.path: must hold no NUL"),
         ("history: {days: 0}", "history.days: expected int >= 1"),
         ("history: {max_mb: 0.5}", "history.max_mb: expected int, got float"),
         ("history: {size: 5}", "history.size: unknown key"),

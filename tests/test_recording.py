@@ -49,6 +49,16 @@ def test_a_swap_has_the_drain_and_the_unload_of_what_went_for_it() -> None:
     assert b'swapper_load_seconds_count{model="a"} 2.0\n' in metrics.exposition()
 
 
+def test_the_drain_of_an_unload_that_failed_is_not_that_of_a_later_one() -> None:
+    kept = Kept()
+    recording = Recording(Metrics(), Recorders([kept]))
+    recording.drained("a", 9.0)
+    recording.changed("a", State.RESIDENT, Cause.FAILED)
+    recording.unloaded("a", 0.5, "idle")
+    recording.loaded("b", 3.0, 1.5, "a", "idle")
+    assert kept.swaps == [("a", "b", "idle", 0.0, 0.5, 3.0, False)]
+
+
 def test_states() -> None:
     kept = Kept()
     recording = Recording(Metrics(), Recorders([kept]))

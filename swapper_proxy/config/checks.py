@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -38,6 +39,7 @@ def problems(settings: Settings) -> Iterator[Problem]:
     yield from _runner_options(settings)
     yield from _pinned_number(settings)
     yield from _remote(settings)
+    yield from _history(settings)
     yield from _sizes(settings)
 
 
@@ -63,6 +65,16 @@ def _url(settings: Settings) -> Iterator[Problem]:
         yield Problem("upstream.url", "must hold no user or password")
     elif url.hostname in LOOPBACK and settings.server.port and url.port == settings.server.port:
         yield Problem("upstream.url", f"{url.geturl()} is the proxy itself")
+
+
+def _history(settings: Settings) -> Iterator[Problem]:
+    path = settings.history.path or ""
+    try:
+        Path(path).expanduser()
+    except RuntimeError as error:  # of whose home directory nothing is known
+        yield Problem("history.path", str(error).rstrip("."))
+    if "\0" in path:
+        yield Problem("history.path", "must hold no NUL")
 
 
 def _plausible_names(settings: Settings) -> Iterator[Problem]:

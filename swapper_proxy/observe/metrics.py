@@ -1,6 +1,5 @@
 """The Prometheus endpoint's figures: some filled by hooks, the rest read from the engine at scrape time."""
 
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -158,12 +157,12 @@ def _read(snapshot: Snapshot) -> Iterator[bytes]:
     """What is known without being told."""
     yield _gauge("build_info", "The running version.", [labelled(("version",), (__version__,))], [1])
     yield _gauge("upstream_up", "Whether Ollama is reachable.", [labelled((), ())], [snapshot.reachable])
-    models, now = snapshot.models, time.time()
+    models = snapshot.models
     labels = [labelled(("model",), (model.name,)) for model in models]
     for name, text, value in (
         ("active_model", "Whether the model is the active one.", lambda m: m.name == snapshot.active),
         ("model_loaded", "Whether the model is in memory.", lambda m: m.loaded),
-        ("model_uptime_seconds", "Length of the present residency.", lambda m: m.uptime_s(now)),
+        ("model_uptime_seconds", "Length of the present residency.", lambda m: m.residence.uptime_s),
         ("queue_depth", "Requests that wait for the model.", lambda m: m.waiting),
         ("gate_requests", "Of these: served before the model may be forced out.", lambda m: m.gate),
         ("in_flight_requests", "Requests that Ollama is answering.", lambda m: m.in_flight),

@@ -68,6 +68,8 @@ class Recording(Passing):
         super().load_failed(model, seconds, status)
 
     def changed(self, model: str, state: State, cause: Cause) -> None:
+        if state is State.RESIDENT:
+            self._drained.pop(model, None)  # of an unload that failed, or that nobody saw end
         self._recorder.state(StateRecord(time.time(), model, STATUS[state], cause))
         super().changed(model, state, cause)
 

@@ -53,9 +53,6 @@ class ModelState:
     def loaded(self) -> bool:
         return self.status in ("loaded", "draining")
 
-    def uptime_s(self, now: float) -> float:
-        return self.residence.uptime_s(now)
-
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
@@ -160,7 +157,7 @@ class Board:
             waiting=len(record.waiters),
             in_flight=len(record.in_flight),
             parallel=record.profile.parallel,
-            parallel_source=self._catalog.parallel_source(model) if model else "assumed",
+            parallel_source=self._catalog.treatment.parallel(model)[1] if model else "assumed",
         )
 
     def model(self, name: str) -> ModelState | None:
@@ -207,8 +204,3 @@ class Board:
         if self._engine.reachable and not self._catalog.is_installed(model):
             return "missing"
         return "error" if residence.failed else "unloaded"
-
-
-def uptime_total_s(residence: Residence) -> float:
-    """All residencies of a runner together, the present one included."""
-    return residence.total_s + residence.uptime_s(time.time())

@@ -5,7 +5,6 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Literal
 
 from swapper_proxy import config
 from swapper_proxy.config.keep_alive import FOREVER, KeepAlive, divided
@@ -13,14 +12,10 @@ from swapper_proxy.core.names import canonical, is_cloud, is_plausible
 from swapper_proxy.core.types import Key, Profile, RunnerOption
 from swapper_proxy.runtime.model import GB, Meaning, Model
 from swapper_proxy.runtime.ports import Control, Installed, LoadSpec, Running, Shown, UpstreamRefused
+from swapper_proxy.runtime.treatment import Treatment
 
 # A name that Ollama did not know is not asked for again so soon, however many clients ask.
 UNKNOWN_FOR_S = 1.0
-# The swap timeout where none is configured: a base, and what reading a GB from a slow disk takes.
-SWAP_TIMEOUT_BASE_S = 30.0
-SWAP_TIMEOUT_PER_GB_S = 2.0
-# Ollama's default where neither the config nor OLLAMA_NUM_PARALLEL says otherwise (assumed).
-ASSUMED_PARALLEL = 4
 # Clients can make up names and options without end.
 MOST_MEANINGS = MOST_PROFILES = 1000
 # So many versions of models are remembered; the runners of older ones are taken for strangers.
@@ -35,13 +30,7 @@ class Catalog:
 
     def __init__(self, control: Control, settings: config.Settings) -> None:
         self._control = control
-        self._swapper = settings.swapper
-        self._num_parallel = settings.ollama_num_parallel
-        self._configured = {canonical(m.ollama_name): (name, m) for name, m in settings.models.items()}
-        self._aliases = {canonical(name): canonical(m.ollama_name) for name, m in settings.models.items()}
-        self._routes = {canonical(name): rules for name, rules in settings.routes.items()}
-        self._own_names = (*settings.models, *settings.routes)
-        self._pinned = [canonical(m.ollama_name) for m in settings.models.values() if m.pinned]
+        self.treatment = Treatment(settings)
         self._installed: dict[str, Installed] = {}
         self._models: dict[str, Model] = {}
         self._last: dict[str, Model] = {}  # as last seen, for what is configured but no longer there
@@ -81,13 +70,13 @@ class Catalog:
 
     def _meant(self, name: str) -> Meaning:
         given = canonical(name)
-        spelling = self._aliases.get(given, given)
-        configured = spelling in self._configured
+        spelling = self.treatment.aliases.get(given, given)
+        configured = spelling in self.treatment.configured
         return Meaning(
             spelling,
-            alias=None if spelling == given else self._configured[spelling][1].ollama_name,
+            alias=None if spelling == given else self.treatment.configured[spelling][1].ollama_name,
             model=self._known(spelling) if configured or spelling in self._installed else None,
-            denied=self._swapper.unlisted_models == "deny" and not configured,
+            denied=self.treatment.is_denied(spelling),
         )
 
     def stands_for(self, name: str) -> tuple[str, ...]:
@@ -96,7 +85,7 @@ class Catalog:
         What Ollama has comes first, and of this what it chooses for any request.  Empty if Ollama knows the name, or
         nobody does.
         """
-        if rules := self._routes.get(canonical(name)):
+        if rules := self.treatment.routes.get(canonical(name)):
             names = dict.fromkeys(self.meaning(name).alias or name for rule in reversed(rules) for name in rule.models)
             return tuple(sorted(names, key=lambda ollama_name: canonical(ollama_name) not in self._installed))
         ollama_name = self.meaning(name).alias
@@ -105,9 +94,7 @@ class Catalog:
     @property
     def offered(self) -> dict[str, tuple[str, ...]]:
         """The names to list beside Ollama's own, with what each stands for."""
-        if not self._swapper.expose_aliases:
-            return {}
-        return {name: meant for name in self._own_names if (meant := self.stands_for(name))}
+        return {name: meant for name in self.treatment.exposed if (meant := self.stands_for(name))}
 
     async def find(self, spelling: str) -> Model | None:
         """The installed model of this canonical name: known already, or asked for once for all who want it."""
@@ -152,7 +139,8 @@ class Catalog:
 
     def models(self) -> list[Model]:
         """The configured ones in their order, then the others that Ollama has."""
-        names = [*self._configured, *(n for n in self._installed if n not in self._configured)]
+        configured = self.treatment.configured
+        names = [*configured, *(n for n in self._installed if n not in configured)]
         return [self._known(name) for name in names]
 
     def is_installed(self, model: Model) -> bool:
@@ -177,8 +165,8 @@ class Catalog:
 
     def _profiled(self, model: Model, key: Key) -> Profile:
         return Profile(
-            parallel=self._parallel(model)[0],
-            swap_timeout_s=self._swap_timeout(model),
+            parallel=self.treatment.parallel(model)[0],
+            swap_timeout_s=self.treatment.swap_timeout_s(model),
             size_gb=self.size_gb(model),
             slot=model.type,
             pinned=any(key.served_by(pinned) for pinned in self._pinned_keys(model)),
@@ -198,91 +186,49 @@ class Catalog:
             self._in_memory[model.runner] = size
             self._profiles.clear()
 
+    # What stays
+
+    def pin(self, model: Model, pinned: bool) -> None:
+        """By hand: until the config is read again."""
+        names = [name for name in self.treatment.pinned if self._known(name).runner != model.runner]
+        self.treatment.pinned = dict.fromkeys([*names, canonical(model.ollama_name)] if pinned else names)
+        self._profiles.clear()
+
     def is_pinned_name(self, name: str) -> bool:
-        """Whether the config pins the model of this Ollama name."""
-        return canonical(name) in self._pinned
+        """Whether the model of this Ollama name itself is pinned."""
+        return canonical(name) in self.treatment.pinned
 
     def is_pinned(self, model: Model) -> bool:
         """Whether this or another model of the same runner is pinned."""
-        return model.runner in {self._known(name).runner for name in self._pinned}
+        return model.runner in {self._known(name).runner for name in self.treatment.pinned}
 
     def _pinned_keys(self, model: Model) -> list[Key]:
         """The keys of its runner that are pinned: those with the options that the config or the Modelfile gives."""
-        pinned = (self._known(name) for name in self._pinned)
+        pinned = (self._known(name) for name in self.treatment.pinned)
         return [self.own_key(other) for other in pinned if other.runner == model.runner]
 
     def own_key(self, model: Model) -> Key:
         """The key of the model when nobody asks for other options."""
-        return model.key(self.options(model, {}))
-
-    def parallel_source(self, model: Model) -> Literal["config", "OLLAMA_NUM_PARALLEL", "assumed"]:
-        """Where the limit of requests at once comes from."""
-        return self._parallel(model)[1]
-
-    def _parallel(self, model: Model) -> tuple[int, Literal["config", "OLLAMA_NUM_PARALLEL", "assumed"]]:
-        own = model.configured.parallel if model.configured else None
-        if limit := own or self._swapper.parallel:
-            return limit, "config"
-        if self._num_parallel:
-            return self._num_parallel, "OLLAMA_NUM_PARALLEL"
-        return ASSUMED_PARALLEL, "assumed"
-
-    def _swap_timeout(self, model: Model) -> float:
-        if self._swapper.model_swap_timeout is not None:
-            return self._swapper.model_swap_timeout
-        return SWAP_TIMEOUT_BASE_S + SWAP_TIMEOUT_PER_GB_S * (model.size_gb or 0)
-
-    # What the config makes of a request
-
-    @property
-    def keep_alive_fixed(self) -> bool:
-        """Whether clients have no say in how long a model stays."""
-        return self._swapper.ignore_client_keep_alive
-
-    @property
-    def priority_header(self) -> Literal["ignore", "lower", "any"]:
-        """What X-Swapper-Priority may do against a model's own priority."""
-        return self._swapper.priority_header
-
-    def options(self, model: Model, asked: Mapping[str, RunnerOption]) -> dict[str, RunnerOption]:
-        """The runner options that hold for a request with these; none asked for: for a load by itself."""
-        policy = model.configured.runner_options if model.configured else None
-        if policy is None or policy.policy == "pass":
-            return {**asked}
-        return {} if policy.policy == "strip" else {**asked, **policy.values}
+        return model.key(self.treatment.options(model, {}))
 
     def keep_alive(self, model: Model, asked: KeepAlive | None) -> KeepAlive | None:
-        """The keep_alive that holds for a request with this one; None leaves it to Ollama.
-
-        1. A pinned model stays.  2. The client's.  3. The model's own.  4. The default model stays, if it comes back
-        by itself (`default_after`).  5. The one for all.
-        """
-        if self.is_pinned(model):
-            return FOREVER
-        if asked is not None and not self.keep_alive_fixed:
-            return asked
-        if model.configured is not None and model.configured.keep_alive is not None:
-            return model.configured.keep_alive
-        return FOREVER if self._comes_back(model) else self._swapper.keep_alive
+        """The keep_alive that holds for a request with this one; None leaves it to Ollama."""
+        return self.treatment.keep_alive(model, asked, pinned=self.is_pinned(model))
 
     def ttl_s(self, model: Model) -> float | None:
         """The idle time to live that the config gives it, as the scheduler keeps it."""
         return divided(self.keep_alive(model, None))[1]
 
-    def _comes_back(self, model: Model) -> bool:
-        return self._swapper.default_after is not None and model.name == self._swapper.default_model
-
     def load_spec(
         self, model: Model, options: Mapping[str, RunnerOption], keep_alive: KeepAlive | None = None
     ) -> LoadSpec:
         """How to load it; `keep_alive` is what the request that needs it sends, if any."""
-        options = options if self._swapper.gpu else {"num_gpu": 0, **options}
         own = model.configured.keep_alive if model.configured else None
-        if self.is_pinned(model) or (own is None and self._comes_back(model)):
+        if self.is_pinned(model) or (own is None and self.treatment.comes_back(model)):
             keep_alive = FOREVER
         elif keep_alive is None:
             keep_alive, _ = divided(self.keep_alive(model, None))
-        return LoadSpec(model.ollama_name, options, keep_alive, model.embedding_only)
+        return self.treatment.load_spec(model, options, keep_alive)
 
     # Following Ollama
 
@@ -292,7 +238,8 @@ class Catalog:
         Raises UpstreamUnreachable, UpstreamRefused.
         """
         await self._refresh()
-        for name in (*self._pinned, *self._last):  # the pinned, so that other names of their runners are known to be
+        # Of the pinned, too: so that other names of their runners are known to be pinned.
+        for name in (*self.treatment.pinned, *self._last):
             if name in self._installed:
                 await self.find(name)
 
@@ -381,8 +328,8 @@ class Catalog:
                 return shown
 
     def _named(self, spelling: str) -> tuple[str, str, config.Model | None]:
-        if spelling in self._configured:
-            name, configured = self._configured[spelling]
+        if spelling in self.treatment.configured:
+            name, configured = self.treatment.configured[spelling]
             return name, configured.ollama_name, configured
         entry = self._installed.get(spelling)
         ollama_name = entry.name if entry else spelling

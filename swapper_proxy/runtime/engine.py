@@ -28,6 +28,7 @@ from swapper_proxy.core.errors import Failure, Rejected, Rejection
 from swapper_proxy.core.events import (
     Arrived,
     Cancelled,
+    ConfigChanged,
     Event,
     Finished,
     Loaded,
@@ -45,11 +46,11 @@ from swapper_proxy.core.events import (
 from swapper_proxy.core.forecast import Outlook
 from swapper_proxy.core.residency import Residency
 from swapper_proxy.core.scheduler import Scheduler
-from swapper_proxy.core.types import Cause, Key, Limits, Priority, RunnerOption, Sighting, State
+from swapper_proxy.core.types import Cause, Key, Limits, Priority, Sighting, State
 from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.ledger import Ledger
 from swapper_proxy.runtime.loader import Loader, MadeAnew
-from swapper_proxy.runtime.model import Model
+from swapper_proxy.runtime.model import Demand, Model
 from swapper_proxy.runtime.ports import Control, LoadSpec, Observer, UpstreamRefused, UpstreamUnreachable
 
 log = logging.getLogger(__name__)
@@ -57,17 +58,6 @@ T = TypeVar("T")
 
 # Why something is unloaded that another model replaces.
 SWAPPING = (Cause.IDLE, Cause.DEADLINE)
-
-
-@dataclass(slots=True)
-class Demand:
-    """What a request asks of a model."""
-
-    model: Model
-    options: dict[str, RunnerOption]
-    keep_alive: int | float | str | None = None
-    ttl_s: float | None = None
-    priority: Priority = Priority.MEDIUM
 
 
 @dataclass(slots=True)
@@ -171,6 +161,16 @@ class Engine:
         event = UnloadRequested(next(self._ids), model.runner)
         await self._answered(event, Ticket(self._loop.create_future(), model))
 
+    async def keep(self, model: Model, keep_alive: int | float | str | None = None) -> None:
+        """Have Ollama keep the model, which is in memory, so long; a pinned one for ever.
+
+        Raises UpstreamRefused, UpstreamUnreachable.
+        """
+        occupant = self._scheduler.host.occupant(model.runner)
+        if occupant is not None and not occupant.in_transition:
+            spec = self._catalog.load_spec(model, dict(occupant.key.options), keep_alive)
+            await self._control.load(spec)
+
     async def _answered(self, event: Arrived | LoadRequested | UnloadRequested, ticket: Ticket) -> None:
         if not self.reachable:
             await self.probe()  # it may be back since the watcher last looked
@@ -211,6 +211,12 @@ class Engine:
             before.clear()
             self._observer.upstream(reachable)
             self.submit(UpstreamUp() if reachable else UpstreamDown())
+
+    def treat_afresh(self, limits: Limits | None = None) -> None:
+        """What is wanted of the models has changed; new limits if there are any."""
+        known = ((r.key, self._catalog.serving(r.key.runner)) for r in self.residencies())
+        profiles = [Sighting(key, self._catalog.profile(serving[0], key)) for key, serving in known if serving]
+        self.submit(ConfigChanged(limits or self._scheduler.host.limits, tuple(profiles)))
 
     def shutdown(self, grace_s: float) -> None:
         self.submit(Shutdown(self._loop.time() + grace_s))

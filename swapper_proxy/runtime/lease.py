@@ -3,7 +3,8 @@
 from typing import Self
 
 from swapper_proxy.core.events import Finished
-from swapper_proxy.runtime.engine import Demand, Engine
+from swapper_proxy.runtime.engine import Engine
+from swapper_proxy.runtime.model import Demand
 
 
 class Lease:

@@ -14,17 +14,27 @@ HELD = (State.RESIDENT, State.DRAINING, State.UNLOADING)
 
 @dataclass(slots=True)
 class Residence:
-    """When a runner was in memory.  Times are seconds since the epoch; `total_s` is of residencies that are over."""
+    """When a runner was in memory.  Times are seconds since the epoch; `total_s` is of residencies that are over.
+
+    `since` is when the present residency began, None if there is none: on the monotonic clock, since the other one may
+    be set right meanwhile, and what is added up is kept for ever.
+    """
 
     loaded_at: float | None = None
     unloaded_at: float | None = None
     total_s: float = 0.0
-    held: bool = False
+    since: float | None = None
     failed: bool = False  # the last load did
 
-    def uptime_s(self, now: float) -> float:
+    @property
+    def uptime_s(self) -> float:
         """How long the present residency has lasted; 0 if there is none."""
-        return now - self.loaded_at if self.held and self.loaded_at is not None else 0.0
+        return 0.0 if self.since is None else time.monotonic() - self.since
+
+    @property
+    def uptime_total_s(self) -> float:
+        """All residencies together, the present one included."""
+        return self.total_s + self.uptime_s
 
 
 @dataclass(slots=True)
@@ -88,13 +98,12 @@ class Ledger:
     def changed(self, change: Changed) -> None:
         """A runner changed its state."""
         residence = self._residences[change.key.runner]
-        now, holds = time.time(), change.state in HELD
-        if holds and not residence.held:
-            residence.loaded_at, residence.unloaded_at, residence.failed = now, None, False
-        elif residence.held and not holds:
-            residence.total_s += residence.uptime_s(now)
-            residence.unloaded_at = now
-        residence.held = holds
+        holds = change.state in HELD
+        if holds and residence.since is None:
+            residence.loaded_at, residence.unloaded_at, residence.since = time.time(), None, time.monotonic()
+        elif residence.since is not None and not holds:
+            residence.total_s = residence.uptime_total_s
+            residence.unloaded_at, residence.since = time.time(), None
         residence.failed = change.state is State.ABSENT and change.cause is Cause.FAILED
 
     def count(self, model: str, endpoint: str, status: int, usage: Usage) -> None:
@@ -120,5 +129,4 @@ class Ledger:
 
     def uptimes_s(self) -> dict[str, float]:
         """By runner: all its residencies, the present and the past ones included."""
-        now = time.time()
-        return {runner: r.total_s + r.uptime_s(now) for runner, r in self._residences.items()}
+        return {runner: residence.uptime_total_s for runner, residence in self._residences.items()}

@@ -89,3 +89,14 @@ class Meaning:
     def elsewhere(self) -> bool:
         """Whether it is known to be of a model that runs on somebody else's machine."""
         return self.model.remote if self.model else is_cloud(self.spelling)
+
+
+@dataclass(slots=True)
+class Demand:
+    """What a request asks of a model."""
+
+    model: Model
+    options: dict[str, RunnerOption]
+    keep_alive: int | float | str | None = None
+    ttl_s: float | None = None
+    priority: Priority = Priority.MEDIUM

@@ -5,10 +5,12 @@ import logging
 from typing import Self
 
 from swapper_proxy.config import Settings
+from swapper_proxy.config.keep_alive import KeepAlive, divided
 from swapper_proxy.core.errors import Rejected
 from swapper_proxy.core.types import Cause, Priority
 from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.engine import Engine
+from swapper_proxy.runtime.model import Model
 from swapper_proxy.runtime.ports import UpstreamRefused, UpstreamUnreachable
 
 log = logging.getLogger(__name__)
@@ -17,14 +19,18 @@ log = logging.getLogger(__name__)
 KEEP_FIRST_S = 5.0
 KEEP_MOST_S = 60.0
 
+# What Ollama gives a model that nobody gives a time, unless its OLLAMA_KEEP_ALIVE says otherwise.  It has to be told: a
+# call without a time leaves a runner the one it has.
+OLLAMA_KEEP_ALIVE = "5m"
+
 
 class Standby:
     """A background task; `async with` it.  Its loads wait like everybody's, with the lowest priority."""
 
     def __init__(self, settings: Settings, catalog: Catalog, engine: Engine) -> None:
         self._swapper = settings.swapper
-        self._pinned = [name for name, model in settings.models.items() if model.pinned]
-        wanted = [*self._pinned, *(name for name, m in settings.models.items() if m.preload and not m.pinned)]
+        pinned = [name for name, model in settings.models.items() if model.pinned]
+        wanted = [*pinned, *(name for name, m in settings.models.items() if m.preload and not m.pinned)]
         default = settings.swapper.default_model
         self._at_start = wanted if default is None or default in wanted else [*wanted, default]
         self._catalog = catalog
@@ -37,6 +43,35 @@ class Standby:
     async def __aexit__(self, *_: object) -> None:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
+
+    async def pin(self, model: Model) -> None:
+        """Load the model and keep it until the proxy starts again.  Raises Rejected: then it is not pinned."""
+        was_there, was_pinned = self._engine.is_resident(model), self._catalog.is_pinned(model)
+        self._pin(model, True)
+        try:
+            await self._engine.load(model)
+        except Rejected:
+            self._pin(model, was_pinned)
+            raise
+        if was_there:
+            await self._keep(model)
+
+    async def unpin(self, model: Model) -> None:
+        """It may go again, when another needs its room or a time to live is over."""
+        self._catalog.pin(model, False)
+        keep_alive, _ = divided(self._catalog.keep_alive(model, None))
+        await self._keep(model, keep_alive or OLLAMA_KEEP_ALIVE)  # while it surely stays: else it might be loaded anew
+        self._engine.treat_afresh()
+
+    def _pin(self, model: Model, pinned: bool) -> None:
+        self._catalog.pin(model, pinned)
+        self._engine.treat_afresh()
+
+    async def _keep(self, model: Model, keep_alive: KeepAlive | None = None) -> None:
+        try:
+            await self._engine.keep(model, keep_alive)
+        except (UpstreamUnreachable, UpstreamRefused) as error:
+            log.warning("Ollama was not told how long to keep it: %s", error, extra={"model": model.name})
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -55,10 +90,10 @@ class Standby:
     async def _keep_pinned(self) -> None:
         """Ollama may have been away for a moment, or somebody unloaded one there."""
         pause_s = KEEP_FIRST_S
-        while self._pinned:
+        while True:
             await asyncio.sleep(pause_s)
             await self._engine.up.wait()
-            there = [await self._load(name, Cause.PRELOAD) for name in self._pinned]
+            there = [await self._load(name, Cause.PRELOAD) for name in self._catalog.treatment.pinned]
             pause_s = KEEP_FIRST_S if all(there) else min(2 * pause_s, KEEP_MOST_S)
 
     async def _bring_back_the_default(self) -> None:

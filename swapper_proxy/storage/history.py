@@ -7,10 +7,12 @@ file is said once in the log, and from then on nothing is kept.
 
 import asyncio
 import logging
+import os
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -22,12 +24,12 @@ from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.runtime.ledger import Past
 from swapper_proxy.runtime.ports import ProblemRecord, RequestRecord, StateRecord, SwapRecord
 from swapper_proxy.storage import reading
-from swapper_proxy.storage.schema import DROPPED, NewerFile, opened, transaction, trim
+from swapper_proxy.storage.schema import NewerFile, end_states, opened, transaction, trim
 
 log = logging.getLogger(__name__)
 
 MOST_WAITING = 20_000  # records
-MOST_READING = 2  # at once: a long period takes seconds, and others need the threads, too
+MOST_READING = 2  # at once: a long period takes seconds, also when its client has left
 # Together less than the second that may be lost.
 BATCH_S = 0.5
 UPTIMES_S = 0.4
@@ -45,20 +47,18 @@ TOTAL = """
     generated_tokens = generated_tokens + excluded.generated_tokens,
     generated_timed = generated_timed + excluded.generated_timed, generation_s = generation_s + excluded.generation_s
 """
-# What was in memory when nobody looked any more.  After a kill that is the time of the last record.
-UNSEEN = """
-    INSERT INTO states SELECT NULL, ?, model, 'unloaded', 'observed' FROM states
-    WHERE id IN (SELECT max(id) FROM states GROUP BY model) AND state != 'unloaded'
+UPTIME = """
+    INSERT INTO uptimes VALUES (?, ?, ?) ON CONFLICT (runner) DO UPDATE SET
+    total_s = total_s + excluded.total_s, until = excluded.until
 """
-LATEST = f"SELECT max({', '.join(f'ifnull((SELECT max(time) FROM {table}), 0)' for table in DROPPED)})"
-UPTIME = "INSERT INTO uptimes VALUES (?, ?) ON CONFLICT (runner) DO UPDATE SET total_s = total_s + excluded.total_s"
 
 
 class Uptime(NamedTuple):
-    """So many seconds more in memory."""
+    """So many seconds more in memory, until then."""
 
     runner: str
     seconds: float
+    until: float
 
 
 Answer = TypeVar("Answer")
@@ -72,10 +72,11 @@ class History:
         self._kept = kept
         self._path = Path(kept.path or "")
         self._db: sqlite3.Connection | None = None
+        self._file: os.stat_result | None = None
         self._queue = SimpleQueue[Record]()
         self._closing = threading.Event()
         self._writer = threading.Thread(target=self._write_all, name="history", daemon=True)
-        self._readers = asyncio.Semaphore(MOST_READING)
+        self._readers = ThreadPoolExecutor(MOST_READING, thread_name_prefix="history-reader")
         self._lost = False
         self._counted: dict[str, float] = {}  # the uptimes that are in the queue or the file
         self._watching: asyncio.Task[None] | None = None
@@ -94,8 +95,9 @@ class History:
     def _open(self) -> None:
         try:
             self._db = opened(self._path)
-            self._db.execute(UNSEEN, self._db.execute(LATEST).fetchone())
-            self.past = reading.past(self._db)
+            self._file = self._path.stat()
+            self.past = reading.past(self._db)  # also if nothing more can be written
+            end_states(self._db)
             self.off = ""
         except NewerFile as error:
             raise ConfigError(f"history.path: {error}; update, move it away or say history: off") from None
@@ -105,14 +107,17 @@ class History:
             self._give_up(error)
 
     async def __aexit__(self, *_: object) -> None:
+        self._readers.shutdown(wait=False, cancel_futures=True)
         if self._watching is not None:
             self._watching.cancel()
             with suppress(asyncio.CancelledError):
                 await self._watching
         if self._writer.is_alive():
             self._closing.set()
-            self._queue.put(Uptime("", 0.0))  # wakes it
+            self._queue.put(Uptime("", 0.0, 0.0))  # wakes it
             await asyncio.to_thread(self._writer.join, CLOSE_S)
+            if self._writer.is_alive():
+                log.warning("history: the file is locked or the disk too slow; what happened last is not kept")
 
     def watch(self, uptimes_s: Callable[[], dict[str, float]]) -> None:
         """Keep the uptimes, too (see runtime.ledger); read on the event loop, also at the end."""
@@ -129,7 +134,7 @@ class History:
     def _grown(self, uptimes_s: dict[str, float]) -> None:
         for runner, seconds in uptimes_s.items():
             more = seconds - self._counted.get(runner, 0.0)
-            if more > 0 and self._put(Uptime(runner, more)):
+            if more > 0 and self._put(Uptime(runner, more, time.time())):
                 self._counted[runner] = seconds
 
     # Recorder
@@ -171,8 +176,7 @@ class History:
         if self.off:
             raise ProxyError(404, "history_off", self.off)
         try:
-            async with self._readers:
-                return await asyncio.to_thread(read)
+            return await asyncio.get_running_loop().run_in_executor(self._readers, read)
         except (sqlite3.Error, OSError, NewerFile) as error:
             raise ProxyError(503, "history_unavailable", f"the history cannot be read: {error}") from error
 
@@ -180,17 +184,21 @@ class History:
 
     def _write_all(self) -> None:
         assert self._db is not None
+        assert self._file is not None
         try:
             trimmed_at = -TRIM_S
             while not self._closing.is_set() or not self._queue.empty():
                 if time.monotonic() - trimmed_at >= TRIM_S:
-                    trim(self._db, time.time(), self._kept.days, self._kept.max_mb * MB)
-                    trimmed_at = time.monotonic()
+                    if not trim(self._db, time.time(), self._kept.days, self._kept.max_mb * MB):
+                        trimmed_at = time.monotonic()
+                    elif self._queue.empty():
+                        continue  # else what waits comes first
                 batch = [self._queue.get()]
                 self._closing.wait(BATCH_S)
                 batch += self._at_hand()
+                if not os.path.samestat(self._path.stat(), self._file):
+                    raise OSError("there is another file now")
                 write(self._db, batch)
-            self._db.execute(UNSEEN, (round(time.time(), 3),))
         except (sqlite3.Error, OSError, ArithmeticError, ValueError) as error:
             self._give_up(error)
         finally:

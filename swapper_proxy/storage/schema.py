@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 BUSY_S = 20.0  # another program may hold the file for so long
+BUSY_AT_START_S = 2.0  # the same at the start, which waits for it
 LOG_BYTES = 4 * 1024 * 1024  # what the write-ahead log is cut down to
 DAY_S = 86_400.0
+PIECE = 5000  # rows of a table, or pages, that are dropped at once: it takes well below the second that may be lost
 
 # AUTOINCREMENT: the ids of what was dropped are never given again, so that paging stays true.
 STEPS: Sequence[str] = (
@@ -40,7 +42,15 @@ STEPS: Sequence[str] = (
     ) WITHOUT ROWID;
     CREATE TABLE uptimes (runner TEXT PRIMARY KEY, total_s REAL NOT NULL) WITHOUT ROWID;
     """,
+    "ALTER TABLE uptimes ADD COLUMN until REAL NOT NULL DEFAULT 0",  # when it was seen in memory last
 )
+# A millisecond, the least that is shown, after what began in the last moment.
+STOPPED = """
+    INSERT INTO states
+    SELECT NULL, round(max(time + 0.001, (SELECT coalesce(max(until), 0) FROM uptimes)), 3), model,
+        'unloaded', 'stopped'
+    FROM states WHERE id IN (SELECT max(id) FROM states GROUP BY model) AND state != 'unloaded'
+"""
 DROPPED = ("requests", "swaps", "states")  # with time; the totals stay
 
 
@@ -51,13 +61,15 @@ class NewerFile(Exception):
 def opened(path: Path, steps: Sequence[str] = STEPS) -> sqlite3.Connection:
     """The file, made or brought up to date where needed.  Raises NewerFile, OSError and sqlite3.Error."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+    db = sqlite3.connect(path, timeout=BUSY_AT_START_S, isolation_level=None, check_same_thread=False)
     try:
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # heeded by a new file only, so before all else
         _refuse_newer(db, path, len(steps))
+        _refuse_foreign(db)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
         _bring_up_to_date(db, path, steps)
+        db.execute(f"PRAGMA busy_timeout = {BUSY_S * 1000:.0f}")
     except BaseException:
         db.close()
         raise
@@ -66,12 +78,18 @@ def opened(path: Path, steps: Sequence[str] = STEPS) -> sqlite3.Connection:
 
 def version(db: sqlite3.Connection) -> int:
     """How many steps the file has behind it."""
-    return int(db.execute("PRAGMA user_version").fetchone()[0])
+    return _figure(db, "user_version")
 
 
 def _refuse_newer(db: sqlite3.Connection, path: Path, known: int) -> None:
     if (found := version(db)) > known:
         raise NewerFile(f"{path} was written by a newer version (its schema is {found}, known is {known})")
+
+
+def _refuse_foreign(db: sqlite3.Connection) -> None:
+    """Nothing is added to the tables of another program."""
+    if db.execute("SELECT 1 FROM sqlite_master, pragma_user_version WHERE user_version = 0").fetchone():
+        raise sqlite3.DatabaseError("it is the database of another program")
 
 
 def _bring_up_to_date(db: sqlite3.Connection, path: Path, steps: Sequence[str]) -> None:
@@ -97,26 +115,39 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
     db.execute("COMMIT")
 
 
-def trim(db: sqlite3.Connection, now: float, days: int, max_bytes: int) -> None:
-    """Drop what is older than so many days; then, while the file takes more, the oldest hundredth of what is left."""
+def end_states(db: sqlite3.Connection) -> None:
+    """What was in memory when the last proxy ended has no end yet: it gets the last moment that is known of that proxy.
+
+    Who loads it again, or finds it still there, begins anew.  A proxy that shares the file and goes on is not known
+    here: of its models the present states end, too.
+    """
     with transaction(db):
-        for table in DROPPED:
-            db.execute(f"DELETE FROM {table} WHERE time < ?", (now - days * DAY_S,))
-    while _bytes(db) > max_bytes and _drop_oldest(db):
-        pass
-    db.executescript("PRAGMA incremental_vacuum")  # `execute` would free one page
+        db.execute(STOPPED)
 
 
-def _drop_oldest(db: sqlite3.Connection) -> bool:
-    """Whether there was anything to drop.  A little at a time: meanwhile nothing is written."""
+def trim(db: sqlite3.Connection, now: float, days: int, max_bytes: int) -> bool:
+    """Drop a little of what is older than so many days; else, if the file takes more, the oldest hundredth.
+
+    Returns whether there may be more to be dropped.  Meanwhile nobody writes, so it is a little at a time.
+    """
+    dropped = _drop(db, f"id IN (SELECT id FROM {{table}} WHERE time < ? LIMIT {PIECE})", now - days * DAY_S)
+    if not dropped and _bytes(db) > max_bytes:
+        dropped = _drop(db, "id <= (SELECT min(id) + (max(id) - min(id)) / 100 FROM {table})")
+    db.executescript(f"PRAGMA incremental_vacuum({PIECE})")  # `execute` would free one page
+    return dropped or _figure(db, "freelist_count") > 0
+
+
+def _drop(db: sqlite3.Connection, condition: str, *values: float) -> bool:
+    """Whether there was anything to drop."""
     with transaction(db):
-        oldest = "SELECT min(id) + (max(id) - min(id)) / 100 FROM"
-        return sum(db.execute(f"DELETE FROM {t} WHERE id <= ({oldest} {t})").rowcount for t in DROPPED) > 0
+        deletes = (f"DELETE FROM {table} WHERE {condition.format(table=table)}" for table in DROPPED)
+        return sum(db.execute(delete, values).rowcount for delete in deletes) > 0
 
 
 def _bytes(db: sqlite3.Connection) -> int:
     """What the pages in use take."""
-    pages, free, size = (
-        db.execute(f"PRAGMA {what}").fetchone()[0] for what in ("page_count", "freelist_count", "page_size")
-    )
-    return int((pages - free) * size)
+    return (_figure(db, "page_count") - _figure(db, "freelist_count")) * _figure(db, "page_size")
+
+
+def _figure(db: sqlite3.Connection, name: str) -> int:
+    return int(db.execute(f"PRAGMA {name}").fetchone()[0])

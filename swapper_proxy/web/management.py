@@ -16,6 +16,7 @@ from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.engine import Engine
 from swapper_proxy.runtime.model import Model
 from swapper_proxy.runtime.ports import Header, UpstreamUnreachable
+from swapper_proxy.runtime.standby import Standby
 from swapper_proxy.web import console, history, openapi, parameters, schemas, shapes
 from swapper_proxy.web.dialects import Dialect, rendered
 from swapper_proxy.web.events import PATH as EVENTS
@@ -55,6 +56,7 @@ class Management:
         events: Events,
         past: history.History,
         settings: config.Settings,
+        standby: Standby,
         note: str,
     ) -> None:
         self._board = board
@@ -64,6 +66,7 @@ class Management:
         self._events = events
         self._history = past
         self._settings = settings
+        self._standby = standby
         self._note = note  # what runs behind the proxy, if it is no real Ollama
         self._tasks: set[asyncio.Future[None]] = set()
         self._pages: dict[str, Callable[[web.BaseRequest], Awaitable[Response]]] = {
@@ -77,7 +80,7 @@ class Management:
             "openapi.json": self.described,
         }
         self._named = {"models": self.model, "metrics": self.model_metrics}
-        self._actions = {"load": self.load, "unload": self.unload}
+        self._actions = {"load": self.load, "unload": self.unload, "pin": self.pin, "unpin": self.unpin}
 
     @property
     def routes(self) -> list[openapi.Route]:
@@ -193,6 +196,14 @@ class Management:
     async def unload(self, request: web.BaseRequest, name: str) -> Response:
         model = await self._model(name)
         return await self._done(request, model, self._engine.unload(model), "unloaded")
+
+    async def pin(self, request: web.BaseRequest, name: str) -> Response:
+        model = await self._model(name)
+        return await self._done(request, model, self._standby.pin(model), "pinned")
+
+    async def unpin(self, request: web.BaseRequest, name: str) -> Response:
+        model = await self._model(name)
+        return await self._done(request, model, self._standby.unpin(model), "unpinned")
 
     async def _model(self, name: str) -> Model:
         try:

@@ -48,6 +48,19 @@ def _with(codes: Codes, *reasons: Rejection) -> Codes:
     return found
 
 
+_LOADING = _with(
+    _ACTING,
+    Rejection.UPSTREAM_DOWN,
+    Rejection.LOAD_FAILED,
+    Rejection.SHUTTING_DOWN,
+    Rejection.SWAP_TIMEOUT,
+    Rejection.DRAIN_TIMEOUT,
+    Rejection.QUEUE_TIMEOUT,
+    Rejection.TOO_LARGE,
+    Rejection.PINNED_OUT,
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Operation:
     """A call: what it answers, by status and media type, its errors, its query parameters.
@@ -81,19 +94,19 @@ OPERATIONS: dict[Route, Operation] = {
     ("POST", "/models/{name}/load"): Operation(
         "Load a model once it is its turn",
         _answers(schemas.DoneAnswer, 200, 202),
-        _with(
-            _ACTING,
-            Rejection.UPSTREAM_DOWN,
-            Rejection.LOAD_FAILED,
-            Rejection.SHUTTING_DOWN,
-            Rejection.SWAP_TIMEOUT,
-            Rejection.DRAIN_TIMEOUT,
-            Rejection.QUEUE_TIMEOUT,
-            Rejection.TOO_LARGE,
-            Rejection.PINNED_OUT,
-        ),
+        _LOADING,
         _WAIT,
         passes_on=Rejection.LOAD_FAILED.code,
+    ),
+    ("POST", "/models/{name}/pin"): Operation(
+        "Load a model, and keep it in memory until it is unpinned or the proxy starts again",
+        _answers(schemas.DoneAnswer, 200, 202),
+        _LOADING,
+        _WAIT,
+        passes_on=Rejection.LOAD_FAILED.code,
+    ),
+    ("POST", "/models/{name}/unpin"): Operation(
+        "Let a pinned model go when another needs its room", _answers(schemas.DoneAnswer, 200, 202), _ACTING, _WAIT
     ),
     ("POST", "/models/{name}/unload"): Operation(
         "Unload a model once it has finished what it is answering",

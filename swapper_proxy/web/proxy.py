@@ -12,10 +12,10 @@ from swapper_proxy import config
 from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.core.names import is_plausible
 from swapper_proxy.runtime.catalog import Catalog
-from swapper_proxy.runtime.engine import Demand, Engine
+from swapper_proxy.runtime.engine import Engine
 from swapper_proxy.runtime.lease import Lease
 from swapper_proxy.runtime.ledger import Ledger
-from swapper_proxy.runtime.model import Model
+from swapper_proxy.runtime.model import Demand, Model
 from swapper_proxy.runtime.ports import Body, Header, ProblemRecord, Recorder, Relay, UpstreamUnreachable
 from swapper_proxy.web import endpoints, offered, terms
 from swapper_proxy.web.body import Ambiguous, Fields, Malformed, Pieces, WrongType, named
@@ -235,7 +235,7 @@ class Proxy:
 
     async def _unload(self, exchange: Exchange, endpoint: Endpoint, asked: Asked, model: Model) -> None:
         """`ollama stop`: done by the scheduler, answered as Ollama answers."""
-        if self._catalog.keep_alive_fixed:
+        if self._catalog.treatment.keep_alive_fixed:
             raise ProxyError(403, "keep_alive_fixed", "clients may not unload models here (ignore_client_keep_alive)")
         await self._engine.unload(model)
         now = datetime.now(UTC).isoformat().replace("+00:00", "Z")

@@ -4,7 +4,7 @@ import time
 from datetime import UTC, datetime
 
 from swapper_proxy.core.forecast import Why
-from swapper_proxy.runtime.board import Board, Lane, ModelState, Snapshot, Waiting, uptime_total_s
+from swapper_proxy.runtime.board import Board, Lane, ModelState, Snapshot, Waiting
 from swapper_proxy.runtime.model import Model
 from swapper_proxy.runtime.ports import ProblemRecord, RequestRecord, StateRecord, SwapRecord
 from swapper_proxy.web import schemas
@@ -64,7 +64,7 @@ def described(state: ModelState) -> schemas.ListedModel:
         "waiting": state.waiting,
         "in_flight": state.in_flight,
         "holding": state.holding,
-        "uptime_s": round(state.uptime_s(time.time()), 3),
+        "uptime_s": round(state.residence.uptime_s, 3),
         "request_count": state.totals.requests,
         "tokens_per_second": _rounded(state.totals.tokens_per_second),
     }
@@ -80,14 +80,14 @@ def with_times(state: ModelState) -> schemas.ModelAnswer:
         **described(state),
         "loaded_at": stamp(residence.loaded_at),
         "unloaded_at": stamp(residence.unloaded_at),
-        "total_uptime_seconds": round(uptime_total_s(residence), 3),
+        "total_uptime_seconds": round(residence.uptime_total_s, 3),
     }
 
 
 def measured(state: ModelState) -> schemas.ModelMetrics:
     """An item of GET /metrics, as JSON."""
     residence = state.residence
-    total = uptime_total_s(residence)
+    total = residence.uptime_total_s
     return {
         "model_name": state.name,
         "status": state.status,

@@ -8,8 +8,7 @@ from swapper_proxy.config.keep_alive import divided
 from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.core.types import RUNNER_OPTIONS, Priority, RunnerOption
 from swapper_proxy.runtime.catalog import Catalog
-from swapper_proxy.runtime.engine import Demand
-from swapper_proxy.runtime.model import Model
+from swapper_proxy.runtime.model import Demand, Model
 from swapper_proxy.web.body import Fields
 from swapper_proxy.web.endpoints import Asked, Endpoint
 from swapper_proxy.web.form import Form
@@ -20,7 +19,7 @@ _HIGHEST_FIRST = (Priority.HIGH, Priority.MEDIUM, Priority.LOW)
 
 def demand(catalog: Catalog, endpoint: Endpoint, asked: Asked, model: Model, wished: Priority | None) -> Demand:
     """What the request demands.  /v1 requests cannot carry options: to Ollama they mean the Modelfile's."""
-    options = catalog.options(model, asked.options) if endpoint.native else {}
+    options = catalog.treatment.options(model, asked.options) if endpoint.native else {}
     keep_alive, ttl_s = divided(catalog.keep_alive(model, asked.keep_alive))
     return Demand(model, options, keep_alive, ttl_s, _priority(catalog, model, wished))
 
@@ -45,7 +44,7 @@ def _options(fields: Fields, wanted: Mapping[str, RunnerOption]) -> dict[str, ob
 def wished_priority(headers: Mapping[str, str], catalog: Catalog) -> Priority | None:
     """The priority that the client asks for.  Raises ProxyError if it is none."""
     given = headers.get(PRIORITY)
-    if given is None or catalog.priority_header == "ignore":
+    if given is None or catalog.treatment.priority_header == "ignore":
         return None
     try:
         return Priority(given.strip().lower())
@@ -54,7 +53,7 @@ def wished_priority(headers: Mapping[str, str], catalog: Catalog) -> Priority | 
 
 
 def _priority(catalog: Catalog, model: Model, wished: Priority | None) -> Priority:
-    if wished is None or (catalog.priority_header == "lower" and _is_higher(wished, model.priority)):
+    if wished is None or (catalog.treatment.priority_header == "lower" and _is_higher(wished, model.priority)):
         return model.priority
     return wished
 

@@ -279,6 +279,10 @@ async def test_a_process_that_is_killed_leaves_what_was_shown(
         figures = (await proxy.get("/metrics/first"))[1]
         assert figures["request_count"] == 1
         assert figures["total_uptime_seconds"] > 0
+        states = await kept(proxy, "states", 4, "?model=first")
+        assert [(s["state"], s["cause"]) for s in reversed(states)] == [
+            *(("loading", "idle"), ("loaded", "idle"), ("unloaded", "stopped"), ("loaded", "observed"))
+        ]
 
 
 async def test_a_full_disk_costs_only_the_history(

@@ -32,6 +32,8 @@ SERVED = {
     ("GET", "/models/{name}"),
     ("POST", "/models/{name}/load"),
     ("POST", "/models/{name}/unload"),
+    ("POST", "/models/{name}/pin"),
+    ("POST", "/models/{name}/unpin"),
     ("GET", "/metrics"),
     ("GET", "/metrics/{name}"),
     ("GET", "/config"),
@@ -171,7 +173,7 @@ async def test_what_is_served_is_described_and_what_is_described_is_served(fast:
     served = (await fast.get("/openapi.json"))[1]
     openapi_spec_validator.validate(served)
     assert {(method.upper(), path) for path, methods in served["paths"].items() for method in methods} == SERVED
-    for method, path in SERVED:
+    for method, path in sorted(SERVED, reverse=True):  # an unload comes before the pin
         async with fast.session.request(method, fast.url + path.format(name="first")) as answer:
             assert answer.status == 200
 
@@ -296,6 +298,8 @@ async def one_event(stream: aiohttp.ClientResponse) -> tuple[str, Any]:
         ("load", "gone", 409, "model_missing"),
         ("unload", "x:cloud", 409, "model_remote"),
         ("unload", "nobody", 404, "model_not_found"),
+        ("pin", "nobody", 404, "model_not_found"),
+        ("unpin", "x:cloud", 409, "model_remote"),
     ],
 )
 async def test_refused_actions(fast: Client, action: str, name: str, status: int, code: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from swapper_proxy.runtime.ports import RequestRecord, StateRecord, SwapRecord, Usage
 from swapper_proxy.storage.history import Uptime, write
 from swapper_proxy.storage.reading import page, past, recorded, usage
-from swapper_proxy.storage.schema import DAY_S, STEPS, NewerFile, opened, transaction, trim, version
+from swapper_proxy.storage.schema import DAY_S, PIECE, STEPS, NewerFile, end_states, opened, transaction, trim, version
 
 NOW = 1_764_000_000.0
 
@@ -65,7 +65,7 @@ def test_a_step_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
 def test_a_transaction_is_all_or_nothing(tmp_path: Path) -> None:
     with closing(opened(tmp_path / "h.sqlite")) as db:
         with pytest.raises(sqlite3.IntegrityError), transaction(db):
-            db.executemany("INSERT INTO uptimes VALUES (?, ?)", [("a", 1), ("a", 2)])
+            db.executemany("INSERT INTO uptimes VALUES (?, ?, 0)", [("a", 1), ("a", 2)])
         assert past(db).uptime_s == {}
 
 
@@ -82,16 +82,27 @@ def test_a_full_disk_keeps_what_was_there(tmp_path: Path) -> None:
 def test_what_is_old_is_dropped(tmp_path: Path) -> None:
     with closing(opened(tmp_path / "h.sqlite")) as db:
         write(db, [make(NOW - days * DAY_S) for make in (request, swap, state) for days in (40, 8, 6, 0)])
-        trim(db, NOW, days=7, max_bytes=10**9)
+        while trim(db, NOW, days=7, max_bytes=10**9):
+            pass
         assert numbers(db) == [2, 2, 2]
         assert past(db).totals["a"].requests == 4
+
+
+def test_much_is_dropped_a_little_at_a_time(tmp_path: Path) -> None:
+    with closing(opened(tmp_path / "h.sqlite")) as db:
+        write(db, [request(NOW - 8 * DAY_S)] * (2 * PIECE + 1))
+        left = []
+        while trim(db, NOW, days=7, max_bytes=10**9):
+            left.append(numbers(db)[0])
+    assert left[:3] == [PIECE + 1, 1, 0]
 
 
 def test_of_too_much_the_oldest_is_dropped_and_the_file_shrinks(tmp_path: Path) -> None:
     file = tmp_path / "h.sqlite"
     with closing(opened(file)) as db:
         write(db, [request(NOW + number) for number in range(5000)] + [swap(), state()])
-        trim(db, NOW, days=7, max_bytes=200_000)
+        while trim(db, NOW, days=7, max_bytes=200_000):
+            pass
         kept = numbers(db)[0]
         assert 500 < kept < 4000
         newest, following = page(file, "requests", {}, kept)
@@ -104,7 +115,8 @@ def test_a_size_that_nothing_fits_ends(tmp_path: Path) -> None:
     file = tmp_path / "h.sqlite"
     with closing(opened(file)) as db:
         write(db, [request(), request(), swap()])
-        trim(db, NOW, days=7, max_bytes=1)
+        while trim(db, NOW, days=7, max_bytes=1):
+            pass
         assert numbers(db) == [0, 0, 0]
         write(db, [request()])
         assert page(file, "requests", {}, 10)[0][0]["id"] == 3  # none is given twice
@@ -112,14 +124,35 @@ def test_a_size_that_nothing_fits_ends(tmp_path: Path) -> None:
 
 def test_totals_and_uptimes_add_up(tmp_path: Path) -> None:
     with closing(opened(tmp_path / "h.sqlite")) as db:
-        write(db, [request(), request(), request(model="b"), Uptime("w", 1.5)])
-        write(db, [request(), Uptime("w", 2.0), Uptime("v", 0.0)])
+        write(db, [request(), request(), request(model="b"), Uptime("w", 1.5, NOW)])
+        write(db, [request(), Uptime("w", 2.0, NOW + 2), Uptime("v", 0.0, NOW)])
         was = past(db)
     totals = was.totals["a"]
     assert (totals.requests, totals.prompt_tokens, totals.generated_tokens) == (3, 9, 12)
     assert totals.tokens_per_second == 2.0
     assert was.totals["b"].requests == 1
     assert was.uptime_s == {"w": 3.5}
+
+
+def test_what_was_in_memory_at_the_end_of_a_proxy_is_so_no_longer(tmp_path: Path) -> None:
+    file = tmp_path / "h.sqlite"
+    stays = [
+        ("gone", 0, "loaded"),
+        ("a", 1, "loading"),
+        ("a", 2, "loaded"),
+        ("gone", 3, "unloaded"),
+        ("b", 9, "loading"),
+    ]
+    with closing(opened(file)) as db:
+        write(db, [StateRecord(NOW + later, model, state, "idle") for model, later, state in stays])
+        write(db, [Uptime("w", 5.0, NOW + 7), Uptime("v", 1.0, NOW + 3)])
+        for _ in range(2):  # the second time there is nothing to be done
+            end_states(db)
+    ends = [row for row in page(file, "states", {}, 100)[0] if row["cause"] == "stopped"]
+    assert sorted((row["model"], row["state"], row["time"]) for row in ends) == [
+        ("a", "unloaded", "2025-11-24T16:00:07.000+00:00"),
+        ("b", "unloaded", "2025-11-24T16:00:09.001+00:00"),
+    ]
 
 
 def test_absurd_counts_cost_nothing_else(tmp_path: Path) -> None:

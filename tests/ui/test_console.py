@@ -94,6 +94,19 @@ async def test_a_model_is_loaded_and_unloaded_by_click(browser: Browser, proxy: 
         assert await proxy.state("team/second:v1") == "unloaded"
 
 
+async def test_a_model_is_pinned_and_unpinned_by_click(browser: Browser, proxy: Client) -> None:
+    async with console(browser, proxy.url) as page:
+        await button(page, "Pin", "first").click()
+        await expect(row(page, "first").locator(".pin")).to_have_text("pinned")
+        await expect(row(page, "first").locator(".state")).to_have_text("loaded")
+        await expect(button(page, "Unload", "first")).to_have_attribute("aria-disabled", "true")
+        await button(page, "Unpin", "first").click()
+        await expect(button(page, "Pin", "first")).to_be_visible()
+        await expect(row(page, "first").locator(".pin")).to_have_text("")
+        await button(page, "Unload", "first").click()
+        await expect(row(page, "first").locator(".state")).to_have_text("unloaded")
+
+
 async def test_a_model_is_loaded_by_keyboard_and_the_focus_stays(browser: Browser, proxy: Client) -> None:
     async with console(browser, proxy.url) as page:
         await page.keyboard.press("Tab")
@@ -109,7 +122,7 @@ async def test_a_model_is_loaded_by_keyboard_and_the_focus_stays(browser: Browse
     ("action", "model", "why"),
     [
         ("Load", "gone", "Ollama does not have it"),
-        ("Unload", "kept", "it is pinned in the configuration"),
+        ("Unload", "kept", "it is pinned"),
         ("Unload", "first", "it is unloaded"),
     ],
 )

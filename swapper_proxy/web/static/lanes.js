@@ -5,7 +5,7 @@ import { epoch } from "./format.js";
 const PHASES = { loading: "loading", loaded: "holding", draining: "draining", unloading: "draining" };
 // What a model was before the first thing that is known of it.  One that is loaded need not have been loading before: it
 // may have been found in memory.
-const BEFORE = { draining: "loaded", unloading: "loaded" };
+const BEFORE = { draining: "loaded", unloading: "loaded", unloaded: "loaded" };
 // Requests so close to each other are kept as one: it is less than a pixel of the shortest time that is shown.
 const GAP_S = 0.25;
 
@@ -26,7 +26,7 @@ export class Lanes {
   // A model as it is now; only what differs from what is known is new.
   observe(model, now) {
     const points = list(this.points, model.name);
-    if (points.at(-1)?.state !== model.status) {
+    if ((points.at(-1)?.state ?? "unloaded") !== model.status) {
       const earlier = !points.length && model.status === "loaded" ? model.since : null;
       this.state(model.name, earlier ?? now, model.status);
     }

@@ -8,7 +8,7 @@ import { now } from "./store.js";
 const COLUMNS = ["Model", "State", "Size", "Priority", "Uptime", "Requests", "Tokens/s", "Actions"];
 const NUMBERS = ["Size", "Uptime", "Requests", "Tokens/s"];
 const MANY = 12; // more are shown by the choice of the reader
-const DONE = { load: "is being loaded", unload: "is being unloaded" };
+const DONE = { load: "is being loaded", unload: "is being unloaded", pin: "is being pinned", unpin: "is no longer pinned" };
 
 export const isIn = (model) => ["loading", "loaded", "draining", "unloading"].includes(model.status);
 
@@ -16,8 +16,9 @@ export const isIn = (model) => ["loading", "loaded", "draining", "unloading"].in
 function hindrance(model, action) {
   if (model.remote) return "it runs elsewhere";
   if (model.status === "missing") return "Ollama does not have it";
+  if (action === "pin" || action === "unpin") return "";
   if (action === "load") return ["loaded", "loading"].includes(model.status) ? `it is ${model.status}` : "";
-  if (model.pinned) return "it is pinned in the configuration";
+  if (model.pinned) return "it is pinned";
   return ["unloaded", "error", "unloading"].includes(model.status) ? `it is ${model.status}` : "";
 }
 
@@ -52,9 +53,17 @@ async function clicked(store, button, name, action) {
   }
 }
 
-function button(store, name, action, label) {
-  return h("button", { type: "button", "data-action": action, "aria-label": `${label} ${name}`,
-    onclick: (event) => clicked(store, event.currentTarget, name, action) }, label);
+function button(store, name, action) {
+  const element = h("button", { type: "button", onclick: (event) => clicked(store, event.currentTarget, name, event.currentTarget.dataset.action) });
+  setAction(element, name, action);
+  return element;
+}
+
+function setAction(element, name, action) {
+  const label = action[0].toUpperCase() + action.slice(1);
+  attribute(element, "data-action", action);
+  attribute(element, "aria-label", `${label} ${name}`);
+  text(element, label);
 }
 
 function create(store, model) {
@@ -64,7 +73,7 @@ function create(store, model) {
   return h("tr", { role: "row", "data-model": model.name },
     h("th", { scope: "row", role: "rowheader" }, h("span", { class: "name" }), h("small"), h("span", { class: "pin" }), h("p", { class: "message" })),
     cells,
-    h("td", { role: "cell", class: "actions" }, button(store, model.name, "load", "Load"), button(store, model.name, "unload", "Unload")));
+    h("td", { role: "cell", class: "actions" }, ["load", "unload", "pin"].map((action) => button(store, model.name, action))));
 }
 
 function update(store, row, model) {
@@ -83,7 +92,9 @@ function update(store, row, model) {
   drawUptime(uptime, model);
   text(requests, compact(model.request_count ?? 0));
   text(tokens, rate(model.tokens_per_second));
-  for (const element of row.querySelectorAll("button")) {
+  const buttons = row.querySelectorAll("button");
+  setAction(buttons[2], model.name, model.pinned ? "unpin" : "pin");
+  for (const element of buttons) {
     const reason = hindrance(model, element.dataset.action);
     attribute(element, "aria-disabled", reason ? "true" : null);
     attribute(element, "title", reason || null);

@@ -1,0 +1,85 @@
+"""Pins set and lifted by hand, on the real Ollama."""
+
+import asyncio
+
+import pytest
+
+from swapper_proxy.config import MaxWait, Model
+from tests.e2e.conftest import Client, at_rest, busy, configured, is_in, waits
+from tests.e2e.test_keep_alive import stays_for
+
+MODELS = {name: Model(path=f"ollama:{name}", size_gb=1) for name in ("alpha", "beta")}
+PINNED_OUT = "pinned models leave no room for the model with these runner options"
+
+
+async def pinned(proxy: Client, model: str) -> bool:
+    return (await proxy.get(f"/models/{model}"))[1]["pinned"]
+
+
+async def test_a_model_is_loaded_and_stays(ollama: Client) -> None:
+    async with configured(ollama, MODELS) as proxy:
+        done = {"status": "success", "model": "alpha", "message": "Model alpha pinned"}
+        assert await proxy.post("/models/alpha/pin") == (200, done)
+        assert (await proxy.state("alpha"), await pinned(proxy, "alpha")) == ("loaded", True)
+        assert await stays_for(ollama) > 1e6
+        assert await proxy.generate("beta") == (507, {"error": PINNED_OUT})
+        assert (await proxy.post("/models/alpha/unload"))[0] == 409
+
+
+async def test_one_that_is_there_stays_from_then_on(ollama: Client) -> None:
+    async with configured(ollama, MODELS) as proxy:
+        await proxy.generate("alpha", keep_alive="2m")
+        assert await stays_for(ollama) <= 120
+        assert (await proxy.post("/models/alpha/pin"))[0] == 200
+        assert await stays_for(ollama) > 1e6
+        assert await proxy.metric("swapper_load_seconds_count") == 1
+        assert await proxy.post("/models/alpha/unpin") == (
+            200,
+            {"status": "success", "model": "alpha", "message": "Model alpha unpinned"},
+        )
+        assert await stays_for(ollama) <= 300
+        assert (await proxy.generate("beta"))[0] == 200
+        assert (await proxy.state("alpha"), await pinned(proxy, "alpha")) == ("unloaded", False)
+
+
+async def test_one_that_drains_need_not_go(ollama: Client) -> None:
+    async with configured(ollama, MODELS, max_wait=MaxWait(0.01, 0.01, 0.01)) as proxy:
+        async with busy(proxy, "alpha"):
+            asking = asyncio.create_task(proxy.generate("beta"))
+            await is_in(proxy, "alpha", "draining")
+            assert (await proxy.post("/models/alpha/pin"))[0] == 200
+            assert await proxy.state("alpha") == "loaded"
+            assert await asking == (507, {"error": PINNED_OUT})
+        await at_rest(proxy)
+        assert await proxy.state("alpha") == "loaded"
+
+
+async def test_those_who_wait_hear_that_they_wait_in_vain(ollama: Client) -> None:
+    async with configured(ollama, MODELS) as proxy, busy(proxy, "alpha"):
+        asking = asyncio.create_task(proxy.generate("beta"))
+        await waits(proxy, 1)
+        assert (await proxy.post("/models/alpha/pin"))[0] == 200
+        assert await asking == (507, {"error": PINNED_OUT})
+
+
+async def test_what_cannot_be_loaded_is_not_pinned(ollama: Client) -> None:
+    async with configured(ollama, MODELS) as proxy:
+        await proxy.post("/models/alpha/pin")
+        status, answer = await proxy.post("/models/beta/pin")
+        assert (status, answer["error"]["code"]) == (507, "pinned_out")
+        assert (await pinned(proxy, "alpha"), await pinned(proxy, "beta")) == (True, False)
+        assert (await proxy.generate("alpha"))[0] == 200
+
+
+@pytest.mark.parametrize("action", ["pin", "unpin"])
+async def test_what_is_not_there(ollama: Client, action: str) -> None:
+    async with configured(ollama, MODELS) as proxy:
+        status, answer = await proxy.post(f"/models/never-heard-of/{action}")
+        assert (status, answer["error"]["code"]) == (404, "model_not_found")
+
+
+async def test_at_once(ollama: Client) -> None:
+    async with configured(ollama, MODELS) as proxy:
+        assert (await proxy.post("/models/alpha/pin?wait=false"))[0] == 202
+        await is_in(proxy, "alpha", "loaded")
+        assert await pinned(proxy, "alpha")
