@@ -81,6 +81,7 @@ async def work(proxy: Client, ollama: Client) -> None:
     await leaves(leaving)
     assert (await proxy.generate("broken"))[0] in (500, 503)
     assert (await proxy.generate("far:cloud"))[0] == 200
+    assert (await proxy.generate("alpha"))[0] == 200  # and stays
     await at_rest(proxy)
 
 

@@ -32,6 +32,7 @@ SIMULATED = [
     SimulatedModel("gamma", load_s=0.05, embedding_only=True),
     SimulatedModel("broken", load_s=0.05, broken=True),
     SimulatedModel("hostile", load_s=0.05, tokens_per_second=0),
+    SimulatedModel("talker", load_s=0.05, tokens_per_second=5, parameters={"num_predict": 5000}),
 ]
 
 
@@ -212,10 +213,10 @@ async def test_a_name_is_shown_as_the_text_it_is(browser: Browser, proxy: Client
 
 async def test_a_prompt_is_answered_as_it_comes_and_can_be_stopped(browser: Browser, proxy: Client) -> None:
     async with console(browser, proxy.url) as page:
-        await page.get_by_label("Model", exact=True).select_option("first")
+        await page.get_by_label("Model", exact=True).select_option("talker:latest")
         await page.get_by_label("Prompt", exact=True).fill("Why is the sky blue?")
         await page.get_by_role("button", name="Send").click()
-        await expect(page.locator("#prompt .note")).to_contain_text("first answers")
+        await expect(page.locator("#prompt .note")).to_contain_text("talker:latest answers")
         await expect(page.locator(".answer")).not_to_be_empty()
         await page.get_by_role("button", name="Stop").click()
         await expect(page.locator("#prompt .note")).to_have_text("Stopped.")
