@@ -28,21 +28,30 @@ class Standby:
     """A background task; `async with` it.  Its loads wait like everybody's, with the lowest priority."""
 
     def __init__(self, settings: Settings, catalog: Catalog, engine: Engine) -> None:
+        self._catalog = catalog
+        self._engine = engine
+        self._want(settings)
+
+    def _want(self, settings: Settings) -> None:
         self._swapper = settings.swapper
         pinned = [name for name, model in settings.models.items() if model.pinned]
         wanted = [*pinned, *(name for name, m in settings.models.items() if m.preload and not m.pinned)]
         default = settings.swapper.default_model
         self._at_start = wanted if default is None or default in wanted else [*wanted, default]
-        self._catalog = catalog
-        self._engine = engine
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run())
+        self._task = asyncio.create_task(self._run(self._at_start))
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
+
+    async def configure(self, settings: Settings) -> None:
+        """Other settings hold from now on.  The pinned models are asked for; what was only for the start is not."""
+        await self.__aexit__()
+        self._want(settings)
+        self._task = asyncio.create_task(self._run(list(self._catalog.treatment.pinned)))
 
     async def pin(self, model: Model) -> None:
         """Load the model and keep it until the proxy starts again.  Raises Rejected: then it is not pinned."""
@@ -73,19 +82,20 @@ class Standby:
         except (UpstreamUnreachable, UpstreamRefused) as error:
             log.warning("Ollama was not told how long to keep it: %s", error, extra={"model": model.name})
 
-    async def _run(self) -> None:
+    async def _run(self, wanted: list[str]) -> None:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._load_at_start())
+            tasks.create_task(self._load_wanted(wanted))
             tasks.create_task(self._keep_pinned())
             tasks.create_task(self._bring_back_the_default())
 
-    async def _load_at_start(self) -> None:
-        """Of Ollama: it may start after the proxy, and again later."""
+    async def _load_wanted(self, wanted: list[str]) -> None:
+        """These now; and whenever Ollama starts, which may be after the proxy, what is to be there at the start."""
         while True:
             await self._engine.up.wait()
-            for name in self._at_start:
+            for name in wanted:
                 await self._load(name, Cause.PRELOAD)
             await self._engine.down.wait()
+            wanted = self._at_start
 
     async def _keep_pinned(self) -> None:
         """Ollama may have been away for a moment, or somebody unloaded one there."""

@@ -107,6 +107,10 @@ class History:
             self._queue.put(Uptime("", 0.0))  # wakes it
             await asyncio.to_thread(self._writer.join, CLOSE_S)
 
+    def keep(self, kept: Kept) -> None:
+        """So long and so much from now on; the file stays the one it is."""
+        self._kept = kept
+
     def watch(self, uptimes_s: Callable[[], dict[str, float]]) -> None:
         """Keep the uptimes, too (see runtime.ledger); read on the event loop, also at the end."""
         self._watching = asyncio.create_task(self._watch(uptimes_s))
