@@ -98,15 +98,15 @@ class Service:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[str]:
         """It serves at this address, until left: then what is under way may end within `shutdown_grace`."""
-        async with self.engine, self._watcher, AsyncExitStack() as stack:
+        async with self.engine, self._watcher:
             self._history.watch(self._ledger.uptimes_s)
-            url = await stack.enter_async_context(_listening(self._configuration.settings, self._front))
-            await stack.enter_async_context(self._standby)
-            try:
-                yield url
-            finally:
-                self._events.close()
-                self.engine.shutdown(self._configuration.settings.server.shutdown_grace)
+            async with _listening(self._configuration.settings, self._front) as url, self._standby:
+                try:
+                    yield url
+                finally:
+                    self._events.close()
+                    self.engine.shutdown(self._configuration.settings.server.shutdown_grace)
+            await self._standby.hand_back()
 
     async def reload(self) -> None:
         """Read the configuration again and use it from now on.  Raises ConfigError; then all stays as it was."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 from swapper_proxy.config import Swapper
+from swapper_proxy.config.keep_alive import KeepAlive
 from swapper_proxy.core import forecast
 from swapper_proxy.core.commands import (
     Answer,
@@ -161,14 +162,14 @@ class Engine:
         event = UnloadRequested(next(self._ids), model.runner)
         await self._answered(event, Ticket(self._loop.create_future(), model))
 
-    async def keep(self, model: Model, keep_alive: int | float | str | None = None) -> None:
-        """Have Ollama keep the model, which is in memory, so long; a pinned one for ever.
+    async def keep(self, model: Model, keep_alive: KeepAlive) -> None:
+        """Have Ollama keep the model, which is in memory, so long.
 
         Raises UpstreamRefused, UpstreamUnreachable.
         """
         occupant = self._scheduler.host.occupant(model.runner)
         if occupant is not None and not occupant.in_transition:
-            spec = self._catalog.load_spec(model, dict(occupant.key.options), keep_alive)
+            spec = self._catalog.treatment.load_spec(model, dict(occupant.key.options), keep_alive)
             await self._control.load(spec)
 
     async def _answered(self, event: Arrived | LoadRequested | UnloadRequested, ticket: Ticket) -> None:

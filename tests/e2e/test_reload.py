@@ -17,6 +17,7 @@ from swapper_proxy import config
 from swapper_proxy.app import running
 from tests.e2e.conftest import Client, at_rest, busy, is_in, until, waits
 from tests.e2e.process import served
+from tests.e2e.test_keep_alive import stays_for
 
 TWO = {"alpha": {"path": "ollama:alpha", "size_gb": 1}, "beta": {"path": "ollama:beta", "size_gb": 1}}
 
@@ -138,13 +139,15 @@ async def test_during_a_load(proxy: Client, file: File) -> None:
     assert (await proxy.state("lazy"), await loads(proxy)) == ("loaded", 1)
 
 
-async def test_pins_come_and_go(proxy: Client, file: File) -> None:
+async def test_pins_come_and_go(proxy: Client, ollama: Client, file: File) -> None:
     file.write(models={**TWO, "beta": {**TWO["beta"], "pinned": True}})
     await reload(proxy)
     await is_in(proxy, "beta", "loaded")
     assert (await proxy.generate("alpha"))[0] == 507
+    assert await stays_for(ollama) > 1e6
     file.write()
     await reload(proxy)
+    assert await stays_for(ollama) <= 300
     assert (await proxy.generate("alpha"))[0] == 200
 
 
