@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from operator import attrgetter
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 from tests.e2e import conftest as e2e
 from tests.e2e.conftest import Client
 from tests.real.install import find
-from tests.real.models import MODELS
+from tests.real.models import ONE_THREAD
 from tests.real.server import OllamaServer
 
 session, ollama, proxy = e2e.session, e2e.ollama, e2e.proxy  # fixtures
@@ -22,17 +21,11 @@ MESSAGES = [{"role": "user", "content": "Why is the sky blue?"}]
 
 @pytest.fixture(scope="session")
 def ollama_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OllamaServer]:
-    """A real Ollama that holds one model at a time.
-
-    Its models use one thread: where others use the machine too, the long prompts of these clients take a hundred
-    times as long with two, which wait for each other after each layer.
-    """
+    """A real Ollama that holds one model at a time."""
     server = OllamaServer(find(), tmp_path_factory.mktemp("clients"), OLLAMA_MAX_LOADED_MODELS="1")
     server.start()
     try:
-        for name in ("alpha", "beta", "gamma", "alpha-kind", "embedder"):
-            model = MODELS[name]
-            server.create_model(name, replace(model, modelfile=f"{model.modelfile}PARAMETER num_thread 1\n"))
+        server.create(("alpha", "beta", "gamma", "alpha-kind", "embedder"), ONE_THREAD)
         yield server
     finally:
         server.stop()

@@ -7,6 +7,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from tests.real.install import Binary
@@ -47,10 +48,11 @@ class OllamaServer:
         """As a crash: no goodbye, runners included."""
         self._signal(signal.SIGKILL)
 
-    def create(self, names: Iterable[str] = tuple(MODELS)) -> None:
-        """Write the weights of these models and register them."""
+    def create(self, names: Iterable[str] = tuple(MODELS), more: str = "") -> None:
+        """Write the weights of these models and register them, with `more` in their Modelfiles."""
         for name in names:
-            self.create_model(name, MODELS[name])
+            model = MODELS[name]
+            self.create_model(name, replace(model, modelfile=model.modelfile + more))
 
     def create_model(self, name: str, model: Model) -> None:
         """Write its weights and register it."""
