@@ -3,9 +3,11 @@
 import asyncio
 import gc
 import logging
+import os
 import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import msgspec
@@ -19,10 +21,11 @@ from swapper_proxy.ollama.client import OllamaClient
 from swapper_proxy.ollama.simulator import SimulatedModel, Simulator, serving
 from swapper_proxy.runtime.board import Board
 from swapper_proxy.runtime.catalog import Catalog
+from swapper_proxy.runtime.configuration import Configuration
 from swapper_proxy.runtime.engine import Engine
 from swapper_proxy.runtime.ledger import Ledger
 from swapper_proxy.runtime.model import GB
-from swapper_proxy.runtime.ports import UpstreamRefused, UpstreamUnreachable
+from swapper_proxy.runtime.ports import ProblemRecord, UpstreamRefused, UpstreamUnreachable
 from swapper_proxy.runtime.standby import Standby
 from swapper_proxy.runtime.watcher import Watcher
 from swapper_proxy.storage.history import History
@@ -47,6 +50,87 @@ SIMULATED_LOAD_S = 1.0
 SIMULATED_TOKENS_PER_S = 40.0
 
 
+class Service:
+    """The parts of a proxy, wired.  `note` says what runs behind it if that is no real Ollama."""
+
+    def __init__(self, client: OllamaClient, history: History, configuration: Configuration, note: str) -> None:
+        settings = configuration.settings
+        self._client, self._history, self._configuration = client, history, configuration
+        self._logging = settings.logging
+        self._ledger, self._metrics = Ledger(history.past), Metrics()
+        self._catalog = Catalog(client, settings)
+        broadcast = Broadcast()
+        self._recorder = Recorders([broadcast, history])
+        observer = logs.SwapLog(Recording(self._metrics, self._recorder))
+        self.engine = Engine(client, self._catalog, self._ledger, observer, settings.swapper, settings.limits)
+        self._watcher = Watcher(client, self._catalog, self.engine)
+        self._standby = Standby(settings, self._catalog, self.engine)
+        self._board = Board(self._catalog, self.engine, self._ledger)
+        self._metrics.watch(self._board)
+        self._events = Events(broadcast, self._board, configuration)
+        management = Management(
+            self._board,
+            self.engine,
+            self._catalog,
+            self._metrics,
+            self._events,
+            Pages(history),
+            configuration,
+            self._standby,
+            self.reload,
+            note,
+        )
+        self._front = Front(self._proxy(settings), management, settings.server)
+
+    def _proxy(self, settings: Settings) -> Proxy:
+        return Proxy(
+            self._client,
+            self.engine,
+            self._catalog,
+            self._ledger,
+            self._metrics,
+            self._recorder,
+            Router(settings.routes, self._board.is_at_hand),
+            Changes(self.engine, self._catalog, self._watcher.look),
+            settings.server,
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[str]:
+        """It serves at this address, until left: then what is under way may end within `shutdown_grace`."""
+        async with self.engine, self._watcher:
+            self._history.watch(self._ledger.uptimes_s)
+            async with _listening(self._configuration.settings, self._front) as url, self._standby:
+                try:
+                    yield url
+                finally:
+                    self._events.close()
+                    self.engine.shutdown(self._configuration.settings.server.shutdown_grace)
+            await self._standby.hand_back()
+
+    async def reload(self) -> None:
+        """Read the configuration again and use it from now on.  Raises ConfigError; then all stays as it was."""
+        try:
+            await self._configuration.reload(self._use)
+        except ConfigError as error:
+            log.error("the configuration stays as it was: %s", error)  # noqa: TRY400 - no bug
+            self._recorder.problem(ProblemRecord(time.time(), "", "invalid_config", str(error)))
+            self._metrics.configured(False)
+            raise
+        self._metrics.configured(True)
+
+    async def _use(self, settings: Settings) -> None:
+        """What holds state is told; what only knows how to treat requests is made anew."""
+        self._catalog.configure(settings)
+        self.engine.configure(settings.swapper, settings.limits)
+        self._history.keep(settings.history)
+        self._front.configure(self._proxy(settings), settings.server)
+        if settings.logging != self._logging:
+            self._logging = settings.logging
+            logs.configure(settings.logging.level, settings.logging.format)
+        await self._standby.configure(settings)
+
+
 @dataclass(frozen=True)
 class Running:
     """A proxy that serves: its address, the Ollama behind it, and a note if that one is simulated."""
@@ -55,11 +139,18 @@ class Running:
     upstream: str
     note: str
     engine: Engine
+    reload: Callable[[], Awaitable[None]]
 
 
 @asynccontextmanager
-async def running(settings: Settings, *, simulate_if_unreachable: bool = False) -> AsyncIterator[Running]:
-    """Everything up, on `settings.server`; everything down when left.  Raises ConfigError if it cannot listen."""
+async def running(
+    settings: Settings, *, simulate_if_unreachable: bool = False, read: Callable[[], Settings] | None = None
+) -> AsyncIterator[Running]:
+    """Everything up, on `settings.server`; everything down when left.  Raises ConfigError if it cannot listen.
+
+    `read` reads the settings again; without it they never change.
+    """
+    configuration = Configuration(settings, read or (lambda: settings))
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(_client(settings))
         note = ""
@@ -69,49 +160,49 @@ async def running(settings: Settings, *, simulate_if_unreachable: bool = False) 
             upstream = msgspec.structs.replace(settings.upstream, url=url)
             # Of a simulated Ollama nothing is kept: it would count among what happened.
             kept = msgspec.structs.replace(settings.history, path=None)
-            settings = msgspec.structs.replace(settings, upstream=upstream, history=kept)
-            client = await stack.enter_async_context(_client(settings))
-        history = await stack.enter_async_context(History(settings.history))
-        ledger, metrics = Ledger(history.past), Metrics()
-        catalog = Catalog(client, settings)
-        broadcast = Broadcast()
-        recorder = Recorders([broadcast, history])
-        observer = logs.SwapLog(Recording(metrics, recorder))
-        engine = Engine(client, catalog, ledger, observer, settings.swapper, settings.limits)
-        await stack.enter_async_context(engine)
-        watcher = await stack.enter_async_context(Watcher(client, catalog, engine))
-        board = Board(catalog, engine, ledger)
-        metrics.watch(board)
-        history.watch(ledger.uptimes_s)
-        router, changes = Router(settings.routes, board.is_at_hand), Changes(engine, catalog, watcher.look)
-        proxy = Proxy(client, engine, catalog, ledger, metrics, recorder, router, changes, settings.server)
-        events = Events(broadcast, board, settings.swapper.mode)
-        standby = Standby(settings, catalog, engine)
-        management = Management(board, engine, catalog, metrics, events, Pages(history), settings, standby, note)
-        url = await stack.enter_async_context(_listening(settings, Front(proxy, management, settings.server)))
-        await stack.enter_async_context(standby)
-        try:
-            yield Running(url, client.url, note, engine)
-        finally:
-            events.close()
-            engine.shutdown(settings.server.shutdown_grace)
+            configuration.runs_on(msgspec.structs.replace(settings, upstream=upstream, history=kept))
+            client = await stack.enter_async_context(_client(configuration.settings))
+        history = await stack.enter_async_context(History(configuration.settings.history))
+        service = Service(client, history, configuration, note)
+        url = await stack.enter_async_context(service.running())
+        yield Running(url, client.url, note, service.engine, service.reload)
 
 
-async def serve(settings: Settings, *, simulate_if_unreachable: bool, announce: Callable[[Running], None]) -> None:
-    """Run until SIGTERM or SIGINT."""
+async def serve(
+    settings: Settings,
+    *,
+    simulate_if_unreachable: bool,
+    announce: Callable[[Running], None],
+    read: Callable[[], Settings] | None = None,
+) -> None:
+    """Run until SIGTERM or SIGINT; a second one ends it at once.  SIGHUP reads the configuration again."""
     for warning in warnings(settings):
         log.warning(warning)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    async with running(settings, simulate_if_unreachable=simulate_if_unreachable) as proxy:
+        loop.add_signal_handler(number, _stop, stop)
+    async with running(settings, simulate_if_unreachable=simulate_if_unreachable, read=read) as proxy:
         open_more_files()
         gc.freeze()  # what is there now stays
         gc.set_threshold(GARBAGE)
+        reloads: set[asyncio.Task[None]] = set()
+        loop.add_signal_handler(signal.SIGHUP, lambda: reloads.add(loop.create_task(_reloaded(proxy))))
         announce(proxy)
         await stop.wait()
         log.info("stopping")
+
+
+def _stop(stop: asyncio.Event) -> None:
+    if stop.is_set():
+        log.warning("stopped without waiting for what is under way")
+        os._exit(1)
+    stop.set()
+
+
+async def _reloaded(proxy: Running) -> None:
+    with suppress(ConfigError):  # it is in the log
+        await proxy.reload()
 
 
 def open_more_files() -> None:

@@ -56,7 +56,8 @@ def serve(
 ) -> None:
     """Run the proxy until it is told to stop (SIGTERM, Ctrl-C)."""
     given = {("server", "host"): host, ("server", "port"): port, ("upstream", "url"): upstream}
-    settings = _settings(path, {key: value for key, value in given.items() if value is not None})
+    options = {key: value for key, value in given.items() if value is not None}
+    settings = _settings(path, options)
     logs.configure(settings.logging.level, settings.logging.format)
 
     def announce(proxy: app.Running) -> None:
@@ -67,7 +68,10 @@ def serve(
             f"({settings.swapper.mode}, config: {settings.source})"
         )
 
-    work = app.serve(settings, simulate_if_unreachable=simulate_if_unreachable, announce=announce)
+    def read() -> config.Settings:
+        return config.load(path, options=options)
+
+    work = app.serve(settings, simulate_if_unreachable=simulate_if_unreachable, announce=announce, read=read)
     try:
         _run(work)
     except config.ConfigError as error:
@@ -153,6 +157,16 @@ def unload(name: str, url: str, as_json: bool) -> None:
     """Unload model NAME once it has finished what it is answering."""
     answer = _call("POST", url, f"/models/{quote(name, safe='/:')}/unload")
     _show(answer, as_json, answer["message"])
+
+
+@main.command()
+@url_option
+@json_option
+def reload(url: str, as_json: bool) -> None:
+    """Have the running proxy read its configuration again; exit code 1 if it cannot be used."""
+    answer = _call("POST", url, "/reload")
+    restarts = [f"{key}: needs a restart" for key in answer["config"]["needs_restart"]]
+    _show(answer, as_json, "\n".join([answer["message"], *restarts]))
 
 
 @main.command()

@@ -71,6 +71,7 @@ def test_load_status_models_unload(served: str) -> None:
     assert "llama3" in command("models", "--url", served).stdout
     assert len(json.loads(command("models", "--url", served, "--json").stdout)["models"]) == 2
     assert json.loads(command("unload", "chat", "--url", served, "--json").stdout)["status"] == "success"
+    assert command("reload", "--url", served).stdout == "Configuration read again\n"
 
 
 def test_exit_codes(served: str, tmp_path: Path) -> None:

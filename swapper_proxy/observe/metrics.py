@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from prometheus_client import CollectorRegistry, Counter, disable_created_metrics, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics, generate_latest
 
 from swapper_proxy import __version__
 from swapper_proxy.core.types import Cause, State
@@ -72,6 +72,12 @@ class Metrics:
         self._reloads = counter("upstream_reloads", "Loads by Ollama behind the proxy's back.", "model", "cause")
         self._load_failures = counter("load_failures", "Loads that failed.", "model")
         self._rejected = counter("rejected_requests", "Requests the proxy answered with an error.", "reason")
+        self._configured = Gauge(
+            "swapper_config_last_reload_successful",
+            "Whether the configuration in force is the one that was read last.",
+            registry=self._rare,
+        )
+        self._configured.set(1)
 
     # Hooks (see runtime.ports.Observer)
 
@@ -107,6 +113,11 @@ class Metrics:
 
     def upstream(self, reachable: bool) -> None:
         """Read from the snapshot."""
+
+    def configured(self, successfully: bool) -> None:
+        """The configuration was read again."""
+        self._configured.set(successfully)
+        self._rare_text = b""
 
     def _count(self, counter: Counter, *labels: str, amount: float = 1.0) -> None:
         counter.labels(*labels).inc(amount)

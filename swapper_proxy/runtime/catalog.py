@@ -43,6 +43,19 @@ class Catalog:
         self._profiles: dict[Key, tuple[Model, Profile]] = {}
         self._in_memory: dict[str, int] = {}  # bytes that a runner was seen to take
 
+    def configure(self, settings: config.Settings) -> None:
+        """Other settings hold from now on; what is known of Ollama's models stays known."""
+        self.treatment = Treatment(settings)
+        self._models, self._last = (
+            {n: self._named_anew(n, m) for n, m in d.items()} for d in (self._models, self._last)
+        )
+        self._by_digest = {d: self._named_anew(canonical(m.ollama_name), m) for d, m in self._by_digest.items()}
+        self._know_afresh()
+
+    def _named_anew(self, spelling: str, model: Model) -> Model:
+        name, ollama_name, configured = self._named(spelling)
+        return replace(model, name=name, ollama_name=ollama_name, configured=configured)
+
     # Reading
 
     async def resolve(self, name: str) -> Model | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 from swapper_proxy.config import Swapper
+from swapper_proxy.config.keep_alive import KeepAlive
 from swapper_proxy.core import forecast
 from swapper_proxy.core.commands import (
     Answer,
@@ -161,14 +162,14 @@ class Engine:
         event = UnloadRequested(next(self._ids), model.runner)
         await self._answered(event, Ticket(self._loop.create_future(), model))
 
-    async def keep(self, model: Model, keep_alive: int | float | str | None = None) -> None:
-        """Have Ollama keep the model, which is in memory, so long; a pinned one for ever.
+    async def keep(self, model: Model, keep_alive: KeepAlive) -> None:
+        """Have Ollama keep the model, which is in memory, so long.
 
         Raises UpstreamRefused, UpstreamUnreachable.
         """
         occupant = self._scheduler.host.occupant(model.runner)
         if occupant is not None and not occupant.in_transition:
-            spec = self._catalog.load_spec(model, dict(occupant.key.options), keep_alive)
+            spec = self._catalog.treatment.load_spec(model, dict(occupant.key.options), keep_alive)
             await self._control.load(spec)
 
     async def _answered(self, event: Arrived | LoadRequested | UnloadRequested, ticket: Ticket) -> None:
@@ -211,6 +212,15 @@ class Engine:
             before.clear()
             self._observer.upstream(reachable)
             self.submit(UpstreamUp() if reachable else UpstreamDown())
+
+    def configure(self, swapper: Swapper, limits: Limits) -> None:
+        """Other settings hold from now on; the catalog knows them already."""
+        self._loader = Loader(self._control, self._catalog, swapper)
+        for key, name in self._names.items():
+            serving = [model.name for model in self._catalog.serving(key.runner)]
+            if serving and name not in serving:
+                self._names[key] = serving[0]
+        self.treat_afresh(limits)
 
     def treat_afresh(self, limits: Limits | None = None) -> None:
         """What is wanted of the models has changed; new limits if there are any."""
@@ -311,8 +321,8 @@ class Engine:
             self._load_failed(key, generation, name, began, error.failure)
         except TimeoutError:
             self._load_failed(key, generation, name, began, None)
-        except UpstreamUnreachable as error:
-            await self._lost(error)
+        except UpstreamUnreachable:
+            await self.probe()
             self.submit(LoadFailed(key, generation))  # ignored if Ollama is down: then the waiters are kept
         else:
             self._observer.loaded(name, self._loop.time() - began, command.expected_s, replaced, cause)
@@ -329,21 +339,16 @@ class Engine:
             await self._loader.unload(key.runner)
         except (TimeoutError, UpstreamRefused):
             self.submit(UnloadFailed(key, generation))
-        except UpstreamUnreachable as error:
-            await self._lost(error)
+        except UpstreamUnreachable:
+            await self.probe()
             self.submit(UnloadFailed(key, generation))
         else:
             self._replaced = name if cause in SWAPPING else ""
             self._observer.unloaded(name, self._loop.time() - began, cause)
             self.submit(Unloaded(key, generation))
 
-    async def _lost(self, error: UpstreamUnreachable) -> None:
-        """A control call failed: down if Ollama does not even tell its version."""
-        log.debug("control call failed: %s", error)
-        await self.probe()
-
     async def probe(self) -> None:
-        """Ask Ollama whether it is there, and tell the scheduler."""
+        """Ask Ollama whether it is there, and tell the scheduler: down if it does not even tell its version."""
         try:
             await self._control.version()
         except (UpstreamUnreachable, UpstreamRefused):

@@ -5,7 +5,7 @@ import logging
 from typing import Self
 
 from swapper_proxy.config import Settings
-from swapper_proxy.config.keep_alive import KeepAlive, divided
+from swapper_proxy.config.keep_alive import FOREVER, KeepAlive, divided
 from swapper_proxy.core.errors import Rejected
 from swapper_proxy.core.types import Cause, Priority
 from swapper_proxy.runtime.catalog import Catalog
@@ -22,70 +22,104 @@ KEEP_MOST_S = 60.0
 # What Ollama gives a model that nobody gives a time, unless its OLLAMA_KEEP_ALIVE says otherwise.  It has to be told: a
 # call without a time leaves a runner the one it has.
 OLLAMA_KEEP_ALIVE = "5m"
+KEEP_TIMEOUT_S = 5.0  # of telling it, which takes no time if the model is there
 
 
 class Standby:
     """A background task; `async with` it.  Its loads wait like everybody's, with the lowest priority."""
 
     def __init__(self, settings: Settings, catalog: Catalog, engine: Engine) -> None:
+        self._catalog = catalog
+        self._engine = engine
+        self._staying: dict[str, Model] = {}  # by runner: what Ollama was told to keep
+        self._want(settings)
+
+    def _want(self, settings: Settings) -> None:
         self._swapper = settings.swapper
         pinned = [name for name, model in settings.models.items() if model.pinned]
         wanted = [*pinned, *(name for name, m in settings.models.items() if m.preload and not m.pinned)]
         default = settings.swapper.default_model
         self._at_start = wanted if default is None or default in wanted else [*wanted, default]
-        self._catalog = catalog
-        self._engine = engine
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run())
+        self._task = asyncio.create_task(self._run(self._at_start))
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
+    async def configure(self, settings: Settings) -> None:
+        """Other settings hold from now on.  The pinned models are asked for; what was only for the start is not."""
+        await self.__aexit__()
+        self._want(settings)
+        for runner, model in list(self._staying.items()):
+            if not any(map(self._stays, self._catalog.serving(runner))):
+                await self._let_go(model)
+        self._task = asyncio.create_task(self._run(list(self._catalog.treatment.pinned)))
+
     async def pin(self, model: Model) -> None:
         """Load the model and keep it until the proxy starts again.  Raises Rejected: then it is not pinned."""
-        was_there, was_pinned = self._engine.is_resident(model), self._catalog.is_pinned(model)
+        was_pinned = self._catalog.is_pinned(model)
         self._pin(model, True)
         try:
             await self._engine.load(model)
         except Rejected:
             self._pin(model, was_pinned)
             raise
-        if was_there:
-            await self._keep(model)
+        await self._have_it_stay(model)
 
     async def unpin(self, model: Model) -> None:
         """It may go again, when another needs its room or a time to live is over."""
         self._catalog.pin(model, False)
-        keep_alive, _ = divided(self._catalog.keep_alive(model, None))
-        await self._keep(model, keep_alive or OLLAMA_KEEP_ALIVE)  # while it surely stays: else it might be loaded anew
+        await self._let_go(model)  # while it surely stays: else it might be loaded anew
         self._engine.treat_afresh()
+
+    async def hand_back(self) -> None:
+        """The proxy goes: what stays only because of it gets the time that it would have without."""
+        for model in list(self._staying.values()):
+            await self._let_go(model)
+
+    async def _have_it_stay(self, model: Model) -> None:
+        """Unless Ollama was told so: what was there before the proxy, or before the pin, has a time to live."""
+        if self._stays(model) and model.runner not in self._staying:
+            self._staying[model.runner] = model
+            await self._keep(model, FOREVER)
+
+    def _stays(self, model: Model) -> bool:
+        return self._catalog.is_pinned(model) or self._catalog.treatment.comes_back(model)
+
+    async def _let_go(self, model: Model) -> None:
+        self._staying.pop(model.runner, None)
+        keep_alive, _ = divided(self._catalog.treatment.usual_keep_alive(model))
+        await self._keep(model, OLLAMA_KEEP_ALIVE if keep_alive is None else keep_alive)
 
     def _pin(self, model: Model, pinned: bool) -> None:
         self._catalog.pin(model, pinned)
         self._engine.treat_afresh()
 
-    async def _keep(self, model: Model, keep_alive: KeepAlive | None = None) -> None:
+    async def _keep(self, model: Model, keep_alive: KeepAlive) -> None:
         try:
-            await self._engine.keep(model, keep_alive)
-        except (UpstreamUnreachable, UpstreamRefused) as error:
+            async with asyncio.timeout(KEEP_TIMEOUT_S):
+                await self._engine.keep(model, keep_alive)
+        except (UpstreamUnreachable, UpstreamRefused, TimeoutError) as error:
             log.warning("Ollama was not told how long to keep it: %s", error, extra={"model": model.name})
 
-    async def _run(self) -> None:
+    async def _run(self, wanted: list[str]) -> None:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._load_at_start())
+            tasks.create_task(self._load_wanted(wanted))
             tasks.create_task(self._keep_pinned())
             tasks.create_task(self._bring_back_the_default())
 
-    async def _load_at_start(self) -> None:
-        """Of Ollama: it may start after the proxy, and again later."""
+    async def _load_wanted(self, wanted: list[str]) -> None:
+        """These now; and whenever Ollama starts, which may be after the proxy, what is to be there at the start."""
         while True:
             await self._engine.up.wait()
-            for name in self._at_start:
+            for name in wanted:
                 await self._load(name, Cause.PRELOAD)
             await self._engine.down.wait()
+            self._staying.clear()
+            wanted = self._at_start
 
     async def _keep_pinned(self) -> None:
         """Ollama may have been away for a moment, or somebody unloaded one there."""
@@ -116,6 +150,8 @@ class Standby:
             model = await self._catalog.resolve(name)
             if model is not None and not self._engine.is_resident(model):
                 await self._engine.load(model, Priority.LOW, cause)
+            if model is not None:
+                await self._have_it_stay(model)
             why = "" if model else "Ollama does not have it"
         except (UpstreamUnreachable, UpstreamRefused, Rejected) as error:
             why = str(error)

@@ -76,9 +76,13 @@ class Treatment:
             return FOREVER
         if asked is not None and not self.keep_alive_fixed:
             return asked
-        if model.configured is not None and model.configured.keep_alive is not None:
-            return model.configured.keep_alive
-        return FOREVER if self.comes_back(model) else self._swapper.keep_alive
+        own = model.configured.keep_alive if model.configured else None
+        return FOREVER if own is None and self.comes_back(model) else self.usual_keep_alive(model)
+
+    def usual_keep_alive(self, model: Model) -> KeepAlive | None:
+        """That of a model that need not stay, and of which no client says how long."""
+        own = model.configured.keep_alive if model.configured else None
+        return self._swapper.keep_alive if own is None else own
 
     def comes_back(self, model: Model) -> bool:
         """Whether it is loaded again when nobody wants anything."""

@@ -119,6 +119,10 @@ class History:
             if self._writer.is_alive():
                 log.warning("history: the file is locked or the disk too slow; what happened last is not kept")
 
+    def keep(self, kept: Kept) -> None:
+        """So long and so much from now on; the file stays the one it is."""
+        self._kept = kept
+
     def watch(self, uptimes_s: Callable[[], dict[str, float]]) -> None:
         """Keep the uptimes, too (see runtime.ledger); read on the event loop, also at the end."""
         self._watching = asyncio.create_task(self._watch(uptimes_s))

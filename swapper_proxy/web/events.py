@@ -13,6 +13,7 @@ from functools import cached_property
 
 from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.runtime.board import Board
+from swapper_proxy.runtime.configuration import Configuration
 from swapper_proxy.web import schemas, shapes
 from swapper_proxy.web.broadcast import Broadcast, event
 from swapper_proxy.web.exchange import Exchange
@@ -69,10 +70,10 @@ def _lasting(shape: Shape) -> Shape:
 class Events:
     """The handler of /events; looks for changed figures while anybody listens."""
 
-    def __init__(self, broadcast: Broadcast, board: Board, mode: schemas.Mode) -> None:
+    def __init__(self, broadcast: Broadcast, board: Board, configuration: Configuration) -> None:
         self._broadcast = broadcast
         self._board = board
-        self._mode = mode
+        self._configuration = configuration
         self._told: dict[str, Shape] = {}  # of the figures: what every consumer knows
         self._timer: asyncio.TimerHandle | None = None  # of the next look
         self._over = asyncio.Event()
@@ -147,7 +148,7 @@ class Events:
     def _figures(self) -> Figures:
         snapshot = self._board.snapshot()
         models = [shapes.described(model) for model in snapshot.models]
-        return Figures(shapes.status(snapshot, self._mode), models, shapes.queue(self._board))
+        return Figures(shapes.status(snapshot, self._configuration), models, shapes.queue(self._board))
 
 
 def _begin(exchange: Exchange, first: bytes) -> None:

@@ -31,8 +31,12 @@ class Front:
     """The handler of the HTTP server."""
 
     def __init__(self, proxy: Proxy, management: Management, server: config.Server) -> None:
-        self._proxy = proxy
         self._management = management
+        self.configure(proxy, server)
+
+    def configure(self, proxy: Proxy, server: config.Server) -> None:
+        """Requests that come from now on are treated like this."""
+        self._proxy = proxy
         self._server = server
 
     async def handle(self, request: web.BaseRequest) -> Exchange:

@@ -13,6 +13,7 @@ from swapper_proxy import config
 from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.runtime.board import Board, ModelState
 from swapper_proxy.runtime.catalog import Catalog
+from swapper_proxy.runtime.configuration import Configuration
 from swapper_proxy.runtime.engine import Engine
 from swapper_proxy.runtime.model import Model
 from swapper_proxy.runtime.ports import Header, UpstreamUnreachable
@@ -24,9 +25,22 @@ from swapper_proxy.web.events import Events
 from swapper_proxy.web.exchange import Exchange
 
 PROMETHEUS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
-WORDS = ("health", "ready", "status", "queue", "models", "metrics", "config", "events", "history", "openapi.json")
+WORDS = (
+    "health",
+    "ready",
+    "status",
+    "queue",
+    "models",
+    "metrics",
+    "config",
+    "events",
+    "history",
+    "openapi.json",
+    "reload",
+)
 WITH_NAMES = ("models", "metrics", "history")
 READING = ("GET", "HEAD")
+RELOAD = "/reload"
 
 # Status, headers and body.
 Response = tuple[int, list[Header], bytes]
@@ -55,8 +69,9 @@ class Management:
         metrics: Exposition,
         events: Events,
         past: history.History,
-        settings: config.Settings,
+        configuration: Configuration,
         standby: Standby,
+        reload: Callable[[], Awaitable[None]],
         note: str,
     ) -> None:
         self._board = board
@@ -65,7 +80,8 @@ class Management:
         self._metrics = metrics
         self._events = events
         self._history = past
-        self._settings = settings
+        self._configuration = configuration
+        self._reload = reload
         self._standby = standby
         self._note = note  # what runs behind the proxy, if it is no real Ollama
         self._tasks: set[asyncio.Future[None]] = set()
@@ -89,6 +105,7 @@ class Management:
             *(("GET", f"/{word}") for word in self._pages),
             *(("GET", f"/{word}/{{name}}") for word in self._named),
             *(("POST", f"/models/{{name}}/{action}") for action in self._actions),
+            ("POST", RELOAD),
             *(("GET", f"/history/{page}") for page in history.PARAMETERS),
             ("GET", EVENTS),
         ]
@@ -99,7 +116,7 @@ class Management:
             if exchange.path == EVENTS and exchange.request.method in READING:
                 _check(exchange, "GET", EVENTS)
                 return await self._events.handle(exchange)
-            response = await self._called(exchange)
+            response = await (self.reload if exchange.path == RELOAD else self._called)(exchange)
         except ProxyError as error:
             response = rendered(error, Dialect.MANAGEMENT)
         return exchange.answer(*response)
@@ -131,7 +148,7 @@ class Management:
             "status": "healthy" if snapshot.reachable else "degraded",
             "service": "swapper-service",
             "active_model": snapshot.active,
-            "mode": self._settings.swapper.mode,
+            "mode": self._configuration.settings.swapper.mode,
         }
         if self._note:
             answer["note"] = self._note
@@ -143,7 +160,7 @@ class Management:
         return _json(answer, status=200 if reachable else 503)
 
     async def status(self, _: web.BaseRequest) -> Response:
-        return _json(shapes.status(self._board.snapshot(), self._settings.swapper.mode))
+        return _json(shapes.status(self._board.snapshot(), self._configuration))
 
     async def queue(self, _: web.BaseRequest) -> Response:
         return _json(shapes.queue(self._board))
@@ -163,7 +180,7 @@ class Management:
         return _json(openapi.document(self.routes))
 
     async def metrics(self, request: web.BaseRequest) -> Response:
-        if wants_json(request, self._settings.metrics.default_format):
+        if wants_json(request, self._configuration.settings.metrics.default_format):
             answer: schemas.MetricsAnswer = {"metrics": [shapes.measured(m) for m in self._board.snapshot().models]}
             status, headers, body = _json(answer)
         else:
@@ -172,8 +189,9 @@ class Management:
 
     async def config(self, _: web.BaseRequest) -> Response:
         """The settings as they took effect; a password in Ollama's URL is left out."""
-        upstream = msgspec.structs.replace(self._settings.upstream, url=_without_password(self._settings.upstream.url))
-        return _json(msgspec.structs.replace(self._settings, upstream=upstream))
+        settings = self._configuration.settings
+        upstream = msgspec.structs.replace(settings.upstream, url=_without_password(settings.upstream.url))
+        return _json(msgspec.structs.replace(settings, upstream=upstream))
 
     def model_metrics(self, name: str) -> Response:
         return _json(shapes.measured(self._state(name)))
@@ -188,6 +206,21 @@ class Management:
         return state
 
     # Changing
+
+    async def reload(self, exchange: Exchange) -> Response:
+        if exchange.request.method != "POST":
+            return _not_allowed(b"POST")
+        _check(exchange, "POST", RELOAD)
+        try:
+            await self._reload()
+        except config.ConfigError as error:
+            raise ProxyError(400, "invalid_config", f"the configuration stays as it was: {error}") from error
+        answer: schemas.ReloadAnswer = {
+            "status": "success",
+            "message": "Configuration read again",
+            "config": shapes.configured(self._configuration),
+        }
+        return _json(answer)
 
     async def load(self, request: web.BaseRequest, name: str) -> Response:
         model = await self._model(name)

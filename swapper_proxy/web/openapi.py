@@ -114,6 +114,12 @@ OPERATIONS: dict[Route, Operation] = {
         _with(_ACTING, Rejection.PINNED, Rejection.SUPERSEDED, Rejection.UNLOAD_FAILED),
         _WAIT,
     ),
+    ("POST", "/reload"): Operation(
+        "Read the configuration again",
+        _answers(schemas.ReloadAnswer),
+        {400: ("invalid_parameter", "invalid_config"), 403: ("origin_not_allowed", "host_not_allowed")},
+        description="What cannot be used changes nothing; what needs a restart is told in `needs_restart`.",
+    ),
     ("GET", "/metrics"): Operation(
         "Figures for Prometheus, or as JSON",
         {200: {JSON: schemas.MetricsAnswer, TEXT: str}},

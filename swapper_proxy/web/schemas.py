@@ -52,6 +52,26 @@ class ReadyAnswer(TypedDict):
     status: Literal["ready", "unavailable"]
 
 
+class ConfigState(TypedDict):
+    """The configuration in force; `error` says why what was read last is not, null if it is.
+
+    `needs_restart` are the keys whose change takes effect at the next start.
+    """
+
+    source: str
+    loaded_at: Time | None
+    error: str | None
+    needs_restart: list[str]
+
+
+class ReloadAnswer(TypedDict):
+    """The configuration was read again."""
+
+    status: Literal["success"]
+    message: str
+    config: ConfigState
+
+
 class StatusAnswer(TypedDict):
     """The active model is the one used last of those that are loaded."""
 
@@ -63,6 +83,7 @@ class StatusAnswer(TypedDict):
     total_models: Count
     waiting: Count
     in_flight: Count
+    config: ConfigState
 
 
 class WaitingRequest(TypedDict):

@@ -5,22 +5,34 @@ from datetime import UTC, datetime
 
 from swapper_proxy.core.forecast import Why
 from swapper_proxy.runtime.board import Board, Lane, ModelState, Snapshot, Waiting
+from swapper_proxy.runtime.configuration import Configuration
 from swapper_proxy.runtime.model import Model
 from swapper_proxy.runtime.ports import ProblemRecord, RequestRecord, StateRecord, SwapRecord
 from swapper_proxy.web import schemas
 
 
-def status(snapshot: Snapshot, mode: schemas.Mode) -> schemas.StatusAnswer:
+def status(snapshot: Snapshot, configuration: Configuration) -> schemas.StatusAnswer:
     """GET /status."""
     return {
         "status": "healthy" if snapshot.reachable else "degraded",
         "active_model": snapshot.active,
         "available_models": [m.name for m in snapshot.models],
         "loaded_models": [m.name for m in snapshot.models if m.loaded],
-        "mode": mode,
+        "mode": configuration.settings.swapper.mode,
         "total_models": len(snapshot.models),
         "waiting": snapshot.waiting,
         "in_flight": snapshot.in_flight,
+        "config": configured(configuration),
+    }
+
+
+def configured(configuration: Configuration) -> schemas.ConfigState:
+    """Which configuration is in force."""
+    return {
+        "source": configuration.settings.source,
+        "loaded_at": stamp(configuration.loaded_at),
+        "error": configuration.error or None,
+        "needs_restart": list(configuration.needs_restart),
     }
 
 

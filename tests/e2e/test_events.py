@@ -16,10 +16,11 @@ import pytest
 from msgspec.structs import replace
 
 from swapper_proxy.app import running
-from swapper_proxy.config import Model, Server
+from swapper_proxy.config import Model, Server, Settings
 from swapper_proxy.core import policy
 from swapper_proxy.ollama.simulator import SimulatedModel, Simulator, serving
 from swapper_proxy.runtime.board import Board, Snapshot
+from swapper_proxy.runtime.configuration import Configuration
 from swapper_proxy.web import broadcast, events
 from swapper_proxy.web.broadcast import Broadcast
 from swapper_proxy.web.events import MOST_CONSUMERS, Events
@@ -344,7 +345,7 @@ async def test_a_change_that_only_one_saw_is_taken_back_for_all(monkeypatch: pyt
     monkeypatch.setattr(events, "FIGURES_S", 0.01)
     now = Snapshot("a", (), {}, {}, {}, True)
     board = Mock(Board, snapshot=lambda: now, queue=lambda: (), lanes=lambda: ())
-    stream, pages = Events(Broadcast(), board, "single-active"), [Page(), Page()]
+    stream, pages = Events(Broadcast(), board, Configuration(Settings(), Settings)), [Page(), Page()]
     tasks = []
     for page, active in zip(pages, "ab", strict=True):
         now = Snapshot(active, (), {}, {}, {}, True)

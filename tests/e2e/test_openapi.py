@@ -34,6 +34,7 @@ SERVED = {
     ("POST", "/models/{name}/unload"),
     ("POST", "/models/{name}/pin"),
     ("POST", "/models/{name}/unpin"),
+    ("POST", "/reload"),
     ("GET", "/metrics"),
     ("GET", "/metrics/{name}"),
     ("GET", "/config"),

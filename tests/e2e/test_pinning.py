@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from swapper_proxy.config import MaxWait, Model
-from tests.e2e.conftest import Client, at_rest, busy, configured, is_in, waits
+from tests.e2e.conftest import Client, at_rest, busy, configured, is_in, until, waits
 from tests.e2e.test_keep_alive import stays_for
 
 MODELS = {name: Model(path=f"ollama:{name}", size_gb=1) for name in ("alpha", "beta")}
@@ -76,6 +76,28 @@ async def test_what_is_not_there(ollama: Client, action: str) -> None:
     async with configured(ollama, MODELS) as proxy:
         status, answer = await proxy.post(f"/models/never-heard-of/{action}")
         assert (status, answer["error"]["code"]) == (404, "model_not_found")
+
+
+async def test_whoever_stops_the_proxy_gets_the_memory_back_in_time(ollama: Client) -> None:
+    always = {"alpha": Model(path="ollama:alpha", size_gb=1, pinned=True)}
+    async with configured(ollama, always) as proxy:
+        await is_in(proxy, "alpha", "loaded")
+        assert await stays_for(ollama) > 1e6
+    assert await stays_for(ollama) <= 300
+    async with configured(ollama, always) as proxy:  # the next one finds it there, and has it stay
+        await until(lambda: stays_long(ollama))
+        assert await proxy.metric("swapper_load_seconds_count") == 0
+
+
+async def test_one_pinned_by_hand_is_handed_back_with_its_own_time(ollama: Client) -> None:
+    async with configured(ollama, {"alpha": Model(path="ollama:alpha", size_gb=1, keep_alive="2m")}) as proxy:
+        assert (await proxy.post("/models/alpha/pin"))[0] == 200
+        assert await stays_for(ollama) > 1e6
+    assert await stays_for(ollama) <= 120
+
+
+async def stays_long(ollama: Client) -> bool:
+    return await stays_for(ollama) > 1e6
 
 
 async def test_at_once(ollama: Client) -> None:

@@ -1,0 +1,231 @@
+"""Another configuration while requests are under way, on the real Ollama."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import yaml
+
+from swapper_proxy import config
+from swapper_proxy.app import running
+from tests.e2e.conftest import Client, at_rest, busy, is_in, until, waits
+from tests.e2e.process import served
+from tests.e2e.test_keep_alive import stays_for
+
+TWO = {"alpha": {"path": "ollama:alpha", "size_gb": 1}, "beta": {"path": "ollama:beta", "size_gb": 1}}
+
+
+@dataclass
+class File:
+    """A configuration file in front of this Ollama."""
+
+    path: Path
+    upstream: str
+
+    def write(self, text: str = "", **sections: Any) -> None:
+        given = {"server": {"port": 0}, "upstream": {"url": self.upstream}, "history": "off", "models": TWO}
+        for section, values in sections.items():
+            given[section] = {**given.get(section, {}), **values} if section in ("server", "upstream") else values
+        self.path.write_text(text or yaml.safe_dump(given))
+
+    def read(self) -> config.Settings:
+        return config.load(str(self.path), environ={})
+
+
+@pytest.fixture
+def file(tmp_path: Path, ollama: Client) -> File:
+    file = File(tmp_path / "swapper.yaml", ollama.url)
+    file.write()
+    return file
+
+
+@asynccontextmanager
+async def reloadable(session: aiohttp.ClientSession, file: File) -> AsyncIterator[Client]:
+    async with running(file.read(), read=file.read) as proxy:
+        yield Client(session, proxy.url)
+
+
+@pytest.fixture
+async def proxy(session: aiohttp.ClientSession, file: File) -> AsyncIterator[Client]:
+    async with reloadable(session, file) as proxy:
+        yield proxy
+
+
+async def reload(proxy: Client, *needs_restart: str) -> None:
+    status, answer = await proxy.post("/reload")
+    assert (status, answer["status"]) == (200, "success"), answer
+    assert answer["config"] == (await proxy.status())["config"]
+    assert (answer["config"]["error"], answer["config"]["needs_restart"]) == (None, [*needs_restart])
+
+
+async def loads(proxy: Client) -> float:
+    return await proxy.metric("swapper_load_seconds_count")
+
+
+async def test_another_name_for_what_is_in_memory(proxy: Client, file: File) -> None:
+    async with busy(proxy, "alpha"):
+        file.write(models={"first": {"path": "ollama:alpha", "priority": "high", "size_gb": 2}})
+        await reload(proxy)
+        _, model = await proxy.get("/models/first")
+        assert (model["status"], model["in_flight"], model["priority"], model["size_gb"]) == ("loaded", 1, "high", 2)
+        assert (await proxy.status())["active_model"] == "first"
+    assert (await proxy.generate("first"))[0] == 200
+    assert (await proxy.get("/models/beta"))[1]["configured"] is False
+    assert await loads(proxy) == 1
+
+
+async def test_the_stream_goes_on_and_nothing_is_unloaded(proxy: Client, ollama: Client, file: File) -> None:
+    async with proxy.stream("alpha", 300) as stream:
+        await stream.content.readany()
+        file.write(swapper={"mode": "multi-active", "max_concurrent_models": 2, "max_queue": 7})
+        await reload(proxy)
+        rest = await stream.read()
+    assert b'"done":true' in rest
+    assert await ollama.resident() == ["alpha:latest"]
+    assert await loads(proxy) == 1
+    assert ((await proxy.status())["mode"], (await proxy.get("/health"))[1]["mode"]) == ("multi-active", "multi-active")
+
+
+async def test_from_two_models_to_one(session: aiohttp.ClientSession, roomy: Client, tmp_path: Path) -> None:
+    file = File(tmp_path / "swapper.yaml", roomy.url)
+    file.write(swapper={"mode": "multi-active", "max_concurrent_models": 2})
+    async with reloadable(session, file) as proxy:
+        await proxy.generate("alpha")
+        async with busy(proxy, "beta"):
+            file.write()
+            await reload(proxy)
+            await is_in(proxy, "alpha", "unloaded")
+            assert await proxy.state("beta") == "loaded"
+        assert await roomy.resident() == ["beta:latest"]
+
+
+async def test_those_who_wait_are_served_by_the_new_limits(
+    session: aiohttp.ClientSession, roomy: Client, tmp_path: Path
+) -> None:
+    file = File(tmp_path / "swapper.yaml", roomy.url)
+    file.write()
+    async with reloadable(session, file) as proxy, busy(proxy, "alpha"):
+        asking = asyncio.create_task(proxy.generate("beta"))
+        await waits(proxy, 1)
+        file.write(swapper={"mode": "multi-active", "max_concurrent_models": 2})
+        await reload(proxy)
+        assert (await asking)[0] == 200
+        assert await proxy.state("alpha") == "loaded"
+
+
+async def test_those_who_wait_for_what_fits_no_more(proxy: Client, file: File) -> None:
+    async with busy(proxy, "alpha"):
+        asking = asyncio.create_task(proxy.generate("beta"))
+        await waits(proxy, 1)
+        file.write(models={**TWO, "alpha": {**TWO["alpha"], "pinned": True}})
+        await reload(proxy)
+        assert (await asking)[0] == 507
+    await at_rest(proxy)
+
+
+async def test_during_a_load(proxy: Client, file: File) -> None:
+    asking = asyncio.create_task(proxy.generate("slow"))
+    await is_in(proxy, "slow:latest", "loading")
+    file.write(models={"lazy": {"path": "ollama:slow", "size_gb": 1}})
+    await reload(proxy)
+    assert (await asking)[0] == 200
+    assert (await proxy.state("lazy"), await loads(proxy)) == ("loaded", 1)
+
+
+async def test_pins_come_and_go(proxy: Client, ollama: Client, file: File) -> None:
+    file.write(models={**TWO, "beta": {**TWO["beta"], "pinned": True}})
+    await reload(proxy)
+    await is_in(proxy, "beta", "loaded")
+    assert (await proxy.generate("alpha"))[0] == 507
+    assert await stays_for(ollama) > 1e6
+    file.write()
+    await reload(proxy)
+    assert await stays_for(ollama) <= 300
+    assert (await proxy.generate("alpha"))[0] == 200
+
+
+async def test_what_is_only_for_the_start_is_not_loaded_again(proxy: Client, file: File) -> None:
+    await proxy.generate("alpha")
+    file.write(models={**TWO, "beta": {**TWO["beta"], "preload": True}})
+    await reload(proxy)
+    assert (await proxy.generate("alpha"))[0] == 200
+    assert await loads(proxy) == 1
+
+
+async def test_routes_and_limits_of_the_door(proxy: Client, file: File) -> None:
+    file.write(routes={"auto": [{"model": "beta"}]}, server={"max_body_bytes": 1000})
+    await reload(proxy)
+    assert (await proxy.generate("auto"))[1]["model"] == "beta"
+    assert (await proxy.post("/api/generate", {"model": "beta", "prompt": "x" * 2000}))[0] == 413
+
+
+@pytest.mark.parametrize(
+    ("broken", "why"),
+    [
+        ("models: [", "not valid YAML"),
+        ("models: {a: {path: nonsense}}", 'models.a.path: expected "ollama:"'),
+        ("nonsense: 1", "nonsense: unknown key"),
+        ("swapper: {default_model: nobody}", "swapper.default_model"),
+        (None, "no such file"),
+    ],
+)
+async def test_what_is_broken_changes_nothing(proxy: Client, file: File, broken: str | None, why: str) -> None:
+    before = (await proxy.get("/config"))[1]
+    if broken is None:
+        file.path.unlink()
+    else:
+        file.write(broken)
+    status, answer = await proxy.post("/reload")
+    assert (status, answer["error"]["code"]) == (400, "invalid_config")
+    assert why in answer["error"]["message"]
+    told = (await proxy.status())["config"]
+    assert why in told["error"]
+    assert (await proxy.get("/config"))[1] == before
+    assert await proxy.metric("swapper_config_last_reload_successful") == 0
+    assert (await proxy.generate("alpha"))[0] == 200
+    file.write()
+    await reload(proxy)
+    assert await proxy.metric("swapper_config_last_reload_successful") == 1
+
+
+async def test_what_needs_a_restart_says_so(proxy: Client, file: File) -> None:
+    before = (await proxy.get("/config"))[1]
+    file.write(server={"port": 1, "host": "localhost"}, upstream={"url": "http://127.0.0.1:2", "connect_timeout": 3})
+    await reload(proxy, "server.host", "server.port", "upstream.url", "upstream.connect_timeout")
+    assert (await proxy.get("/config"))[1] == before
+    assert (await proxy.generate("alpha"))[0] == 200
+    file.write()
+    await reload(proxy)
+
+
+async def test_many_at_once(proxy: Client, file: File) -> None:
+    async with busy(proxy, "alpha"):
+        answers = await asyncio.gather(*(proxy.post("/reload") for _ in range(20)))
+        assert {status for status, _ in answers} == {200}
+    assert await loads(proxy) == 1
+
+
+async def test_by_a_signal_and_by_the_command(session: aiohttp.ClientSession, file: File, tmp_path: Path) -> None:
+    async with served(session, file.upstream, tmp_path, "--config", str(file.path)) as (proxy, process):
+        file.write(swapper={"mode": "multi-active", "max_concurrent_models": 2})
+        os.kill(process, signal.SIGHUP)
+
+        async def is_read() -> bool:
+            return (await proxy.status())["mode"] == "multi-active"
+
+        await until(is_read)
+        file.write("nonsense: 1")
+        os.kill(process, signal.SIGHUP)
+
+        async def is_refused() -> bool:
+            return "nonsense" in ((await proxy.status())["config"]["error"] or "")
+
+        await until(is_refused)
+        assert (await proxy.status())["mode"] == "multi-active"
