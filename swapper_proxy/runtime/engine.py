@@ -71,7 +71,10 @@ class Ticket:
 
 
 class Engine:
-    """One Ollama host.  Start it with `async with`; closing ends loads and unloads under way."""
+    """One Ollama host.  Start it with `async with`; closing waits for loads and unloads until the grace is over.
+
+    Ollama fails the next load, too, if one was broken off a moment ago.
+    """
 
     def __init__(
         self, control: Control, catalog: Catalog, ledger: Ledger, observer: Observer, swapper: Swapper, limits: Limits
@@ -93,6 +96,7 @@ class Engine:
         self._replaced = ""  # what was unloaded to make room for the next load
         self.up, self.down = asyncio.Event(), asyncio.Event()  # whether Ollama is reachable: one of them is set
         self.up.set()
+        self._grace_ends = 0.0
         self.idle_since: float | None = None  # since when nobody waits and nothing is answered; the loop's clock
 
     async def __aenter__(self) -> Self:
@@ -102,6 +106,8 @@ class Engine:
     async def __aexit__(self, *_: object) -> None:
         if self._wake is not None:
             self._wake.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=max(0.0, self._grace_ends - self._loop.time()))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -229,7 +235,8 @@ class Engine:
         self.submit(ConfigChanged(limits or self._scheduler.host.limits, tuple(profiles)))
 
     def shutdown(self, grace_s: float) -> None:
-        self.submit(Shutdown(self._loop.time() + grace_s))
+        self._grace_ends = self._loop.time() + grace_s
+        self.submit(Shutdown(self._grace_ends))
 
     def _decide(self) -> None:
         events, self._events = self._events, []

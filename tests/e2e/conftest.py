@@ -123,7 +123,8 @@ async def busy(proxy: Client, model: str) -> AsyncIterator[aiohttp.ClientRespons
 
 
 def settings(url: str, **swapper: Any) -> Settings:
-    return Settings(server=Server(port=0), upstream=Upstream(url=url), models=MODELS, swapper=Swapper(**swapper))
+    server = Server(port=0, shutdown_grace=1.0)
+    return Settings(server=server, upstream=Upstream(url=url), models=MODELS, swapper=Swapper(**swapper))
 
 
 @pytest.fixture(scope="session")

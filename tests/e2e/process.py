@@ -18,6 +18,15 @@ async def served(
     session: aiohttp.ClientSession, upstream: str, folder: Path, *more: str, before: tuple[str, ...] = ()
 ) -> AsyncIterator[tuple[Client, int]]:
     """The proxy as a process of its own, with `more` arguments, and its number; `before` stands before its command."""
+    async with started(session, upstream, folder, *more, before=before) as (proxy, process):
+        yield proxy, process.pid
+
+
+@contextlib.asynccontextmanager
+async def started(
+    session: aiohttp.ClientSession, upstream: str, folder: Path, *more: str, before: tuple[str, ...] = ()
+) -> AsyncIterator[tuple[Client, asyncio.subprocess.Process]]:
+    """The same with the process itself, which the test may end."""
     port = free_port()
     command = [*before, sys.executable, "-m", "swapper_proxy", "serve", "--port", str(port), "--upstream", upstream]
     command += more
@@ -32,9 +41,10 @@ async def served(
 
     try:
         await until(ready)
-        yield proxy, process.pid
+        yield proxy, process
     finally:
-        process.terminate()
+        if process.returncode is None:
+            process.terminate()
         await process.wait()
 
 

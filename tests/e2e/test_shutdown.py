@@ -1,0 +1,126 @@
+"""SIGTERM to a proxy of its own in front of the real Ollama: what becomes of those who wait and are answered."""
+
+import asyncio
+import contextlib
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import yaml
+
+from swapper_proxy.storage import reading
+from tests.e2e.conftest import LIMIT_S, Client, is_in, until, waits
+from tests.e2e.process import started
+from tests.e2e.test_keep_alive import stays_for
+
+Start = Callable[..., AbstractAsyncContextManager[tuple[Client, Process]]]
+
+
+@pytest.fixture
+def start(session: aiohttp.ClientSession, ollama: Client, tmp_path: Path) -> Start:
+    @contextlib.asynccontextmanager
+    async def start(grace: float = 60.0, **swapper: Any) -> AsyncIterator[tuple[Client, Process]]:
+        file = tmp_path / "swapper.yaml"
+        sections = {"server": {"shutdown_grace": grace}, "swapper": swapper, "history": {"path": str(tmp_path / "h")}}
+        file.write_text(yaml.safe_dump(sections))
+        async with started(session, ollama.url, tmp_path, "--config", str(file)) as both:
+            yield both
+
+    return start
+
+
+async def ends(process: Process) -> int:
+    async with asyncio.timeout(LIMIT_S):
+        return await process.wait()
+
+
+async def takes_nobody(proxy: Client) -> None:
+    """Until it listens no more."""
+
+    async def refused() -> bool:
+        try:
+            async with aiohttp.ClientSession() as anew:
+                await Client(anew, proxy.url).status()
+        except aiohttp.ClientConnectionError:
+            return True
+        return False
+
+    await until(refused)
+
+
+async def test_streams_end_and_nobody_comes_in(start: Start, ollama: Client) -> None:
+    async with start() as (proxy, process), proxy.stream("alpha", 2000) as stream:
+        await stream.content.readany()
+        process.terminate()
+        await takes_nobody(proxy)
+        assert b'"done":true' in await stream.read()
+        assert await ends(process) == 0
+    assert await stays_for(ollama) <= 300
+
+
+async def test_who_waits_for_what_is_there_is_served_and_who_needs_a_load_is_not(start: Start) -> None:
+    async with start(parallel=1) as (proxy, process), proxy.stream("alpha", 500) as stream:
+        await stream.content.readany()
+        same = asyncio.create_task(proxy.generate("alpha"))
+        other = asyncio.create_task(
+            proxy.session.post(f"{proxy.url}/api/generate", json={"model": "beta", "prompt": "x"})
+        )
+        await waits(proxy, 2)
+        process.terminate()
+        async with await other as refused:
+            assert (refused.status, int(refused.headers["Retry-After"]) >= 1) == (503, True)
+            assert "shutting down" in (await refused.json())["error"]
+        assert b'"done":true' in await stream.read()
+        assert (await same)[0] == 200
+        assert await ends(process) == 0
+
+
+async def test_what_takes_longer_than_the_grace_is_cut(start: Start) -> None:
+    async with start(grace=0.5) as (proxy, process), proxy.stream("alpha", 20_000) as stream:
+        await stream.content.readany()
+        process.terminate()
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await stream.read()
+        assert await ends(process) == 0
+
+
+async def test_in_mid_load(start: Start, ollama: Client) -> None:
+    """Ollama would fail the next load if this one were broken off."""
+    async with start() as (proxy, process):
+        asking = asyncio.create_task(proxy.generate("slow"))
+        await is_in(proxy, "slow:latest", "loading")
+        process.terminate()
+        assert (await asking)[0] == 503
+        assert await ends(process) == 0
+    assert (await ollama.generate("slow"))[0] == 200
+
+
+async def test_a_second_signal_ends_it_at_once(start: Start) -> None:
+    async with start(grace=3600) as (proxy, process), proxy.stream("alpha", 20_000) as stream:
+        await stream.content.readany()
+        process.terminate()
+        await takes_nobody(proxy)
+        process.terminate()
+        assert await ends(process) == 1
+
+
+async def test_what_happened_is_kept(start: Start, tmp_path: Path) -> None:
+    async with start() as (proxy, process):
+        for _ in range(3):
+            assert (await proxy.generate("alpha"))[0] == 200
+        process.terminate()
+        assert await ends(process) == 0
+    requests, swaps = reading.recorded(tmp_path / "h")
+    assert (len(requests), len(swaps)) == (3, 1)
+
+
+async def test_a_list_of_events_ends_well(start: Start) -> None:
+    async with start(grace=3600) as (proxy, process), proxy.session.get(f"{proxy.url}/events") as events:
+        await events.content.readany()
+        process.terminate()
+        await events.content.read()
+        assert await ends(process) == 0
