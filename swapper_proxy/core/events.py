@@ -14,7 +14,8 @@ class Arrived:
     """A request wants `key`.
 
     `ttl_s` is the idle time to live that its client set and the scheduler has to keep: None leaves it as it is,
-    infinity ends it (Ollama's own timer stands).
+    infinity ends it (Ollama's own timer stands).  `client` is who takes turns with others: the name of a key; all
+    without one are one client.
     """
 
     id: int
@@ -22,6 +23,7 @@ class Arrived:
     profile: Profile = Profile()
     ttl_s: float | None = None
     priority: Priority = Priority.MEDIUM
+    client: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from math import ceil
 from swapper_proxy.core.host import Host
 from swapper_proxy.core.policy import Policy
 from swapper_proxy.core.residency import Residency, Waiter
-from swapper_proxy.core.types import Key, State
+from swapper_proxy.core.types import Key, Priority, State
 from swapper_proxy.core.victims import Room
 
 
@@ -47,10 +47,23 @@ def outlooks(host: Host, now: float) -> Iterator[Outlook]:
     for record in host.queued.values():
         why, blocker = _why(host, record, now)
         first = policy.deadline(record)
-        waiters = sorted(record.waiters, key=lambda w: (w.arrived_at + record.patience_s(w, rules), w.number))
-        for place, waiter in enumerate(waiters):
-            deadline = max(first, waiter.arrived_at + record.patience_s(waiter, rules))
-            yield Outlook(waiter, record.key, deadline, starts[record.key] + _place_s(record, place), why, blocker)
+        patience = record.patience(rules)
+        for waiter, start in _in_turn(record, patience, starts[record.key]):
+            deadline = max(first, waiter.arrived_at + patience[waiter.priority])
+            yield Outlook(waiter, record.key, deadline, start, why, blocker)
+
+
+def _in_turn(record: Residency, patience: Mapping[Priority, float], first: float) -> Iterator[tuple[Waiter, float]]:
+    """Who waits and when each is likely to be served, the first at `first`; who only wants it loaded then has it."""
+    for loader in record.waiters.loaders.values():
+        yield loader, first
+    left = record.waiters.copy()
+    for place in range(len(left)):
+        start = first + _place_s(record, place)
+        waiter = left.next(patience)
+        left.remove(waiter)
+        left.had_turn(waiter.client, start)
+        yield waiter, start
 
 
 def wait_s(host: Host, record: Residency, now: float) -> float:

@@ -236,14 +236,16 @@ class Host:
             self.grant(record, now)
 
     def grant(self, record: Residency, now: float) -> None:
-        """Serve the queue of a resident, in order of due, up to its parallel limit."""
+        """Serve the queue of a resident, its clients in turn, up to its parallel limit."""
         if record.state is not State.RESIDENT:
             return
         self.answer_loaders(record, now)
-        while (head := record.head) and len(record.in_flight) < record.profile.parallel:
-            self.dequeue(record, head)
-            record.grant(head.id, head.ttl_s, now)
-            self.out.append(Grant(head.id))
+        while record.waiters and len(record.in_flight) < record.profile.parallel:
+            waiter = record.waiters.next(record.patience(self.limits.rules))
+            self.dequeue(record, waiter)
+            record.waiters.had_turn(waiter.client, now)
+            record.grant(waiter.id, waiter.ttl_s, now)
+            self.out.append(Grant(waiter.id))
 
     def finish(self, record: Residency, request: int, now: float) -> None:
         record.speed.served(now - record.in_flight.pop(request))

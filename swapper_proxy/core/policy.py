@@ -109,6 +109,8 @@ class Policy:
     # 2. Victims by force
 
     def _forcible(self, wanted: Residency, room: Room, pool: list[Residency]) -> Victims | None:
+        if room.cheapest(wanted, ()) is not None:
+            return ()  # limits have grown, or something else has gone: nobody need go any more
         draining = tuple(r for r in room.occupants if r.state is State.DRAINING)
         if self._host.forced is not None and self._host.forced[0] is wanted:
             staying = Room((r for r in room.occupants if r not in draining), self._host.limits)

@@ -2,7 +2,7 @@
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from swapper_proxy.core.estimates import Speed
@@ -22,6 +22,7 @@ class Waiter:
     """One who waits for a key, `number` counting all who ever waited.
 
     With a `cause` it is a load that somebody asked for: a waiter without service, answered and never in flight.
+    `client` is who takes turns with the others that wait.
     """
 
     id: int
@@ -30,19 +31,35 @@ class Waiter:
     priority: Priority = Priority.MEDIUM
     ttl_s: float | None = None
     cause: Cause | None = None
+    client: str = ""
+
+
+Lane = OrderedDict[int, Waiter]  # those of one priority, in order of arrival
+
+
+class Line:
+    """What one client waits for with one priority, and `since` when: that it came, or had its last turn."""
+
+    __slots__ = ("lane", "since")
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+        self.lane: Lane = OrderedDict()
 
 
 class Queue:
     """Who waits for one key.
 
-    Each priority has the same patience for all, so the first that is due is the oldest of one of them.  Adding,
-    removing and looking at the first take the same time however many wait.
+    Each priority has the same patience for all, so the first that is due is the oldest of one of them, and the client
+    whose turn is next is the first of one of them.  Adding, removing, looking at the first and giving a turn take the
+    same time however many wait.
     """
 
-    __slots__ = ("_lanes", "_length", "loaders")
+    __slots__ = ("_lanes", "_length", "_lines", "loaders")
 
     def __init__(self) -> None:
-        self._lanes: dict[Priority, OrderedDict[int, Waiter]] = {priority: OrderedDict() for priority in Priority}
+        self._lanes: dict[Priority, Lane] = {priority: OrderedDict() for priority in Priority}
+        self._lines: dict[Priority, OrderedDict[str, Line]] = {priority: OrderedDict() for priority in Priority}
         self._length = 0
         self.loaders: dict[int, Waiter] = {}
 
@@ -55,12 +72,55 @@ class Queue:
             yield from lane.values()
 
     def add(self, waiter: Waiter) -> None:
-        self._lane(waiter)[waiter.id] = waiter
         self._length += 1
+        if waiter.cause is not None:
+            self.loaders[waiter.id] = waiter
+            return
+        self._lanes[waiter.priority][waiter.id] = waiter
+        lines = self._lines[waiter.priority]
+        if (line := lines.get(waiter.client)) is None:
+            line = lines[waiter.client] = Line(waiter.arrived_at)
+        line.lane[waiter.id] = waiter
 
     def remove(self, waiter: Waiter) -> None:
-        del self._lane(waiter)[waiter.id]
         self._length -= 1
+        if waiter.cause is not None:
+            del self.loaders[waiter.id]
+            return
+        del self._lanes[waiter.priority][waiter.id]
+        lines = self._lines[waiter.priority]
+        lane = lines[waiter.client].lane
+        del lane[waiter.id]
+        if not lane:
+            del lines[waiter.client]
+
+    def next(self, patience: Mapping[Priority, float]) -> Waiter:
+        """Who is served next; somebody must wait for service.
+
+        The clients take turns: a turn counts as having come then, and next is the one that is due first.  Of its own
+        requests it is given the first that is due.
+        """
+        firsts = [(p, *next(iter(lines.items()))) for p, lines in self._lines.items() if lines]
+        _, client, _ = min(firsts, key=lambda first: (first[2].since + patience[first[0]], first[2].since))
+        own = [next(iter(line.lane.values())) for lines in self._lines.values() if (line := lines.get(client))]
+        return min(own, key=lambda waiter: (waiter.arrived_at + patience[waiter.priority], waiter.number))
+
+    def had_turn(self, client: str, now: float) -> None:
+        """What else this client waits for stands behind all others of the same priority."""
+        for lines in self._lines.values():
+            if line := lines.get(client):
+                line.since = now
+                lines.move_to_end(client)
+
+    def copy(self) -> "Queue":
+        """The same, but for those who want no service: to see who would be next."""
+        copy = Queue()
+        for priority, lines in self._lines.items():
+            for client, line in lines.items():
+                for waiter in line.lane.values():
+                    copy.add(waiter)
+                copy._lines[priority][client].since = line.since
+        return copy
 
     def find(self, id_: int) -> Waiter | None:
         for lane in (*self._lanes.values(), self.loaders):
@@ -74,9 +134,6 @@ class Queue:
             if lane:
                 yield next(iter(lane.values()))
         yield from self.loaders.values()
-
-    def _lane(self, waiter: Waiter) -> dict[int, Waiter]:
-        return self._lanes[waiter.priority] if waiter.cause is None else self.loaders
 
 
 @dataclass(slots=True)
@@ -104,10 +161,10 @@ class Backoff:
 class Residency:
     """One key.  Times are the scheduler's `now`; `generation` tells the current load or unload from older ones.
 
-    `head` is the first of the queue, `arrived_at` when it came, `due` when its patience ends.  `gate` is the number up
-    to which those waited who were there when the load finished, `gate_left` how many of them still do.  `idle_since` is
-    when the last request ended after which nobody waited, `hold_until` how long that idle resident is kept because
-    others have waited since `held_since`.
+    `head` is who is due first, whose turn it may not be; `arrived_at` when it came, `due` when its patience ends.
+    `gate` is the number up to which those waited who were there when the load finished, `gate_left` how many of them
+    still do.  `idle_since` is when the last request ended after which nobody waited, `hold_until` how long that idle
+    resident is kept because others have waited since `held_since`.
     """
 
     key: Key
@@ -216,19 +273,20 @@ class Residency:
         """Whether those who were there when it was loaded are still to be served before it may be forced out."""
         return self.gate_left > 0 and now < self.gate_until
 
-    def patience_s(self, waiter: Waiter, rules: Rules) -> float:
+    def patience(self, rules: Rules) -> dict[Priority, float]:
         """Seconds; where swaps are quick, all priorities are less patient: a minute for a load of 0.3 s is absurd."""
-        longest = rules.max_wait_s[waiter.priority]
         quickness = rules.patience_swaps * self.speed.swap_s / rules.max_wait_s[Priority.MEDIUM]
-        return longest * quickness if quickness < 1.0 else longest
+        longest = rules.max_wait_s.items()
+        return {priority: s * quickness if quickness < 1.0 else s for priority, s in longest}
 
     def look_at_head(self, rules: Rules) -> None:
         """After any change of the queue or of the speed."""
         self.head, self.due, self.arrived_at = None, math.inf, math.inf
         if not self.waiters:
             return
+        patience = self.patience(rules)
         for waiter in self.waiters.firsts():
-            due = waiter.arrived_at + self.patience_s(waiter, rules)
+            due = waiter.arrived_at + patience[waiter.priority]
             if self.head is None or (due, waiter.number) < (self.due, self.head.number):
                 self.head, self.due, self.arrived_at = waiter, due, waiter.arrived_at
 

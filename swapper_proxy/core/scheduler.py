@@ -5,8 +5,8 @@
 1. every event changes the records (`_on_*`);
 2. whoever waited longer than a limit allows is turned away;
 3. if somebody's deadline has passed, the victims of that load drain; who drains for nothing any more does so no longer;
-4. every resident that is not draining grants its queue, in order of due, up to its parallel limit; who was let in to be
-   served at once and is not is turned away; what the limits do not allow any more drains;
+4. every resident that is not draining grants its queue, its clients in turn, up to its parallel limit; who was let in
+   to be served at once and is not is turned away; what the limits do not allow any more drains;
 5. unless a load or unload is under way: a key drained on request is unloaded; else the forced load is worked towards
    once its victims are done, one unload or the load itself; else a load that disturbs nobody; else a key whose time
    to live is over is unloaded;
@@ -116,7 +116,8 @@ class Scheduler:
         else:
             self.host.report_hold(record, now, paid=not record.past_hold(now))
             record.end_idleness(now)
-            self.host.enqueue(record, Waiter(event.id, self.host.numbers, now, event.priority, event.ttl_s))
+            number = self.host.numbers
+            self.host.enqueue(record, Waiter(event.id, number, now, event.priority, event.ttl_s, client=event.client))
 
     def _on_load_requested(self, event: LoadRequested, now: float) -> None:
         record = self.host.record(event.key, event.profile, now)

@@ -151,7 +151,8 @@ class Engine:
 
     def _arrival(self, demand: Demand, model: Model) -> Arrived:
         key = model.key(demand.options)
-        return Arrived(next(self._ids), key, self._catalog.profile(model, key), demand.ttl_s, demand.priority)
+        profile = self._catalog.profile(model, key)
+        return Arrived(next(self._ids), key, profile, demand.ttl_s, demand.priority, demand.client)
 
     async def load(self, model: Model, priority: Priority = Priority.HIGH, cause: Cause = Cause.MANUAL) -> None:
         """Make the model resident.  Raises Rejected."""

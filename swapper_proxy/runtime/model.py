@@ -93,10 +93,11 @@ class Meaning:
 
 @dataclass(slots=True)
 class Demand:
-    """What a request asks of a model."""
+    """What a request asks of a model; `client` is the name of its key, "" without one."""
 
     model: Model
     options: dict[str, RunnerOption]
     keep_alive: int | float | str | None = None
     ttl_s: float | None = None
     priority: Priority = Priority.MEDIUM
+    client: str = ""

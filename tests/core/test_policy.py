@@ -61,11 +61,11 @@ def test_what_answers_contends_once_and_what_is_idle_does_not() -> None:
 
 def test_patience_is_that_of_the_priority_and_shorter_for_all_where_swaps_are_quick() -> None:
     record, rules = World().wants("a"), Rules()
-    patience = [record.patience_s(Waiter(1, 1, 0, priority), rules) for priority in Priority]
+    patience = list(record.patience(rules).values())
     assert patience == [15, 60, 240]
     record.speed.loaded(0.3)
     record.speed.unloaded(0.1)
-    patience = [record.patience_s(Waiter(1, 1, 0, priority), rules) for priority in Priority]
+    patience = list(record.patience(rules).values())
     assert patience == [WELL(1), WELL(4), WELL(16)]  # ten swaps for the medium one
 
 

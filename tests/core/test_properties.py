@@ -48,6 +48,7 @@ class Machine(RuleBasedStateMachine):
         timeout=st.sampled_from((None, None, 20.0)),
         drain=st.sampled_from((None, None, 4.0)),
         rules=st.sampled_from((Rules(), IMPATIENT, IMPATIENT, EXHAUSTIVE)),
+        clients=st.sampled_from((("",), ("", "one", "two"))),
     )
     def begin(
         self,
@@ -58,9 +59,12 @@ class Machine(RuleBasedStateMachine):
         timeout: float | None,
         drain: float | None,
         rules: Rules,
+        clients: tuple[str, ...],
     ) -> None:
+        self.clients = clients
         self.witness = Witness(
-            Limits(resident, queue, timeout, memory_gb=memory, slots=slots, drain_timeout_s=drain, rules=rules)
+            Limits(resident, queue, timeout, memory_gb=memory, slots=slots, drain_timeout_s=drain, rules=rules),
+            one_client=len(clients) == 1,
         )
 
     # What happens
@@ -69,11 +73,12 @@ class Machine(RuleBasedStateMachine):
         key=keys,
         ttl=st.sampled_from((None, None, None, 0.0, 3.0, float("inf"))),
         priority=st.sampled_from(Priority),
+        client=st.integers(0, 2),
         more=more,
     )
-    def arrive(self, key: Key, ttl: float | None, priority: Priority, more: bool) -> None:
-        w = self.witness
-        w.happen(Arrived(w.ask(key), key, w.profiles[key.runner], ttl, priority), more)
+    def arrive(self, key: Key, ttl: float | None, priority: Priority, client: int, more: bool) -> None:
+        w, name = self.witness, self.clients[client % len(self.clients)]
+        w.happen(Arrived(w.ask(key), key, w.profiles[key.runner], ttl, priority, name), more)
 
     @rule(key=keys, cause=st.sampled_from((Cause.MANUAL, Cause.PRELOAD, Cause.DEFAULT)), more=more)
     def request_load(self, key: Key, cause: Cause, more: bool) -> None:

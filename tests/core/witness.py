@@ -5,6 +5,7 @@ from collections import Counter
 from swapper_proxy.core.commands import Answer, Changed, Command, Grant, Reject, StartLoad, StartUnload, WakeAt
 from swapper_proxy.core.events import Arrived, Cancelled, ConfigChanged, Event, Finished, Loaded, UpstreamDown
 from swapper_proxy.core.host import Host
+from swapper_proxy.core.residency import Residency
 from swapper_proxy.core.scheduler import Scheduler
 from swapper_proxy.core.types import Cause, Key, Limits, Profile, Sighting, State
 
@@ -40,20 +41,33 @@ class Restless(Host):
     calm = False  # type: ignore[assignment]
 
 
+class InOrderOfDue(Restless):
+    """Knows nothing of clients, and must say the same as long as there is but one."""
+
+    def grant(self, record: Residency, now: float) -> None:
+        if record.state is not State.RESIDENT:
+            return
+        self.answer_loaders(record, now)
+        while (head := record.head) and len(record.in_flight) < record.profile.parallel:
+            self.dequeue(record, head)
+            record.grant(head.id, head.ttl_s, now)
+            self.out.append(Grant(head.id))
+
+
 class Witness:
     """One scheduler, and usually two twins that are told the same and say the same.
 
-    One of them admits at once whom it can, the other one is restless.
+    One of them admits at once whom it can, the other one is restless, and with one client serves in order of due.
     """
 
-    def __init__(self, limits: Limits, *, twin: bool = True) -> None:
+    def __init__(self, limits: Limits, *, twin: bool = True, one_client: bool = False) -> None:
         self.now = 0.0
         self.limits = limits
         self.profiles = dict(PROFILES)
         self.scheduler = Scheduler(limits)
         self.twin = Scheduler(limits) if twin else None
         self.restless = Scheduler(limits)
-        self.restless.host = Restless(limits)
+        self.restless.host = InOrderOfDue(limits) if one_client else Restless(limits)
         self.events: list[Event] = []  # of this instant, not told yet
         self.told: list[Event] = []  # what is being answered
         self.last_id = 0
