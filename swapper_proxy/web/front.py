@@ -49,6 +49,9 @@ class Front:
         managed = is_management(exchange.path)
         if not allowed:
             _refuse(exchange, 403, "origin_not_allowed", "pages of this origin are not allowed; see cors_origins")
+        elif request.method == "CONNECT" or not exchange.target.startswith("/"):
+            _refuse(exchange, 400, "malformed", "this is no tunnel: ask for a path")
+            exchange.break_off()  # what a client sends into a tunnel is no request
         elif origin and request.method == "OPTIONS":
             exchange.begin(204, b"No Content", [], sized=True)  # to Ollama each such request is a preflight
         elif managed and request.method not in ("GET", "HEAD", "OPTIONS") and not self._is_local(request.host):
