@@ -128,6 +128,8 @@ class Connection(asyncio.Protocol):
         self.reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._headed:
+            return  # a trailer: it came too late for the client, whose head may have been sent
         self.headers.append((name, value))
         low = name.lower()
         if low == b"content-type":

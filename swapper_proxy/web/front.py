@@ -1,5 +1,6 @@
 """The door: foreign web pages are kept out, the proxy's own API and what is meant for Ollama are told apart."""
 
+import contextlib
 import ipaddress
 import logging
 from fnmatch import fnmatchcase
@@ -68,7 +69,8 @@ class Front:
                 else:
                     _refuse(exchange, 500, "internal_error", "internal error; see the proxy's log")
         if exchange.is_full:
-            await exchange.room()  # before the next request of a client that sends them without reading
+            with contextlib.suppress(ConnectionError):  # it left
+                await exchange.room()  # before the next request of a client that sends them without reading
         return exchange
 
     def _is_allowed(self, request: web.BaseRequest, origin: str) -> bool:

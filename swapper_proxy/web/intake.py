@@ -8,6 +8,7 @@ from aiohttp import StreamReader, web
 
 from swapper_proxy import config
 from swapper_proxy.core.errors import ProxyError
+from swapper_proxy.runtime.ports import Body
 from swapper_proxy.web.body import Fields
 from swapper_proxy.web.decoding import DECODERS, Decoding, too_large
 
@@ -52,10 +53,10 @@ class Intake:
             held.add(await self._decoded(decoding, piece) if decoding else whole.write(piece))
         return whole.getvalue()
 
-    def streamed(self, request: web.BaseRequest) -> AsyncIterator[bytes]:
-        """The body as it comes, of any size, never read as a whole.  Raises ProxyError: 400, 408."""
+    def streamed(self, request: web.BaseRequest) -> Body:
+        """The body as it comes, of any size, never in memory as a whole.  Raises ProxyError: 400; later 400, 408."""
         _check_framing(request)
-        return self._pieces(request)
+        return self._pieces(request) if request.can_read_body else ()
 
     async def _pieces(self, request: web.BaseRequest) -> AsyncIterator[bytes]:
         while piece := await self._piece(request):

@@ -109,8 +109,7 @@ class Proxy:
                 async with self._changes.around(path, fields):
                     return await self._send(exchange, (body,), Outcome())
         headers = towards_ollama(request.raw_headers, None, self._withheld(offered.asked_for(path) or ""))
-        streamed = self._intake.streamed(request) if request.can_read_body else ()
-        return await self._relay(exchange, headers, streamed, Outcome())
+        return await self._relay(exchange, headers, self._intake.streamed(request), Outcome())
 
     # Where names are told
 
