@@ -90,7 +90,7 @@ def _overrides(
 def _num_parallel(environ: Mapping[str, str]) -> int | None:
     """None also for 0: then Ollama chooses by itself."""
     text = environ.get(NUM_PARALLEL, "").strip() or "0"
-    if not text.isascii() or not text.isdigit() or int(text) > MOST_PARALLEL:
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) > MOST_PARALLEL:
         raise ConfigError(f"{NUM_PARALLEL}: expected int from 0 to {MOST_PARALLEL}, got {text!r}")
     return int(text) or None
 

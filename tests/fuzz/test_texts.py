@@ -172,6 +172,8 @@ ENVIRONMENT = (
         | st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=9),
     )
 )
+@example({"OLLAMA_NUM_PARALLEL": "9" * 5000})
+@example({"SWAPPER_PORT": "9" * 5000})
 def test_an_environment_is_read_or_refused_in_one_line(file: Path, environ: dict[str, str]) -> None:
     file.write_text("{}")
     read = said(ConfigError, lambda: config.load(str(file), environ))
