@@ -37,14 +37,12 @@ from swapper_proxy.web.history import History as Pages
 from swapper_proxy.web.management import Management
 from swapper_proxy.web.proxy import Proxy
 from swapper_proxy.web.routing import Router
+from swapper_proxy.web.server import Server as ClientServer
 
 log = logging.getLogger(__name__)
 
 # Objects more than before, after which Python looks for cycles: the usual 700 cost a sixth of the time of a request.
 GARBAGE = 20_000
-# Of a request: its first line, each header; cookies and tokens can be long.
-MOST_HEADER_BYTES = 64 * 1024
-MOST_HEADERS = 1000
 # The simulated Ollama is quick enough to show a swap while one watches.
 SIMULATED_LOAD_S = 1.0
 SIMULATED_TOKENS_PER_S = 40.0
@@ -245,17 +243,9 @@ def _simulated(settings: Settings) -> Simulator:
 
 @asynccontextmanager
 async def _listening(settings: Settings, front: Front) -> AsyncIterator[str]:
-    low_level = web.Server(
-        front.handle,  # type: ignore[arg-type] # it gives what aiohttp's server needs of a response
-        handler_cancellation=True,  # a client that leaves ends its request here and at Ollama
-        auto_decompress=False,
-        access_log=None,
-        keepalive_timeout=75.0,
-        max_line_size=MOST_HEADER_BYTES,
-        max_field_size=MOST_HEADER_BYTES,
-        max_headers=MOST_HEADERS,
+    runner = web.ServerRunner(
+        ClientServer(front.handle, settings.server), shutdown_timeout=settings.server.shutdown_grace
     )
-    runner = web.ServerRunner(low_level, shutdown_timeout=settings.server.shutdown_grace)
     await runner.setup()
     server = settings.server
     site = web.TCPSite(runner, server.host, server.port, backlog=1024)

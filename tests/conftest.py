@@ -9,6 +9,7 @@ from tests.real.install import find
 from tests.real.server import OllamaServer
 
 settings.register_profile("unhurried", deadline=None)  # how long an example takes says nothing on a busy machine
+settings.register_profile("fuzz", deadline=None, max_examples=5000, print_blob=True)  # `make fuzz`
 settings.load_profile("unhurried")
 
 

@@ -90,7 +90,7 @@ def _overrides(
 def _num_parallel(environ: Mapping[str, str]) -> int | None:
     """None also for 0: then Ollama chooses by itself."""
     text = environ.get(NUM_PARALLEL, "").strip() or "0"
-    if not text.isascii() or not text.isdigit() or int(text) > MOST_PARALLEL:
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) > MOST_PARALLEL:
         raise ConfigError(f"{NUM_PARALLEL}: expected int from 0 to {MOST_PARALLEL}, got {text!r}")
     return int(text) or None
 
@@ -107,7 +107,7 @@ def _read(named: str | None) -> tuple[str, dict[str, Any]]:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
     try:
         values = yaml.load(text, Loader=_StrictLoader)
-    except yaml.YAMLError as error:
+    except Exception as error:  # beside its own errors it raises many others at values that are not what their tag says
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if values is None:
         values = {}

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.runtime.ports import Body, Header, UpstreamBroken, UpstreamUnreachable
 
 # Ollama is not read on while so many bytes of an answer wait for the client to take them.
@@ -35,6 +36,7 @@ class Connection(asyncio.Protocol):
         self._take: Callable[[bytes], bool] | None = None  # where the body goes as it comes
         self._writable: asyncio.Future[None] | None = None  # while the transport takes no more of the request
         self._writing: asyncio.Task[None] | None = None
+        self._refused: ProxyError | None = None  # why the client is to blame that it did not get all of the request
         self._lost = ""  # why there is no connection any more
         self._used = False
         self._begin("")
@@ -126,6 +128,8 @@ class Connection(asyncio.Protocol):
         self.reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._headed:
+            return  # a trailer: it came too late for the client, whose head may have been sent
         self.headers.append((name, value))
         low = name.lower()
         if low == b"content-type":
@@ -156,7 +160,10 @@ class Connection(asyncio.Protocol):
     # For those who use it
 
     async def ask(self, method: str, head: bytes, body: Body) -> None:
-        """Send a request; returns when the head of the answer is there.  Raises Stale, UpstreamUnreachable."""
+        """Send a request; returns when the head of the answer is there.
+
+        Raises Stale, UpstreamUnreachable, and the ProxyError of a body that its client does not send as it should.
+        """
         kept, self._used = self._used, True
         self._begin(method)
         if isinstance(body, tuple):
@@ -168,6 +175,8 @@ class Connection(asyncio.Protocol):
             while not self._headed:
                 await self._more()
         except UpstreamBroken as error:
+            if self._refused is not None:
+                raise self._refused from None
             if kept and not self._touched and isinstance(body, tuple):
                 raise Stale(str(error)) from None
             raise UpstreamUnreachable(str(error), sent=True) from None
@@ -180,6 +189,7 @@ class Connection(asyncio.Protocol):
                 if self._writable is not None:
                     await self._writable
         except Exception as error:
+            self._refused = error if isinstance(error, ProxyError) else None
             self.lose(f"the request was broken off: {error}")
             self._wake()
 

@@ -20,6 +20,11 @@ Pieces = tuple[bytes | memoryview, ...]
 # A body with more elements or bytes is not checked before its swap, which is the safe side.
 MOST_ELEMENTS = 100_000
 MOST_BYTES = 8 << 20
+# The fields of requests are a few dozen.  More keys, or longer ones, would only take memory and time.
+MOST_KEYS = 1000
+MOST_KEY_BYTES = 64 * 1024
+# Of escapes and bytes that are looked at one by one, where some are no characters: a quarter of a second.
+MOST_MENDED = 1_000_000
 _PIECE_BYTES = 1 << 20
 _NULL = msgspec.Raw(b"null")
 _EMPTY = re.compile(rb'null|""|\[\s*\]')
@@ -53,8 +58,9 @@ class Fields:
     @classmethod
     def read(cls, body: bytes) -> "Fields":
         """Raises Malformed or Ambiguous."""
-        light = len(body) <= MOST_BYTES and body.count(b",") <= MOST_ELEMENTS
-        if plain := _plain(body):
+        commas = body.count(b",")
+        light = len(body) <= MOST_BYTES and commas <= MOST_ELEMENTS
+        if plain := _plain(body, commas):
             return cls(plain, light, body)
         raw: dict[str, msgspec.Raw] = {}
         for key, value in _members(_mended(body)):
@@ -67,6 +73,8 @@ class Fields:
         raw = self._raw.get(name)
         if raw is None or raw == _NULL:
             return default
+        if not self.light and kind is not msgspec.Raw and has_many_elements(raw):
+            raise Ambiguous(f"{name} has too many elements")
         try:
             return _decoder(kind).decode(raw)
         except msgspec.MsgspecError as error:
@@ -113,6 +121,15 @@ def named(fields: Fields) -> str:
     return name
 
 
+def has_many_elements(raw: msgspec.Raw, most: int = MOST_ELEMENTS) -> bool:
+    """Whether it is an array or object that may have more elements: there are as many commas, texts included."""
+    whole = memoryview(raw)
+    if len(whole) <= most or chr(whole[0]) not in "[{":
+        return False
+    starts = range(0, len(whole), _PIECE_BYTES)
+    return sum(bytes(whole[start : start + _PIECE_BYTES]).count(b",") for start in starts) > most
+
+
 class _Key:
     """A key as it was written.  Each is unlike every other, so that a dictionary keeps all of them, in order."""
 
@@ -120,11 +137,26 @@ class _Key:
         self.text = text
 
 
+class _Keys:
+    """Makes them while msgspec reads, up to a limit."""
+
+    def __init__(self) -> None:
+        self._keys = self._bytes = 0
+
+    def __call__(self, _: type, text: str) -> _Key:
+        """Raises Ambiguous."""
+        self._keys += 1
+        self._bytes += len(text)
+        if self._keys > MOST_KEYS or self._bytes > MOST_KEY_BYTES:
+            raise Ambiguous(f"it has more than {MOST_KEYS} keys, or very long ones")
+        return _Key(text)
+
+
 # Only the message says where the first value ends: before this byte, counted from 1.
 _TRAILING = re.compile(r"trailing characters \(byte (\d+)\)")
 
 
-def _plain(body: bytes) -> dict[str, msgspec.Raw] | None:
+def _plain(body: bytes, commas: int) -> dict[str, msgspec.Raw] | None:
     """The members of a body as nearly all clients write it: nothing before, between or after, each key once.
 
     With nothing in between the length tells whether that is so: all else makes it longer.  None if it is not.
@@ -132,14 +164,16 @@ def _plain(body: bytes) -> dict[str, msgspec.Raw] | None:
     if not _is_utf8(body):
         return None
     try:
-        raw = _OBJECT.decode(body)
-    except (msgspec.MsgspecError, RecursionError):
+        raw = _OBJECT.decode(body) if commas < MOST_KEYS else dict(_members(body))
+    except (msgspec.MsgspecError, RecursionError, Malformed):
         return None
     names = "".join(raw)
+    if len(names) > MOST_KEY_BYTES:
+        return None
     length = 1 + len(names) + sum(map(len, raw.values())) + 4 * len(raw)
     if names != _fold(names) or not (len(body) == length or _is_spaced(body, raw)):
         return None
-    return None if _SUSPECT.search(body) else raw
+    return None if _is_suspect(body) else raw
 
 
 def _is_spaced(body: bytes, raw: dict[str, msgspec.Raw]) -> bool:
@@ -152,7 +186,7 @@ def _is_spaced(body: bytes, raw: dict[str, msgspec.Raw]) -> bool:
 def _members(body: bytes | memoryview) -> list[tuple[str, msgspec.Raw]]:
     """The members of the object that a body begins with.  Raises Malformed, Ambiguous."""
     try:
-        members = msgspec.json.decode(body, type=dict[_Key, msgspec.Raw], dec_hook=lambda kind, text: kind(text))
+        members = msgspec.json.decode(body, type=dict[_Key, msgspec.Raw], dec_hook=_Keys())
     except msgspec.MsgspecError as error:
         if found := _TRAILING.search(str(error)):
             return _members(memoryview(body)[: int(found[1]) - 1])
@@ -167,7 +201,7 @@ def _again(name: str, old: msgspec.Raw, new: msgspec.Raw) -> msgspec.Raw:
     kinds = _kind(old), _kind(new)
     if name == "model" and kinds == ('"', "n"):
         return old  # null leaves a text as it was
-    if name == "options" and kinds == ("{", "{"):
+    if name == "options" and kinds == ("{", "{") and not (has_many_elements(old) or has_many_elements(new)):
         both = (msgspec.json.decode(value, type=dict[str, msgspec.Raw]) for value in (old, new))
         return msgspec.Raw(msgspec.json.encode({key: value for options in both for key, value in options.items()}))
     if (kinds[0] in ("n", kinds[1]) and kinds[1] in _SCALARS) or (name == "keep_alive" and _SCALARS.issuperset(kinds)):
@@ -189,6 +223,7 @@ _INVALID = re.compile("[\udc80-\udcff]")
 _SUSPECT = re.compile(
     rb"\\u[dD](?:[89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..\\u[dD])[c-fC-F]|(?<=\\\\u.)[89a-fA-F])", re.DOTALL
 )
+_SIGHT = 12  # bytes behind a backslash that it may look at
 _ESCAPE = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u([dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
 )
@@ -198,17 +233,32 @@ def _mended(body: bytes) -> bytes:
     """Each byte that is no UTF-8 and each surrogate without its other half becomes U+FFFD."""
     if not _is_utf8(body):
         body = _utf8(body)
-    return _paired(body) if _SUSPECT.search(body) else body
+    return _paired(body) if _is_suspect(body) else body
+
+
+def _is_suspect(body: bytes) -> bool:
+    """Piece by piece: a search is one step, in which nothing else runs."""
+    for start in range(0, len(body), _PIECE_BYTES):
+        found = _SUSPECT.search(body, start, start + _PIECE_BYTES + _SIGHT)
+        if found and found.start() < start + _PIECE_BYTES:
+            return True
+    return False
 
 
 def _utf8(body: bytes) -> bytes:
-    mended = io.BytesIO()
+    mended, count = io.BytesIO(), 0
     for text in _texts(body, "surrogateescape"):
-        mended.write(_INVALID.sub("\ufffd", text).encode())
+        valid, replaced = _INVALID.subn("\ufffd", text)
+        count += replaced
+        if count > MOST_MENDED:
+            raise Ambiguous(f"more than {MOST_MENDED} of its bytes are no UTF-8")
+        mended.write(valid.encode())
     return mended.getvalue()
 
 
 def _paired(body: bytes) -> bytes:
+    if body.count(b"\\") > MOST_MENDED:
+        raise Ambiguous(f"it has halves of surrogate pairs among more than {MOST_MENDED} escapes")
     mended = io.BytesIO(body)
     for escape in _ESCAPE.finditer(body):
         if escape[1]:

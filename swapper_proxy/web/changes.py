@@ -12,7 +12,7 @@ from swapper_proxy.core.names import canonical, is_plausible
 from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.engine import Engine
 from swapper_proxy.runtime.model import Model
-from swapper_proxy.web.body import Fields, Malformed, WrongType, named
+from swapper_proxy.web.body import Fields, WrongType, named
 
 CHANGES = {
     ("POST", "/api/pull"),
@@ -31,11 +31,10 @@ class Changes:
         self._look = look  # at what Ollama has, and has in memory
 
     @contextlib.asynccontextmanager
-    async def around(self, path: str, body: bytes) -> AsyncIterator[None]:
-        """Raises ProxyError if a pinned model is to be deleted, or the body can be read in two ways."""
+    async def around(self, path: str, fields: Fields) -> AsyncIterator[None]:
+        """Raises ProxyError if a pinned model is to be deleted, or a field can be read in two ways."""
         leaving = None
-        with contextlib.suppress(Malformed, WrongType):  # Ollama says so itself
-            fields = Fields.read(body)
+        with contextlib.suppress(WrongType):  # Ollama says so itself
             if path == "/api/delete" and self._catalog.is_pinned_name(named(fields)):
                 raise Rejected(Rejection.PINNED)
             leaving = await self._leaving(path, fields)

@@ -50,12 +50,13 @@ class Counted(Outcome, kw_only=True):
     def chunk(self, data: bytes) -> None:
         self.pieces += 1
         if self.pieces == 1:
-            self._begin(data)
+            self._begin()
+        if len(self.head_bytes) < HEAD_BYTES:
+            self.head_bytes += data[: HEAD_BYTES - len(self.head_bytes)]
         self.tail = data if len(data) >= TAIL_BYTES else self.tail[len(data) - TAIL_BYTES :] + data
 
-    def _begin(self, data: bytes) -> None:
+    def _begin(self) -> None:
         self.began = time.monotonic()
-        self.head_bytes = data[:HEAD_BYTES]
         self.metrics.first_byte(self.model, self.began - self.handed_over)
         if self.streams and self.status == 200:
             self.ledger.first_token(self.model, self.began - self.arrived)

@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from swapper_proxy.config.keep_alive import InvalidKeepAlive, KeepAlive, seconds_of
 from swapper_proxy.core.types import RUNNER_OPTIONS, RunnerOption
-from swapper_proxy.web.body import Fields
+from swapper_proxy.web.body import Ambiguous, Fields
 from swapper_proxy.web.form import Form
 
 
@@ -164,6 +164,9 @@ _ENDPOINTS = (
 ENDPOINTS = {endpoint.path: endpoint for endpoint in _ENDPOINTS}
 
 
+MOST_CHARACTERS = 1000  # of a keep_alive: Go adds up as many parts as there are
+
+
 class Unacceptable(Exception):
     """Ollama will refuse this request whatever is in memory: it is handed on at once, for Ollama to say so."""
 
@@ -192,6 +195,8 @@ def read(endpoint: Endpoint, fields: Fields | Form) -> Asked:
         _check(endpoint, fields)
         return Asked(model, wants=_wants(endpoint, fields))
     keep_alive = fields.get("keep_alive", KeepAlive | None, None)
+    if isinstance(keep_alive, str) and len(keep_alive) > MOST_CHARACTERS:
+        raise Ambiguous("keep_alive is too long")
     leaves_at_once, options = _leaves_at_once(keep_alive), fields.get("options", _Options, None)
     empty = fields.is_empty(endpoint.content)
     if empty and leaves_at_once and endpoint.stops:

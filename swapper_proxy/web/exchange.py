@@ -31,7 +31,7 @@ class Exchange:
         raw = request.raw_path
         self.request = request
         self._protocol = request.protocol
-        target = raw if raw.startswith("/") else request.rel_url.raw_path_qs
+        target = raw if raw.startswith("/") else request.rel_url.raw_path_qs or "/"
         self.target = target.replace("#", "%23")  # to Ollama a part of the path
         self.path = unquote(self.target.partition("?")[0])
         self.arrived = time.monotonic()

@@ -1,5 +1,6 @@
 """The door: foreign web pages are kept out, the proxy's own API and what is meant for Ollama are told apart."""
 
+import contextlib
 import ipaddress
 import logging
 from fnmatch import fnmatchcase
@@ -53,6 +54,9 @@ class Front:
         managed = is_management(exchange.path)
         if not allowed:
             _refuse(exchange, 403, "origin_not_allowed", "pages of this origin are not allowed; see cors_origins")
+        elif request.method == "CONNECT" or not exchange.target.startswith("/"):
+            _refuse(exchange, 400, "malformed", "this is no tunnel: ask for a path")
+            exchange.break_off()  # what a client sends into a tunnel is no request
         elif origin and request.method == "OPTIONS":
             exchange.begin(204, b"No Content", [], sized=True)  # to Ollama each such request is a preflight
         elif managed and request.method not in ("GET", "HEAD", "OPTIONS") and not self._is_local(request.host):
@@ -69,7 +73,8 @@ class Front:
                 else:
                     _refuse(exchange, 500, "internal_error", "internal error; see the proxy's log")
         if exchange.is_full:
-            await exchange.room()  # before the next request of a client that sends them without reading
+            with contextlib.suppress(ConnectionError):  # it left
+                await exchange.room()  # before the next request of a client that sends them without reading
         return exchange
 
     def _is_allowed(self, request: web.BaseRequest, origin: str) -> bool:

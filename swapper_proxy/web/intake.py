@@ -2,12 +2,18 @@
 
 import asyncio
 import io
+from collections.abc import AsyncIterator
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 
 from swapper_proxy import config
 from swapper_proxy.core.errors import ProxyError
+from swapper_proxy.runtime.ports import Body
+from swapper_proxy.web.body import Fields
 from swapper_proxy.web.decoding import DECODERS, Decoding, too_large
+
+MOST_LENGTH = (1 << 63) - 1  # what Go takes
+QUICK_BYTES = 256 * 1024  # are read in a millisecond, and in a tenth of a second at worst
 
 
 class Intake:
@@ -16,7 +22,7 @@ class Intake:
     def __init__(self, server: config.Server) -> None:
         self._server = server
         self._buffered = 0
-        self._decoding = asyncio.Semaphore(1)
+        self._beside = asyncio.Semaphore(1)  # of a thread's work: more of them at once would hold the loop up
 
     def reading(self, request: web.BaseRequest) -> "_Reading":
         """`async with` it: the body, as long as it is needed.  Raises ProxyError: 400, 408, 413, 415, 503."""
@@ -24,13 +30,14 @@ class Intake:
 
     async def read(self, request: web.BaseRequest, held: "_Reading") -> bytes:
         """The body, decoded."""
+        _check_framing(request)
         limit = self._server.max_body_bytes
         encoding = request.headers.get("Content-Encoding", "").strip().lower() or "identity"
         if encoding != "identity" and encoding not in DECODERS:
             raise ProxyError(415, "content_encoding", "a request body may be encoded with zstd or gzip, nothing else")
         if (request.content_length or 0) > limit:
             raise too_large(limit)
-        if encoding == "identity" and request.content.is_eof():  # all of it has come already, as small bodies do
+        if encoding == "identity" and _is_at_hand(request.content):
             body = request.content.read_nowait()
             if len(body) > limit:
                 raise too_large(limit)
@@ -46,23 +53,55 @@ class Intake:
             held.add(await self._decoded(decoding, piece) if decoding else whole.write(piece))
         return whole.getvalue()
 
+    def streamed(self, request: web.BaseRequest) -> Body:
+        """The body as it comes, of any size, never in memory as a whole.  Raises ProxyError: 400; later 400, 408."""
+        _check_framing(request)
+        return self._pieces(request) if request.can_read_body else ()
+
+    async def _pieces(self, request: web.BaseRequest) -> AsyncIterator[bytes]:
+        while piece := await self._piece(request):
+            yield piece
+
     async def _piece(self, request: web.BaseRequest) -> bytes:
-        """What has come since, empty at the end.  Raises ProxyError (408)."""
+        """What has come since, empty at the end.  Raises ProxyError: 400, 408."""
         try:
             async with asyncio.timeout(self._server.body_idle_timeout):
                 return await request.content.readany()
         except TimeoutError:
             raise ProxyError(408, "body_timeout", "the request body did not come") from None
+        except web.RequestPayloadError as error:
+            raise ProxyError(400, "malformed", str(error)) from None
 
     async def _decoded(self, decoding: Decoding, piece: bytes) -> int:
-        async with self._decoding:
+        async with self._beside:
             return await asyncio.to_thread(decoding.write, piece)
+
+    async def fields(self, body: bytes) -> Fields:
+        """The body read, beside the loop if that may take long.  Raises Malformed, Ambiguous."""
+        if len(body) <= QUICK_BYTES:
+            return Fields.read(body)
+        async with self._beside:
+            return await asyncio.to_thread(Fields.read, body)
 
     def hold(self, size: int) -> None:
         """So many bytes more are in memory, or less.  Raises ProxyError (503) if all together are too many."""
         self._buffered += size
         if size > 0 and self._buffered > self._server.max_buffered_bytes:
             raise ProxyError(503, "buffers_full", "too many large requests at once, please try again later", 1.0)
+
+
+def _check_framing(request: web.BaseRequest) -> None:
+    """Raises ProxyError (400) where the HTTP parser is more lenient than Ollama."""
+    coding = request.headers.get("Transfer-Encoding")
+    if coding is not None and coding.strip().lower() != "chunked":
+        raise ProxyError(400, "malformed", "a request body may be sent in chunks, under no other Transfer-Encoding")
+    if (request.content_length or 0) > MOST_LENGTH:
+        raise ProxyError(400, "malformed", "the Content-Length is no length")
+
+
+def _is_at_hand(content: StreamReader) -> bool:
+    """Whether all of it has come already, as small bodies do."""
+    return content.is_eof() and content.exception() is None
 
 
 class _Reading:

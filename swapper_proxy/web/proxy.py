@@ -101,11 +101,15 @@ class Proxy:
         if request.method == "POST" and path == "/api/show":
             return await self._show(exchange)
         if (request.method, path) in CHANGES:
-            async with self._intake.reading(request) as body, self._changes.around(path, body):
-                return await self._send(exchange, (body,), Outcome())
+            async with self._intake.reading(request) as body:
+                try:
+                    fields = await self._intake.fields(body)
+                except Malformed:  # Ollama says so itself
+                    fields = Fields.read(b"{}")
+                async with self._changes.around(path, fields):
+                    return await self._send(exchange, (body,), Outcome())
         headers = towards_ollama(request.raw_headers, None, self._withheld(offered.asked_for(path) or ""))
-        streamed = request.content.iter_any() if request.can_read_body else ()
-        return await self._relay(exchange, headers, streamed, Outcome())
+        return await self._relay(exchange, headers, self._intake.streamed(request), Outcome())
 
     # Where names are told
 
@@ -121,7 +125,7 @@ class Proxy:
         """A name that only the config knows is replaced by Ollama's; whatever else is asked stays as it is."""
         async with self._intake.reading(exchange.request) as body:
             try:
-                fields = Fields.read(body)
+                fields = await self._intake.fields(body)
                 name = named(fields)
             except (Malformed, Ambiguous, WrongType):
                 return await self._send(exchange, (body,), Outcome())
@@ -154,7 +158,7 @@ class Proxy:
         wished = terms.wished_priority(exchange.request.headers, self._catalog)
         async with self._intake.reading(exchange.request) as body:
             try:
-                fields = self._fields(exchange, endpoint, body)
+                fields = await self._fields(exchange, endpoint, body)
             except Malformed:
                 return await self._send(exchange, (body,), Outcome())
             without = self._withheld(self._direct(exchange, endpoint, fields))
@@ -256,12 +260,11 @@ class Proxy:
         )
         raise ProxyError(404, "model_not_found", f"model {quoted} not found{hint}")
 
-    @staticmethod
-    def _fields(exchange: Exchange, endpoint: Endpoint, body: bytes) -> Fields | Form:
+    async def _fields(self, exchange: Exchange, endpoint: Endpoint, body: bytes) -> Fields | Form:
         request = exchange.request
         try:
             content_type = request.headers.get("Content-Type", "")
-            return Form(body, content_type, request.query) if endpoint.multipart else Fields.read(body)
+            return Form(body, content_type, request.query) if endpoint.multipart else await self._intake.fields(body)
         except Ambiguous as error:
             raise ProxyError(400, "malformed", f"the request body cannot be read: {error}") from None
 
@@ -276,8 +279,9 @@ class Proxy:
     async def _relay(self, exchange: Exchange, headers: list[Header], body: Body, outcome: Outcome) -> None:
         try:
             broken = await relay(self._upstream, exchange, headers, body, outcome)
-        except ProxyError:
-            await self._lost()
+        except ProxyError as error:
+            if error.code == "upstream_unreachable":
+                await self._lost()
             raise
         if broken:
             fields = {"request_id": exchange.request_id, "model": exchange.model[:200]}

@@ -10,7 +10,7 @@ import msgspec
 from swapper_proxy.config import Route
 from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.core.names import canonical
-from swapper_proxy.web.body import MOST_BYTES, Ambiguous, Fields, WrongType
+from swapper_proxy.web.body import MOST_BYTES, Ambiguous, Fields, WrongType, has_many_elements
 from swapper_proxy.web.endpoints import Endpoint
 from swapper_proxy.web.form import Form
 
@@ -20,6 +20,7 @@ _IMAGES = frozenset(("image", "image_url", "input_image"))
 # messages > message > content > tool_result > content > part: what is deeper is nothing that Ollama reads
 _DEPTH = 6
 _MOST = 20_000  # messages, parts and texts that are looked at, so that no body holds the others up (0.1 s)
+_MOST_COMMAS = 1_000_000
 _LIST = list[msgspec.Raw]
 _OBJECT = dict[str, msgspec.Raw]
 _QUOTE = ord('"')
@@ -133,7 +134,8 @@ def read(endpoint: Endpoint, fields: Fields | Form) -> Traits:
 class _Content:
     """Adds up texts and images, wherever they are: strings, lists, messages, parts.
 
-    A text of more than MOST_BYTES is as long as its bytes: decoded it would take the memory once more.
+    A text of more than MOST_BYTES is as long as its bytes: decoded it would take the memory once more.  So is what may
+    have too many elements to be taken apart.
     """
 
     has_images: bool = False
@@ -144,6 +146,9 @@ class _Content:
         self.left -= 1
         if raw is not None and len(raw) > MOST_BYTES and memoryview(raw)[0] == _QUOTE:
             self.characters += len(raw) - 2
+            return
+        if raw is not None and has_many_elements(raw, _MOST_COMMAS):
+            self.characters += len(raw)
             return
         value = _decoded(raw, _ANY_OF)
         if isinstance(value, str):

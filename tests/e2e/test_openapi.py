@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import hypothesis
 import msgspec
 import openapi_spec_validator
 import pytest
@@ -47,13 +48,15 @@ SERVED = {
 }
 ENDLESS = "/events"
 QUICK = {"unload_settle": 0.0}
-CHECKS = """
-seed = 1
+SHORT = "seed = 1", "deterministic = true\nmax-examples = 100"
+LONG = "", "max-examples = 1000"  # by `make fuzz`, each time other ones
+SEED, GENERATION = SHORT if hypothesis.settings.default.max_examples == 100 else LONG
+CHECKS = f"""
+{SEED}
 phases.stateful.enabled = false
 
 [generation]
-deterministic = true
-max-examples = 100
+{GENERATION}
 no-shrink = true
 
 # Patterns cannot tell the days of a month, nor which characters can be printed.
