@@ -1,5 +1,6 @@
 """The door: foreign web pages are kept out, the proxy's own API and what is meant for Ollama are told apart."""
 
+import contextlib
 import ipaddress
 import logging
 from fnmatch import fnmatchcase
@@ -45,7 +46,7 @@ class Front:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         origin = request.headers.get("Origin", "")
         allowed = not origin or self._is_allowed(request, origin)
-        exchange = Exchange(request, _cors(request, origin) if origin and allowed else [])
+        exchange = Exchange(request, _cors(request, origin) if origin and allowed else [], self._server.write_timeout)
         managed = is_management(exchange.path)
         if not allowed:
             _refuse(exchange, 403, "origin_not_allowed", "pages of this origin are not allowed; see cors_origins")
@@ -64,8 +65,9 @@ class Front:
                     exchange.break_off()
                 else:
                     _refuse(exchange, 500, "internal_error", "internal error; see the proxy's log")
-        if exchange.is_full:
-            await exchange.room()  # before the next request of a client that sends them without reading
+        if exchange.is_full:  # before the next request of a client that sends them without reading
+            with contextlib.suppress(ConnectionError):
+                await exchange.room()
         return exchange
 
     def _is_allowed(self, request: web.BaseRequest, origin: str) -> bool:

@@ -16,7 +16,16 @@ from swapper_proxy.runtime.engine import Engine
 from swapper_proxy.runtime.lease import Lease
 from swapper_proxy.runtime.ledger import Ledger
 from swapper_proxy.runtime.model import Demand, Model
-from swapper_proxy.runtime.ports import Body, Header, ProblemRecord, Recorder, Relay, UpstreamUnreachable
+from swapper_proxy.runtime.ports import (
+    ANY_SILENCE,
+    Body,
+    Header,
+    ProblemRecord,
+    Recorder,
+    Relay,
+    Silence,
+    UpstreamUnreachable,
+)
 from swapper_proxy.web import endpoints, offered, terms
 from swapper_proxy.web.body import Ambiguous, Fields, Malformed, Pieces, WrongType, named
 from swapper_proxy.web.changes import CHANGES, Changes
@@ -28,7 +37,7 @@ from swapper_proxy.web.form import Form
 from swapper_proxy.web.headers import CREDENTIALS, towards_ollama
 from swapper_proxy.web.intake import Intake
 from swapper_proxy.web.offered import Edit
-from swapper_proxy.web.relay import Outcome, relay, relay_edited
+from swapper_proxy.web.relay import QUESTION, Outcome, relay, relay_edited
 from swapper_proxy.web.routing import Router
 
 log = logging.getLogger("swapper_proxy.requests")
@@ -50,6 +59,7 @@ class Proxy:
         router: Router,
         changes: Changes,
         server: config.Server,
+        limits: config.Upstream,
     ) -> None:
         self._upstream = upstream
         self._engine = engine
@@ -59,6 +69,7 @@ class Proxy:
         self._recorder = recorder
         self._router = router
         self._intake = Intake(server)
+        self._generation = Silence(limits.first_byte_timeout, limits.idle_timeout)
         self._missing: set[Endpoint] = set()  # that this version of Ollama does not have
         self._changes = changes
 
@@ -144,8 +155,8 @@ class Proxy:
         headers = towards_ollama(exchange.request.raw_headers, sum(map(len, body)) if body else None)
         try:
             await relay_edited(self._upstream, exchange, target, headers, body, edit)
-        except ProxyError:
-            await self._lost()
+        except ProxyError as error:
+            await self._lost(error)
             raise
 
     # Through a swap
@@ -275,17 +286,23 @@ class Proxy:
 
     async def _relay(self, exchange: Exchange, headers: list[Header], body: Body, outcome: Outcome) -> None:
         try:
-            broken = await relay(self._upstream, exchange, headers, body, outcome)
-        except ProxyError:
-            await self._lost()
+            broken = await relay(self._upstream, exchange, headers, body, outcome, self._silence(exchange))
+        except ProxyError as error:
+            await self._lost(error)
             raise
         if broken:
             fields = {"request_id": exchange.request_id, "model": exchange.model[:200]}
             log.warning("Ollama broke off in mid-answer", extra=fields | {"status": exchange.status})
 
-    async def _lost(self) -> None:
+    def _silence(self, exchange: Exchange) -> Silence:
+        """How long Ollama may say nothing: pulls, pushes, creations and uploads may do so for hours."""
+        if exchange.request.method == "POST":
+            return self._generation if exchange.path in ENDPOINTS else ANY_SILENCE
+        return QUESTION if exchange.request.method in ("GET", "HEAD") else ANY_SILENCE
+
+    async def _lost(self, error: ProxyError) -> None:
         """Ollama did not answer: the scheduler is to know."""
-        self._metrics.rejected("upstream_unreachable")
+        self._metrics.rejected(error.code)
         self._missing.clear()  # it may come back as a newer version
         await self._engine.probe()
 
