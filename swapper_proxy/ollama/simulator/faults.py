@@ -27,13 +27,17 @@ class Answers(Enum):
 
     WHOLE = "as they should"
     RESET = "the connection is reset before the first byte"
-    RESET_INSIDE = "it is reset after the first piece"
+    RESET_INSIDE = "it is reset in the middle of the first piece: of a chunk, in a stream"
+    CLOSED_INSIDE = "it is closed there"
     SILENT = "nothing comes, and the connection stays open"
-    SILENT_INSIDE = "nothing comes after the first piece, and it stays open"
-    TRUNCATED = "the connection is closed in the middle of the second piece: of a chunk, in a stream"
+    SILENT_INSIDE = "nothing more comes from there on"
     TOO_SHORT = "the connection is closed with 10 bytes of the promised Content-Length still to come"
     BYTEWISE = "one byte at a time"
     GARBAGE = "something that is no HTTP"
+
+
+INSIDE = (Answers.RESET_INSIDE, Answers.CLOSED_INSIDE, Answers.SILENT_INSIDE)
+LAST = 3  # bytes of the first piece that do not come: in a stream, the ends of its line and of its chunk
 
 
 @dataclass
@@ -47,7 +51,7 @@ class Faults:
     - `listing`: /api/ps tells the truth, or nothing, or what it told before, or answers 500
     - `silent`: requests are taken and not answered, whatever they ask
     - `busy`: so many of the next requests to models, loads included, are answered 503
-    - `answers`: how answers of models come, loads excluded; it befalls `share` of them, chosen by `random`
+    - `answers`: how answers of models come, loads excluded; it befalls `share` of them, chosen by `dice`
     """
 
     load_s: float = 0.0
@@ -59,7 +63,7 @@ class Faults:
     busy: float = 0
     answers: Answers = Answers.WHOLE
     share: float = 1.0
-    random: random.Random = field(default_factory=lambda: random.Random(0))
+    dice: random.Random = field(default_factory=lambda: random.Random(0))
 
     def fails(self) -> bool:
         """Whether the load that ends now has failed."""
@@ -84,7 +88,7 @@ class Faults:
             answers = self.answers
             if not asks or answers is Answers.WHOLE or _is_load(await request.read()):
                 return await handler(request)
-            if self.random.random() >= self.share:
+            if self.dice.random() >= self.share:
                 return await handler(request)
             return await _broken(request, handler, answers)
 
@@ -119,31 +123,37 @@ class Breaking:
     def __init__(self, transport: asyncio.Transport, answers: Answers) -> None:
         self._transport = transport
         self._answers = answers
-        self._writes = 0
+        self._begun = False
         self._bytes = asyncio.Queue[bytes]()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        self._writes += 1
-        match self._answers, self._writes:
-            case (Answers.RESET, _) | (Answers.RESET_INSIDE, 2):
+        only_head = not self._begun and data.endswith(b"\r\n\r\n")
+        begun, self._begun = self._begun, not only_head
+        match self._answers:
+            case Answers.SILENT:
+                pass
+            case Answers.BYTEWISE:
+                self._bytes.put_nowait(data)
+            case Answers.RESET:
                 self._transport.abort()
-            case (Answers.SILENT, _) | (Answers.SILENT_INSIDE, 2):
-                self._writes = 1  # nor anything later
-            case Answers.TRUNCATED, 2:
-                self._transport.write(data[: len(data) // 2])
-                self._transport.close()
-            case Answers.TOO_SHORT, 1:
-                self._transport.write(_LENGTH.sub(lambda m: m[1] + b"%d" % (int(m[2]) + SURPLUS), data))
-            case Answers.GARBAGE, 1:
+            case _ if begun and self._answers in INSIDE:
+                self._break()
+            case _ if self._answers in INSIDE:
+                self._transport.write(data if only_head else data[:-LAST])
+            case Answers.GARBAGE:
                 self._transport.write(b"\x00\x01 this is no HTTP\r\n\r\n")
                 self._transport.close()
-            case Answers.BYTEWISE, _:
-                self._bytes.put_nowait(data)
             case _:
-                self._transport.write(data)
+                self._transport.write(_LENGTH.sub(lambda m: m[1] + b"%d" % (int(m[2]) + SURPLUS), data))
+
+    def _break(self) -> None:
+        if self._answers is Answers.RESET_INSIDE:
+            self._transport.abort()
+        elif self._answers is not Answers.SILENT_INSIDE:
+            self._transport.close()
 
     def writelines(self, pieces: list[bytes]) -> None:
         self.write(b"".join(pieces))
@@ -154,7 +164,7 @@ class Breaking:
             for byte in self._bytes.get_nowait():
                 self._transport.write(bytes([byte]))
                 await asyncio.sleep(0)  # let whoever reads have it by itself
-        if self._answers is Answers.TOO_SHORT:
-            self._transport.close()
+        if self._answers in INSIDE or self._answers is Answers.TOO_SHORT:
+            self._break()
         if self._answers in (Answers.SILENT, Answers.SILENT_INSIDE):
             await asyncio.Event().wait()  # until the other side leaves
