@@ -217,6 +217,7 @@ class Engine:
             before.clear()
             self._observer.upstream(reachable)
             self.submit(UpstreamUp() if reachable else UpstreamDown())
+            self._catalog.forget()  # it may be another one that comes back
             for task in () if reachable else self._tasks:
                 task.cancel()
 

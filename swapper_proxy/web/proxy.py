@@ -1,5 +1,7 @@
 """Everything that goes to Ollama: swapping routes wait for their model, all others go straight through."""
 
+import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Coroutine
@@ -69,6 +71,7 @@ class Proxy:
         self._recorder = recorder
         self._router = router
         self._intake = Intake(server)
+        self._grace_s = limits.grace
         self._generation = Silence(limits.first_byte_timeout, limits.idle_timeout)
         self._missing: set[Endpoint] = set()  # that this version of Ollama does not have
         self._changes = changes
@@ -173,7 +176,7 @@ class Proxy:
                 asked = endpoints.read(endpoint, fields)
             except (Unacceptable, WrongType):
                 return await self._send(exchange, fields.pieces(), Outcome(), without)
-            model = await self._catalog.resolve(asked.model)
+            model = await self._resolved(asked.model)
             if model is None:
                 return await self._unknown(exchange, endpoint, asked, fields)
             if alias := self._catalog.meaning(asked.model).alias:
@@ -184,6 +187,26 @@ class Proxy:
                 return await self._unload(exchange, endpoint, asked, model)
             demand = terms.demand(self._catalog, endpoint, asked, model, wished)
             return await self._serve(exchange, endpoint, asked, fields, demand)
+
+    async def _resolved(self, name: str) -> Model | None:
+        """The model of this name, None if Ollama does not know it.
+
+        Who asks while Ollama is away for a moment waits as long as those whose model is known already.
+        """
+        error = UpstreamUnreachable("what answers there is no Ollama")
+        try:
+            model = await self._catalog.resolve(name)
+            if model is not None or self._engine.reachable:
+                return model
+        except UpstreamUnreachable as unreachable:
+            error = unreachable
+        await self._engine.probe()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._grace_s):
+                await self._engine.up.wait()
+        if not self._engine.reachable:
+            raise error
+        return await self._catalog.resolve(name)
 
     def _direct(self, exchange: Exchange, endpoint: Endpoint, fields: Fields | Form) -> str:
         """Let `use_llm` and the routes say which model is meant: its name.  The answer will tell."""
