@@ -17,9 +17,11 @@ from swapper_proxy.ollama import client, connection
 from tests.e2e.conftest import Client, at_rest, is_in, settings, until, waits
 from tests.e2e.faulty import MESSAGES, healthy, is_served, text_of
 from tests.real.install import find
+from tests.real.models import Model, Weights
 from tests.real.server import OllamaServer
 
 PATHS = ("/api/generate", "/api/chat", "/v1/chat/completions", "/v1/messages")
+SLOWER = Model(Weights(seed=8, layers=40, feed_forward=2048))  # slow enough to be caught while it is loaded
 PATIENT, HASTY = {"grace": 60.0}, {"grace": 0.5}
 
 
@@ -35,7 +37,8 @@ def mortal(tmp_path) -> Iterator[OllamaServer]:
     server = OllamaServer(find(), tmp_path, OLLAMA_MAX_LOADED_MODELS="1")
     server.start()
     try:
-        server.create(["alpha", "beta", "slow"])
+        server.create(["alpha", "beta"])
+        server.create_model("slow", SLOWER)
         yield server
     finally:
         server.stop()
