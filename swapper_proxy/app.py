@@ -91,6 +91,7 @@ class Service:
             Router(settings.routes, self._board.is_at_hand),
             Changes(self.engine, self._catalog, self._watcher.look),
             settings.server,
+            settings.upstream,
         )
 
     @asynccontextmanager

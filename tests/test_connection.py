@@ -6,9 +6,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from swapper_proxy.ollama import connection
 from swapper_proxy.ollama.client import OllamaClient
 from swapper_proxy.ollama.connection import HIGH_BYTES, MOST_HEAD_BYTES
-from swapper_proxy.runtime.ports import UpstreamBroken, UpstreamUnreachable
+from swapper_proxy.runtime.ports import Silence, UpstreamBroken, UpstreamSilent, UpstreamUnreachable
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 LIMIT_S = 20
@@ -306,3 +307,109 @@ async def test_the_body_of_an_answer_that_has_none_goes_nowhere() -> None:
         assert await answer.rest() == b""
         assert await (await client.send("GET", "/x", (), ())).rest() == b"hello"
         assert len(made) == 2
+
+
+# Silence
+
+
+async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read()
+
+
+async def silent_after_the_first_piece(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello")
+    await reader.read()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connections are looked at often."""
+    monkeypatch.setattr(connection, "LOOK_S", 0.01)
+
+
+SHORT = 0.05
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_no_answer_begins() -> None:
+    async with served(silent) as (client, made):
+        with pytest.raises(UpstreamSilent, match=r"nothing came for 0\.05 s") as caught:
+            await client.send("GET", "/x", (), (), silence=Silence(first_byte_s=SHORT))
+        assert caught.value.sent
+        assert len(made) == 1
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_no_answer_begins_on_a_kept_connection_and_it_is_not_asked_twice() -> None:
+    async with served(answering(SIZED)) as (client, made):
+        assert await (await client.send("GET", "/x", (), ())).rest() == b"hello"
+        with pytest.raises(UpstreamSilent):
+            await client.send("GET", "/x", (), (), silence=Silence(first_byte_s=SHORT))
+        assert len(made) == 1
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_an_answer_stops_in_the_middle() -> None:
+    async with served(silent_after_the_first_piece) as (client, _):
+        answer = await client.send("GET", "/x", (), (), silence=Silence(idle_s=SHORT))
+        with pytest.raises(UpstreamBroken, match=r"nothing came for 0\.05 s"):
+            await answer.rest()
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_who_set_no_limit_waits_on() -> None:
+    async with served(silent_after_the_first_piece) as (client, _):
+        answer = await client.send("GET", "/x", (), (), silence=Silence(first_byte_s=SHORT))
+        waiting = asyncio.create_task(answer.rest())
+        with pytest.raises(UpstreamBroken):  # one that has the same silence behind it, and a limit
+            await (await client.send("GET", "/x", (), (), silence=Silence(idle_s=4 * SHORT))).rest()
+        assert not waiting.done()
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_slow_pieces_are_no_silence() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 60\r\n\r\n")
+        for _ in range(60):  # together twice the limit
+            writer.write(b"x")
+            await asyncio.sleep(0.05)
+
+    async with served(serve) as (client, _):
+        answer = await client.send("GET", "/x", (), (), silence=Silence(idle_s=1.5))
+        assert await answer.rest() == 60 * b"x"
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_client_that_takes_nothing_and_one_that_still_sends_are_no_silence_of_ollama() -> None:
+    sent = asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"x"
+        await sent.wait()
+        yield b"y"
+
+    async def longer_than_the_limit() -> None:
+        """Another one, that begins at the same time, is given up."""
+        with pytest.raises(UpstreamSilent):
+            await client.send("GET", "/x", (), (), silence=Silence(first_byte_s=4 * SHORT))
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if b"POST" in head:
+            await reader.readuntil(b"0\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe")
+        await reader.read()
+
+    async with served(serve) as (client, _):
+        sending = asyncio.create_task(client.send("POST", "/x", (), body(), silence=Silence(SHORT, SHORT)))
+        await longer_than_the_limit()
+        sent.set()
+        answer = await sending
+        assert not await answer.into(lambda _: False)
+        await longer_than_the_limit()
+        with pytest.raises(UpstreamBroken):  # now that somebody waits for more
+            await answer.rest()

@@ -56,16 +56,19 @@ class Server(Section, frozen=True):
     max_connections: Count = 4096
     header_timeout: Annotated[float, Meta(gt=0, le=86_400)] = 75.0
     body_idle_timeout: Annotated[float, Meta(gt=0, le=86_400)] = 60.0
+    write_timeout: Annotated[float, Meta(gt=0, le=86_400)] = 300.0
     shutdown_grace: Seconds = 30.0
     cors_origins: tuple[str, ...] = LOCAL_ORIGINS
     allowed_hosts: tuple[str, ...] = ()
 
 
 class Upstream(Section, frozen=True):
-    """The Ollama behind the proxy."""
+    """The Ollama behind the proxy.  Times are seconds, None means off."""
 
     url: str = "http://localhost:11434"
     connect_timeout: Seconds = 10.0
+    first_byte_timeout: Annotated[float, Meta(gt=0, le=86_400)] | None = None
+    idle_timeout: Annotated[float, Meta(gt=0, le=86_400)] | None = 1800.0
     grace: Seconds = 10.0
 
 

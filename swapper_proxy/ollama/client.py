@@ -10,14 +10,17 @@ from swapper_proxy.core.errors import Failure
 from swapper_proxy.ollama import wire
 from swapper_proxy.ollama.connection import Connection, Pool, Stale
 from swapper_proxy.runtime.ports import (
+    ANY_SILENCE,
     Body,
     Header,
     Installed,
     LoadSpec,
     Running,
     Shown,
+    Silence,
     UpstreamBroken,
     UpstreamRefused,
+    UpstreamSilent,
     UpstreamUnreachable,
 )
 
@@ -45,8 +48,7 @@ class OllamaClient:
     # The proxy's own calls
 
     async def version(self) -> str:
-        answer: dict[str, str] = await self._ask("GET", "/api/version", dict[str, str])
-        return answer.get("version", "")
+        return (await self._ask("GET", "/api/version", wire.Version)).version
 
     async def installed(self) -> list[Installed]:
         tags = await self._ask("GET", "/api/tags", wire.Tags)
@@ -69,9 +71,9 @@ class OllamaClient:
         if spec.keep_alive is not None:
             body["keep_alive"] = spec.keep_alive
         if spec.embedding_only:
-            await self._ask("POST", "/api/embed", msgspec.Raw, body | {"input": []}, limit_s=None, fresh=True)
+            await self._ask("POST", "/api/embed", msgspec.Raw, body | {"input": []}, a_load=True)
         else:
-            await self._ask("POST", "/api/generate", msgspec.Raw, body | {"stream": False}, limit_s=None, fresh=True)
+            await self._ask("POST", "/api/generate", msgspec.Raw, body | {"stream": False}, a_load=True)
 
     async def unload(self, name: str) -> None:
         """Ask Ollama to unload; it answers at once and unloads when idle."""
@@ -84,15 +86,14 @@ class OllamaClient:
         expected: type[T],
         body: object = None,
         *,
-        limit_s: float | None = ASK_TIMEOUT_S,
-        fresh: bool = False,
+        a_load: bool = False,
     ) -> T:
         content = () if body is None else (msgspec.json.encode(body),)
         try:
-            async with asyncio.timeout(limit_s):
-                status, kind, answer = await self._whole(method, path, content, fresh)
+            async with asyncio.timeout(None if a_load else ASK_TIMEOUT_S):
+                status, kind, answer = await self._whole(method, path, content, fresh=a_load)
         except TimeoutError:
-            raise UpstreamUnreachable(f"no answer to {path} within {limit_s} s") from None
+            raise UpstreamSilent(f"no answer to {path} within {ASK_TIMEOUT_S:g} s") from None
         except UpstreamBroken as error:
             raise UpstreamUnreachable(str(error), sent=True) from error
         if status != 200:
@@ -102,7 +103,9 @@ class OllamaClient:
         except msgspec.MsgspecError as error:
             raise UpstreamUnreachable(f"what answers at {self.url} is no Ollama: {error}") from error
 
-    async def _whole(self, method: str, path: str, content: tuple[bytes, ...], fresh: bool) -> tuple[int, str, bytes]:
+    async def _whole(
+        self, method: str, path: str, content: tuple[bytes, ...], *, fresh: bool
+    ) -> tuple[int, str, bytes]:
         """Status, Content-Type and body."""
         headers = [(b"Content-Length", b"%d" % sum(map(len, content)))] if content else []
         answer = await self.send(method, path, headers, content, fresh=fresh)
@@ -111,7 +114,14 @@ class OllamaClient:
     # Client requests
 
     async def send(
-        self, method: str, target: str, headers: Iterable[Header], body: Body, *, fresh: bool = False
+        self,
+        method: str,
+        target: str,
+        headers: Iterable[Header],
+        body: Body,
+        *,
+        silence: Silence = ANY_SILENCE,
+        fresh: bool = False,
     ) -> Connection:
         """Hand a request on; returns when the head of the answer is there.
 
@@ -126,9 +136,9 @@ class OllamaClient:
         head = b"".join((start.encode("utf-8", "surrogateescape"), *lines, b"\r\n"))
         connection = (None if fresh else self._pool.kept()) or await self._pool.connect()
         try:
-            await connection.ask(method, head, body)
+            await connection.ask(method, head, body, silence)
         except Stale:
-            return await self.send(method, target, headers, body, fresh=True)
+            return await self.send(method, target, headers, body, silence=silence, fresh=True)
         except BaseException:
             connection.close()
             raise

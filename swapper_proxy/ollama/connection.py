@@ -5,6 +5,7 @@ be used again.
 """
 
 import asyncio
+import math
 import ssl
 from collections.abc import AsyncIterable, Callable
 from typing import Any
@@ -13,11 +14,21 @@ from urllib.parse import urlsplit
 import httptools
 
 from swapper_proxy.core.errors import ProxyError
-from swapper_proxy.runtime.ports import Body, Header, UpstreamBroken, UpstreamUnreachable
+from swapper_proxy.runtime.ports import (
+    ANY_SILENCE,
+    Body,
+    Header,
+    Silence,
+    UpstreamBroken,
+    UpstreamSilent,
+    UpstreamUnreachable,
+)
 
 # Ollama is not read on while so many bytes of an answer wait for the client to take them.
 HIGH_BYTES = 256 * 1024
 MOST_HEAD_BYTES = 1024 * 1024
+# How often all connections are looked at for silence: instead of a timer for each, which would cost every request.
+LOOK_S = 1.0
 
 
 class Stale(Exception):
@@ -39,6 +50,9 @@ class Connection(asyncio.Protocol):
         self._refused: ProxyError | None = None  # why the client is to blame that it did not get all of the request
         self._lost = ""  # why there is no connection any more
         self._used = False
+        self._silence = ANY_SILENCE
+        self._silent = False  # given up for it
+        self._quiet_since = math.inf  # as far as was seen
         self._begin("")
 
     def _begin(self, method: str) -> None:
@@ -159,12 +173,14 @@ class Connection(asyncio.Protocol):
 
     # For those who use it
 
-    async def ask(self, method: str, head: bytes, body: Body) -> None:
+    async def ask(self, method: str, head: bytes, body: Body, silence: Silence = ANY_SILENCE) -> None:
         """Send a request; returns when the head of the answer is there.
 
-        Raises Stale, UpstreamUnreachable, and the ProxyError of a body that its client does not send as it should.
+        Raises Stale, UpstreamUnreachable, UpstreamSilent, and the ProxyError of a body that its client does not send as
+        it should.
         """
         kept, self._used = self._used, True
+        self._silence, self._quiet_since = silence, math.inf
         self._begin(method)
         if isinstance(body, tuple):
             self._transport.writelines([piece for piece in (head, *body) if piece])  # from 3.12 on an empty one spins
@@ -177,6 +193,8 @@ class Connection(asyncio.Protocol):
         except UpstreamBroken as error:
             if self._refused is not None:
                 raise self._refused from None
+            if self._silent:
+                raise UpstreamSilent(str(error)) from None
             if kept and not self._touched and isinstance(body, tuple):
                 raise Stale(str(error)) from None
             raise UpstreamUnreachable(str(error), sent=True) from None
@@ -229,6 +247,25 @@ class Connection(asyncio.Protocol):
             self.close()
         return b"".join(pieces)
 
+    def look(self, now: float) -> None:
+        """Give it up if nothing has come for too long.
+
+        Silence is only what somebody waits for: neither a request that is still being sent, nor a client that takes
+        nothing for now.
+        """
+        waited_for = self._waiter is not None and not self._waiter.done()
+        sending = self._writing is not None and not self._writing.done()
+        if not waited_for or sending or (self._headed and self._touched):
+            self._touched = self._touched and not self._headed  # before the head it says that the request was seen
+            self._quiet_since = math.inf
+            return
+        self._quiet_since = min(self._quiet_since, now)
+        limit_s = self._silence.idle_s if self._headed else self._silence.first_byte_s
+        if limit_s is not None and now - self._quiet_since >= limit_s:
+            self._silent = True
+            self.lose(f"nothing came for {limit_s:g} s")
+            self._wake()
+
     def close(self) -> None:
         """At the end of the answer the connection is kept; before, it is closed, and Ollama stops."""
         if self._writing is not None and not self._writing.done():
@@ -260,6 +297,13 @@ class Pool:
         self._kept: dict[Connection, None] = {}
         self._all: set[Connection] = set()
         self.loop = asyncio.get_running_loop()
+        self._timer = self.loop.call_later(LOOK_S, self._look)
+
+    def _look(self) -> None:
+        now = self.loop.time()
+        self._timer = self.loop.call_at(now + LOOK_S, self._look)
+        for connection in list(self._all):
+            connection.look(now)
 
     def kept(self) -> Connection | None:
         """The latest that was kept."""
@@ -287,6 +331,7 @@ class Pool:
 
     async def close(self) -> None:
         """All of them; returns when their sockets are closed."""
+        self._timer.cancel()
         for connection in list(self._all):
             connection.lose("the proxy is shutting down")
         await asyncio.sleep(0)  # a transport closes its socket in the next turn of the loop

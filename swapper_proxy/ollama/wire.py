@@ -16,7 +16,7 @@ class TagEntry(msgspec.Struct):
 
 
 class Tags(msgspec.Struct):
-    models: list[TagEntry] | None = None
+    models: list[TagEntry] | None
 
 
 class PsEntry(msgspec.Struct):
@@ -29,7 +29,11 @@ class PsEntry(msgspec.Struct):
 
 
 class Ps(msgspec.Struct):
-    models: list[PsEntry] | None = None
+    models: list[PsEntry] | None
+
+
+class Version(msgspec.Struct):
+    version: str
 
 
 class Show(msgspec.Struct):

@@ -53,6 +53,7 @@ from swapper_proxy.runtime.ledger import Ledger
 from swapper_proxy.runtime.loader import Loader, MadeAnew
 from swapper_proxy.runtime.model import Demand, Model
 from swapper_proxy.runtime.ports import Control, LoadSpec, Observer, UpstreamRefused, UpstreamUnreachable
+from swapper_proxy.runtime.probe import Probe
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -89,7 +90,8 @@ class Engine:
         self._ids = itertools.count(1)
         self._events: list[Event] = []
         self._wake: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._probe = Probe(control)
+        self._tasks: set[asyncio.Task[None]] = set()  # loads and unloads
         self._names: dict[Key, str] = {}  # under which name each resident is known to people
         self._draining: dict[Key, float] = {}  # since when
         self._cause = Cause.IDLE  # of the last change: a load or unload is started right after its own
@@ -111,6 +113,7 @@ class Engine:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._probe.close()
 
     # For requests
 
@@ -212,13 +215,19 @@ class Engine:
         self.submit(Observed(asked_at, present))
 
     def upstream(self, reachable: bool) -> None:
-        """Ollama went down or came back."""
+        """Ollama went down or came back.
+
+        A load that it took along is left, so that one that was only frozen does not go on with it beside the next.
+        """
         if reachable != self.reachable:
             now, before = (self.up, self.down) if reachable else (self.down, self.up)
             now.set()
             before.clear()
             self._observer.upstream(reachable)
             self.submit(UpstreamUp() if reachable else UpstreamDown())
+            self._catalog.forget()  # it may be another one that comes back
+            for task in () if reachable else self._tasks:
+                task.cancel()
 
     def configure(self, swapper: Swapper, limits: Limits) -> None:
         """Other settings hold from now on; the catalog knows them already."""
@@ -356,13 +365,8 @@ class Engine:
             self.submit(Unloaded(key, generation))
 
     async def probe(self) -> None:
-        """Ask Ollama whether it is there, and tell the scheduler: down if it does not even tell its version."""
-        try:
-            await self._control.version()
-        except (UpstreamUnreachable, UpstreamRefused):
-            self.upstream(False)
-        else:
-            self.upstream(True)
+        """Ask Ollama whether it is there, and tell the scheduler."""
+        self.upstream(await self._probe.ask(2 if self.reachable else 1))
 
     # For reading
 

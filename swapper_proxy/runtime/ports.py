@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -23,6 +23,13 @@ class UpstreamUnreachable(Exception):
         self.sent = sent
 
 
+class UpstreamSilent(UpstreamUnreachable):
+    """Ollama has the request and does not answer within the time that it is given."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why, sent=True)
+
+
 class UpstreamBroken(Exception):
     """Ollama broke an answer off in the middle."""
 
@@ -33,6 +40,16 @@ class UpstreamRefused(Exception):
     def __init__(self, failure: Failure) -> None:
         super().__init__(f"Ollama answered {failure.status}")
         self.failure = failure
+
+
+class Silence(NamedTuple):
+    """How many seconds may pass without a byte from Ollama, before its answer and in it; None: any time."""
+
+    first_byte_s: float | None = None
+    idle_s: float | None = None
+
+
+ANY_SILENCE = Silence()
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +202,11 @@ class Control(Protocol):
 
 
 class Relay(Protocol):
-    """Client requests handed on.  Raises UpstreamUnreachable."""
+    """Client requests handed on.  Raises UpstreamUnreachable, UpstreamSilent."""
 
-    async def send(self, method: str, target: str, headers: Iterable[Header], body: Body) -> Answer: ...
+    async def send(
+        self, method: str, target: str, headers: Iterable[Header], body: Body, *, silence: Silence = ANY_SILENCE
+    ) -> Answer: ...
 
 
 class Observer(Protocol):

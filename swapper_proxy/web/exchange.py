@@ -1,5 +1,7 @@
 """One request of a client and the answer to it, written straight to the client's transport."""
 
+import asyncio
+import logging
 import re
 import secrets
 import time
@@ -14,6 +16,8 @@ from aiohttp import HttpVersion11, web
 from swapper_proxy.runtime.ports import Header
 from swapper_proxy.web.headers import CHOSEN_MODEL, queued
 
+log = logging.getLogger("swapper_proxy.requests")
+
 WITHOUT_BODY = (204, 304)
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
@@ -27,7 +31,7 @@ class Exchange:
     was there.  `status` is that of the answer, 0 while there is none; `content_type` that of Ollama's answer.
     """
 
-    def __init__(self, request: web.BaseRequest, allowed: list[Header]) -> None:
+    def __init__(self, request: web.BaseRequest, allowed: list[Header], write_timeout_s: float) -> None:
         raw = request.raw_path
         self.request = request
         self._protocol = request.protocol
@@ -41,6 +45,7 @@ class Exchange:
         self.status = 0
         self.content_type = ""
         self._allowed = allowed  # what a browser is told of the origin
+        self._write_timeout_s = write_timeout_s
         self._chunked = False
 
     @cached_property
@@ -93,8 +98,23 @@ class Exchange:
         return self._protocol.writing_paused
 
     async def room(self) -> None:
-        """Returns when the client has taken enough of what was written."""
-        await self.request.writer.drain()
+        """Returns when the client has taken enough of what was written.
+
+        Raises ConnectionError if it left, or has taken nothing for so long that its connection is closed.
+        """
+        unsent = self.unsent + 1
+        while self.unsent < unsent:
+            unsent = self.unsent
+            try:
+                async with asyncio.timeout(self._write_timeout_s):
+                    return await self.request.writer.drain()
+            except TimeoutError:
+                pass  # unless it took something meanwhile
+        self.abort()
+        log.warning(
+            "closed: the client does not read", extra={"request_id": self.request_id, "endpoint": self.path[:64]}
+        )
+        raise ConnectionResetError("the client does not read")
 
     @property
     def unsent(self) -> int:

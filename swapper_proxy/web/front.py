@@ -50,7 +50,7 @@ class Front:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         origin = request.headers.get("Origin", "")
         allowed = not origin or self._is_allowed(request, origin)
-        exchange = Exchange(request, _cors(request, origin) if origin and allowed else [])
+        exchange = Exchange(request, _cors(request, origin) if origin and allowed else [], self._server.write_timeout)
         managed = is_management(exchange.path)
         if not allowed:
             _refuse(exchange, 403, "origin_not_allowed", "pages of this origin are not allowed; see cors_origins")

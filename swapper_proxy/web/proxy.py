@@ -1,5 +1,7 @@
 """Everything that goes to Ollama: swapping routes wait for their model, all others go straight through."""
 
+import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Coroutine
@@ -16,7 +18,16 @@ from swapper_proxy.runtime.engine import Engine
 from swapper_proxy.runtime.lease import Lease
 from swapper_proxy.runtime.ledger import Ledger
 from swapper_proxy.runtime.model import Demand, Model
-from swapper_proxy.runtime.ports import Body, Header, ProblemRecord, Recorder, Relay, UpstreamUnreachable
+from swapper_proxy.runtime.ports import (
+    ANY_SILENCE,
+    Body,
+    Header,
+    ProblemRecord,
+    Recorder,
+    Relay,
+    Silence,
+    UpstreamUnreachable,
+)
 from swapper_proxy.web import endpoints, offered, terms
 from swapper_proxy.web.body import Ambiguous, Fields, Malformed, Pieces, WrongType, named
 from swapper_proxy.web.changes import CHANGES, Changes
@@ -28,7 +39,7 @@ from swapper_proxy.web.form import Form
 from swapper_proxy.web.headers import CREDENTIALS, towards_ollama
 from swapper_proxy.web.intake import Intake
 from swapper_proxy.web.offered import Edit
-from swapper_proxy.web.relay import Outcome, relay, relay_edited
+from swapper_proxy.web.relay import QUESTION, Outcome, relay, relay_edited
 from swapper_proxy.web.routing import Router
 
 log = logging.getLogger("swapper_proxy.requests")
@@ -50,6 +61,7 @@ class Proxy:
         router: Router,
         changes: Changes,
         server: config.Server,
+        limits: config.Upstream,
     ) -> None:
         self._upstream = upstream
         self._engine = engine
@@ -59,6 +71,8 @@ class Proxy:
         self._recorder = recorder
         self._router = router
         self._intake = Intake(server)
+        self._grace_s = limits.grace
+        self._generation = Silence(limits.first_byte_timeout, limits.idle_timeout)
         self._missing: set[Endpoint] = set()  # that this version of Ollama does not have
         self._changes = changes
 
@@ -148,8 +162,9 @@ class Proxy:
         headers = towards_ollama(exchange.request.raw_headers, sum(map(len, body)) if body else None)
         try:
             await relay_edited(self._upstream, exchange, target, headers, body, edit)
-        except ProxyError:
-            await self._lost()
+        except ProxyError as error:
+            if error.status in (502, 504):  # else the client is to blame
+                await self._lost(error)
             raise
 
     # Through a swap
@@ -166,7 +181,7 @@ class Proxy:
                 asked = endpoints.read(endpoint, fields)
             except (Unacceptable, WrongType):
                 return await self._send(exchange, fields.pieces(), Outcome(), without)
-            model = await self._catalog.resolve(asked.model)
+            model = await self._resolved(asked.model)
             if model is None:
                 return await self._unknown(exchange, endpoint, asked, fields)
             if alias := self._catalog.meaning(asked.model).alias:
@@ -177,6 +192,26 @@ class Proxy:
                 return await self._unload(exchange, endpoint, asked, model)
             demand = terms.demand(self._catalog, endpoint, asked, model, wished)
             return await self._serve(exchange, endpoint, asked, fields, demand)
+
+    async def _resolved(self, name: str) -> Model | None:
+        """The model of this name, None if Ollama does not know it.
+
+        Who asks while Ollama is away for a moment waits as long as those whose model is known already.
+        """
+        error = UpstreamUnreachable("what answers there is no Ollama")
+        try:
+            model = await self._catalog.resolve(name)
+            if model is not None or self._engine.reachable:
+                return model
+        except UpstreamUnreachable as unreachable:
+            error = unreachable
+        await self._engine.probe()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._grace_s):
+                await self._engine.up.wait()
+        if not self._engine.reachable:
+            raise error
+        return await self._catalog.resolve(name)
 
     def _direct(self, exchange: Exchange, endpoint: Endpoint, fields: Fields | Form) -> str:
         """Let `use_llm` and the routes say which model is meant: its name.  The answer will tell."""
@@ -278,18 +313,24 @@ class Proxy:
 
     async def _relay(self, exchange: Exchange, headers: list[Header], body: Body, outcome: Outcome) -> None:
         try:
-            broken = await relay(self._upstream, exchange, headers, body, outcome)
+            broken = await relay(self._upstream, exchange, headers, body, outcome, self._silence(exchange))
         except ProxyError as error:
-            if error.code == "upstream_unreachable":
-                await self._lost()
+            if error.status in (502, 504):  # else the client is to blame
+                await self._lost(error)
             raise
         if broken:
             fields = {"request_id": exchange.request_id, "model": exchange.model[:200]}
             log.warning("Ollama broke off in mid-answer", extra=fields | {"status": exchange.status})
 
-    async def _lost(self) -> None:
+    def _silence(self, exchange: Exchange) -> Silence:
+        """How long Ollama may say nothing: pulls, pushes, creations and uploads may do so for hours."""
+        if exchange.request.method == "POST":
+            return self._generation if exchange.path in ENDPOINTS else ANY_SILENCE
+        return QUESTION if exchange.request.method in ("GET", "HEAD") else ANY_SILENCE
+
+    async def _lost(self, error: ProxyError) -> None:
         """Ollama did not answer: the scheduler is to know."""
-        self._metrics.rejected("upstream_unreachable")
+        self._metrics.rejected(error.code)
         self._missing.clear()  # it may come back as a newer version
         await self._engine.probe()
 

@@ -5,7 +5,16 @@ from collections.abc import Callable
 import msgspec
 
 from swapper_proxy.core.errors import ProxyError
-from swapper_proxy.runtime.ports import Answer, Body, Header, Relay, UpstreamBroken, UpstreamUnreachable
+from swapper_proxy.runtime.ports import (
+    Answer,
+    Body,
+    Header,
+    Relay,
+    Silence,
+    UpstreamBroken,
+    UpstreamSilent,
+    UpstreamUnreachable,
+)
 from swapper_proxy.web.exchange import Exchange
 from swapper_proxy.web.headers import towards_client
 
@@ -13,6 +22,8 @@ NDJSON = "application/x-ndjson"
 
 
 LEFT = 499  # the client did, before Ollama answered
+# Of a question about models, which Ollama answers from what is on its disk.
+QUESTION = Silence(60.0, 60.0)
 
 
 class Outcome(msgspec.Struct):
@@ -48,7 +59,9 @@ class Outcome(msgspec.Struct):
         """It is over, one way or the other; `waited_s` is the time in the queue."""
 
 
-async def relay(upstream: Relay, exchange: Exchange, headers: list[Header], body: Body, outcome: Outcome) -> str:
+async def relay(
+    upstream: Relay, exchange: Exchange, headers: list[Header], body: Body, outcome: Outcome, silence: Silence
+) -> str:
     """Send, then stream back; why Ollama broke off in the middle, if it did.
 
     Raises ProxyError while nothing has been sent to the client.  Ends abruptly where Ollama does.  Closing the answer
@@ -56,13 +69,14 @@ async def relay(upstream: Relay, exchange: Exchange, headers: list[Header], body
     """
     outcome.sending()
     try:
-        answer = await upstream.send(exchange.request.method, exchange.target, headers, body)
+        answer = await upstream.send(exchange.request.method, exchange.target, headers, body, silence=silence)
     except UpstreamUnreachable as error:
+        told = _unreachable(error)
         if error.sent:
-            outcome.head(502, "")
+            outcome.head(told.status, "")
         else:
             outcome.unreachable()
-        raise _unreachable(error) from error
+        raise told from error
     try:
         await _stream(exchange, answer, outcome)
     except UpstreamBroken as broken:
@@ -105,7 +119,7 @@ async def relay_edited(
 ) -> None:
     """The same for a question whose short answer is read as a whole, and edited if it is a 200.  Raises ProxyError."""
     try:
-        answer = await upstream.send(exchange.request.method, target, headers, body)
+        answer = await upstream.send(exchange.request.method, target, headers, body, silence=QUESTION)
         content = await answer.rest()
     except UpstreamUnreachable as error:
         raise _unreachable(error) from error
@@ -119,4 +133,6 @@ async def relay_edited(
 
 
 def _unreachable(error: UpstreamUnreachable) -> ProxyError:
+    if isinstance(error, UpstreamSilent):
+        return ProxyError(504, "upstream_timeout", f"Ollama does not answer: {error}")
     return ProxyError(502, "upstream_unreachable", f"Ollama is not reachable: {error}")

@@ -48,6 +48,23 @@ class OllamaServer:
         """As a crash: no goodbye, runners included."""
         self._signal(signal.SIGKILL)
 
+    def freeze(self) -> None:
+        """Until `thaw`: it does nothing at all, and its port still takes connections."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGCONT)
+
+    def signal_runners(self, number: int) -> int:
+        """Only to the processes that hold models; to how many."""
+        assert self._process is not None
+        children = subprocess.run(["pgrep", "-P", str(self._process.pid)], capture_output=True, text=True, check=False)
+        for child in children.stdout.split():
+            os.kill(int(child), number)
+        return len(children.stdout.split())
+
     def create(self, names: Iterable[str] = tuple(MODELS), more: str = "") -> None:
         """Write the weights of these models and register them, with `more` in their Modelfiles."""
         for name in names:
@@ -112,6 +129,7 @@ class OllamaServer:
     def _signal(self, number: int) -> None:
         if self._process is not None:
             os.killpg(self._process.pid, number)
+            os.killpg(self._process.pid, signal.SIGCONT)  # a frozen one would not see it
             self._process.wait()
             self._process = None
 

@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 from swapper_proxy.ollama.simulator.catalogue import SimulatedModel, stamp
+from swapper_proxy.ollama.simulator.faults import Faults
 from swapper_proxy.ollama.simulator.options import RunnerOptions
 from swapper_proxy.ollama.simulator.requests import RefusalError
 
@@ -50,9 +51,10 @@ class Runner:
 class Memory:
     """Room for `max_loaded` runners."""
 
-    def __init__(self, max_loaded: int, keep_alive_s: float, *, overtaking: bool) -> None:
+    def __init__(self, max_loaded: int, keep_alive_s: float, faults: Faults, *, overtaking: bool) -> None:
         self._max_loaded = max_loaded
         self._keep_alive_s = keep_alive_s
+        self._faults = faults
         self._overtaking = overtaking
         self._runners: dict[str, Runner] = {}
         self._turn = asyncio.Lock()  # fair, so the queue is first in first out
@@ -127,8 +129,9 @@ class Memory:
 
     async def _load(self, runner: Runner) -> None:
         try:
-            await asyncio.sleep(runner.model.load_s)
-            if runner.model.broken:
+            await asyncio.sleep(runner.model.load_s + self._faults.load_s)
+            await self._faults.passing("stalled")
+            if runner.model.broken or self._faults.fails():
                 raise RefusalError(500, BROKEN)
         except (asyncio.CancelledError, RefusalError):  # 4
             runner.aborted = True
@@ -169,6 +172,9 @@ class Memory:
 
     def _forget(self, runner: Runner) -> None:
         if self._runners.get(runner.model.blob) is runner:
+            if self._faults.kept:
+                asyncio.get_running_loop().call_later(UNLOAD_S, self._forget, runner)
+                return
             del self._runners[runner.model.blob]
         runner.gone.set()
 

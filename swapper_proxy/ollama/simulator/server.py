@@ -8,6 +8,7 @@ from aiohttp import web
 
 from swapper_proxy.ollama.simulator import native, openai, recent, transfers
 from swapper_proxy.ollama.simulator.catalogue import Catalogue, SimulatedModel
+from swapper_proxy.ollama.simulator.faults import Faults
 from swapper_proxy.ollama.simulator.inference import Inference
 from swapper_proxy.ollama.simulator.memory import Memory
 
@@ -21,7 +22,7 @@ class Simulator:
 
     `registry` is what /api/pull finds.  `keep_alive_s` is what OLLAMA_KEEP_ALIVE sets.  With `overtaking`, requests for
     a resident model pass the queue of those for others, as in newer versions (a busy model starves the rest); 0.9.3
-    lets every request queue.
+    lets every request queue.  `faults` says what goes wrong.
     One application per simulator, served in one event loop.
     """
 
@@ -34,16 +35,19 @@ class Simulator:
         keep_alive_s: float = 300.0,
         overtaking: bool = True,
         version: str = "0.9.3",
+        faults: Faults | None = None,
     ) -> None:
         self._catalogue = Catalogue(models)
-        self._memory = Memory(max_loaded, keep_alive_s, overtaking=overtaking)
+        self._faults = faults or Faults()
+        self._memory = Memory(max_loaded, keep_alive_s, self._faults, overtaking=overtaking)
         self._inference = Inference(self._catalogue, self._memory)
         self._registry = tuple(registry)
         self._version = version
+        self._listing: dict[str, object] = {"models": []}  # that /api/ps told last
 
     def application(self) -> web.Application:
         """Serve it with `handler_cancellation=True`: a client that leaves must be noticed."""
-        app = web.Application(client_max_size=MAX_BODY)
+        app = web.Application(client_max_size=MAX_BODY, middlewares=[self._faults.middleware()])
         app.router.add_get("/", _root)
         app.router.add_get("/api/version", self._answer_version)
         app.router.add_get("/api/ps", self._answer_ps, allow_head=False)
@@ -62,7 +66,11 @@ class Simulator:
         return native.json_answer({"version": self._version})
 
     async def _answer_ps(self, _: web.Request) -> web.Response:
-        return native.json_answer(self._memory.listing())
+        if self._faults.listing == "error":
+            return native.json_answer({"error": "something is wrong"}, 500)
+        if self._faults.listing != "old":
+            self._listing = self._memory.listing() if self._faults.listing == "true" else {"models": []}
+        return native.json_answer(self._listing)
 
 
 @asynccontextmanager

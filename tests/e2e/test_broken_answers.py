@@ -1,0 +1,147 @@
+"""Answers that break, stop or come oddly: what the client sees, that its place is given back, and that all goes on."""
+
+import asyncio
+import json
+from typing import Any
+
+import aiohttp
+import pytest
+
+from swapper_proxy.ollama import connection
+from swapper_proxy.ollama.simulator import Answers
+from tests.e2e.conftest import Client
+from tests.e2e.faulty import MESSAGES, faulty, healthy, is_served, text_of
+
+BODIES: dict[str, dict[str, Any]] = {
+    "/api/chat": {"messages": MESSAGES, "options": {"num_predict": 8}},
+    "/v1/chat/completions": {"messages": MESSAGES, "max_tokens": 8},
+    "/v1/messages": {"messages": MESSAGES, "max_tokens": 8},
+}
+ENDS = (b"[DONE]", b"message_stop", b'"done":true')
+LIMITS = {"first_byte_timeout": 0.5, "idle_timeout": 0.5}
+
+paths = pytest.mark.parametrize("path", BODIES)
+streams = pytest.mark.parametrize("stream", [True, False])
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silence is looked for often."""
+    monkeypatch.setattr(connection, "LOOK_S", 0.05)
+
+
+def asking(proxy: Client, path: str, stream: bool) -> Any:
+    return proxy.session.post(proxy.url + path, json={"model": "alpha", "stream": stream, **BODIES[path]})
+
+
+async def broken_off(answer: aiohttp.ClientResponse) -> bytes:
+    """What came of an answer that has begun, and does not end."""
+    assert answer.status == 200
+    content = b""
+    try:
+        async for piece in answer.content.iter_any():
+            content += piece
+    except aiohttp.ClientPayloadError:
+        return content
+    raise AssertionError("it ended")
+
+
+@paths
+@streams
+@pytest.mark.parametrize(
+    ("answers", "status", "says"),
+    [
+        (Answers.RESET, 502, "Ollama is not reachable: "),
+        (Answers.GARBAGE, 502, "Ollama is not reachable: what answers is no HTTP/1.1"),
+        (Answers.SILENT, 504, "Ollama does not answer: nothing came for 0.5 s"),
+    ],
+)
+async def test_before_the_first_byte(session, path: str, stream: bool, answers: Answers, status: int, says: str):
+    async with faulty(session, limits=LIMITS) as (proxy, _, faults):
+        assert (await proxy.generate("alpha"))[0] == 200
+        faults.answers = answers
+        async with asking(proxy, path, stream) as answer:
+            assert (answer.status, answer.content_type) == (status, "application/json")
+            assert text_of(path, await answer.json()).startswith(says)
+        assert (await proxy.status())["in_flight"] == 0
+        assert await healthy(proxy)  # it tells its version: it is there
+        code = "upstream_timeout" if status == 504 else "upstream_unreachable"
+        assert await proxy.metric("swapper_rejected_requests_total", reason=code) == 1
+        faults.answers = Answers.WHOLE
+        await is_served(proxy)
+
+
+@paths
+@streams
+@pytest.mark.parametrize("answers", [Answers.RESET_INSIDE, Answers.CLOSED_INSIDE, Answers.SILENT_INSIDE])
+async def test_in_the_middle(session, path: str, stream: bool, answers: Answers):
+    async with faulty(session, limits=LIMITS) as (proxy, _, faults):
+        assert (await proxy.generate("alpha"))[0] == 200
+        faults.answers = answers
+        async with asking(proxy, path, stream) as answer:
+            content = await broken_off(answer)
+        assert not stream or not any(end in content for end in ENDS)
+        faults.answers = Answers.WHOLE
+        await is_served(proxy)
+
+
+async def test_what_a_silent_stream_says_at_its_end(session: aiohttp.ClientSession) -> None:
+    async with faulty(session, limits=LIMITS) as (proxy, _, faults):
+        assert (await proxy.generate("alpha"))[0] == 200
+        faults.answers = Answers.SILENT_INSIDE
+        async with asking(proxy, "/api/chat", True) as answer:
+            content = await broken_off(answer)
+        assert content.endswith(b'{"error":"Ollama broke off: nothing came for 0.5 s"}\n')
+
+
+@paths
+async def test_less_than_was_promised(session, path: str) -> None:
+    async with faulty(session) as (proxy, _, faults):
+        assert (await proxy.generate("alpha"))[0] == 200
+        faults.answers = Answers.TOO_SHORT
+        async with asking(proxy, path, False) as answer:
+            await broken_off(answer)
+        faults.answers = Answers.WHOLE
+        await is_served(proxy)
+
+
+@paths
+@streams
+async def test_byte_by_byte(session, path: str, stream: bool) -> None:
+    async with faulty(session) as (proxy, _, faults):
+        assert (await proxy.generate("alpha"))[0] == 200
+        faults.answers = Answers.BYTEWISE
+        async with asking(proxy, path, stream) as answer:
+            content = await answer.read()
+        if stream:
+            assert any(end in content for end in ENDS)
+        else:
+            assert json.loads(content)
+        await is_served(proxy)
+
+
+async def test_the_others_go_on_beside_one_that_is_silent(session: aiohttp.ClientSession) -> None:
+    async with faulty(session, limits={"idle_timeout": 0.5}) as (proxy, _, faults):
+        assert (await proxy.generate("alpha"))[0] == 200
+        faults.answers = Answers.SILENT_INSIDE
+        async with asking(proxy, "/api/chat", True) as stuck:
+            await stuck.content.readany()
+            faults.answers = Answers.WHOLE
+            for status, _answer in await asyncio.gather(*(proxy.generate("alpha") for _ in range(8))):
+                assert status == 200
+            other = asyncio.create_task(proxy.generate("beta"))  # once the silent one has been given up
+            await broken_off(stuck)
+            assert (await other)[0] == 200
+        await is_served(proxy)
+
+
+async def test_a_burst_of_503(session: aiohttp.ClientSession) -> None:
+    async with faulty(session) as (proxy, _, faults):
+        assert (await proxy.generate("alpha"))[0] == 200
+        faults.busy = 20
+        answers = await asyncio.gather(*(proxy.generate("alpha") for _ in range(30)))
+        assert sorted(status for status, _ in answers) == [200] * 10 + [503] * 20
+        assert {a["error"] for status, a in answers if status == 503} == {
+            "server busy, please try again.  maximum pending requests exceeded"
+        }
+        await is_served(proxy)
