@@ -31,6 +31,7 @@ from swapper_proxy.web.changes import Changes
 from swapper_proxy.web.events import Events
 from swapper_proxy.web.front import Front
 from swapper_proxy.web.history import History as Pages
+from swapper_proxy.web.keys import Keys
 from swapper_proxy.web.management import Management
 from swapper_proxy.web.proxy import Proxy
 from swapper_proxy.web.routing import Router
@@ -84,10 +85,12 @@ async def running(settings: Settings, *, simulate_if_unreachable: bool = False) 
         metrics.watch(board)
         history.watch(ledger.uptimes_s)
         router, changes = Router(settings.routes, board.is_at_hand), Changes(engine, catalog, watcher.look)
-        proxy = Proxy(client, engine, catalog, ledger, metrics, recorder, router, changes, settings.server)
+        keys = Keys(settings.keys)
+        proxy = Proxy(client, engine, catalog, ledger, metrics, recorder, router, changes, settings.server, keys)
         events = Events(broadcast, board, settings.swapper.mode)
         standby = Standby(settings, catalog, engine)
-        management = Management(board, engine, catalog, metrics, events, Pages(history), settings, standby, note)
+        pages = Pages(history)
+        management = Management(board, engine, catalog, metrics, events, pages, settings, standby, note, keys)
         url = await stack.enter_async_context(_listening(settings, Front(proxy, management, settings.server)))
         await stack.enter_async_context(standby)
         try:

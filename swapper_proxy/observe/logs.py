@@ -11,6 +11,8 @@ from swapper_proxy.runtime.ports import Observer
 # The attributes that `extra` may carry.
 FIELDS = (
     "request_id",
+    "address",
+    "key",
     "model",
     "endpoint",
     "status",

@@ -73,6 +73,7 @@ class Metrics:
         self._reloads = counter("upstream_reloads", "Loads by Ollama behind the proxy's back.", "model", "cause")
         self._load_failures = counter("load_failures", "Loads that failed.", "model")
         self._rejected = counter("rejected_requests", "Requests the proxy answered with an error.", "reason")
+        self._keyed = counter("key_requests", "Requests for Ollama by the name of their key.", "key", "status")
 
     # Hooks (see runtime.ports.Observer)
 
@@ -126,6 +127,9 @@ class Metrics:
         of.duration.observe(seconds)
         if usage.generated_tokens and usage.generation_s > 0:
             of.speed.observe(usage.generated_tokens / usage.generation_s)
+
+    def keyed(self, key: str, status: int) -> None:
+        self._count(self._keyed, key, str(status))
 
     def _of(self, model: str) -> "_OfModel":
         """What every request of a model is told to, looked up once."""

@@ -12,6 +12,7 @@ from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.runtime.ports import Header
 from swapper_proxy.web.dialects import Dialect, dialect_of, rendered
 from swapper_proxy.web.exchange import Exchange
+from swapper_proxy.web.forwarded import Forwarding
 from swapper_proxy.web.management import Management, is_management
 from swapper_proxy.web.proxy import Proxy
 
@@ -34,6 +35,7 @@ class Front:
         self._proxy = proxy
         self._management = management
         self._server = server
+        self._forwarding = Forwarding(server.trusted_proxies)
 
     async def handle(self, request: web.BaseRequest) -> Exchange:
         """403 for pages of foreign origins, on every route; CORS answers for those that may.
@@ -51,7 +53,11 @@ class Front:
             _refuse(exchange, 403, "origin_not_allowed", "pages of this origin are not allowed; see cors_origins")
         elif origin and request.method == "OPTIONS":
             exchange.begin(204, b"No Content", [], sized=True)  # to Ollama each such request is a preflight
-        elif managed and request.method not in ("GET", "HEAD", "OPTIONS") and not self._is_local(request.host):
+        elif (
+            managed
+            and request.method not in ("GET", "HEAD", "OPTIONS")
+            and not self._is_local(self._forwarding.host(request))
+        ):
             _refuse(exchange, 403, "host_not_allowed", "this Host is not allowed; see allowed_hosts")
         else:
             try:
@@ -71,10 +77,11 @@ class Front:
     def _is_allowed(self, request: web.BaseRequest, origin: str) -> bool:
         """The proxy's own pages, under a name that no foreign name server can point here, and the listed ones."""
         try:
-            own = urlsplit(origin).netloc == request.host
+            host = self._forwarding.host(request)
+            own = urlsplit(origin).netloc == host
         except ValueError:
             return False
-        if own and self._is_local(request.host):
+        if own and self._is_local(host):
             return True
         return any(origin == pattern or fnmatchcase(origin, pattern) for pattern in self._server.cors_origins)
 

@@ -1,6 +1,7 @@
 """The management API and /metrics.  The shapes are a contract: keys may be added, none removed or renamed."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from functools import cached_property
 from typing import Literal, Protocol
@@ -22,11 +23,17 @@ from swapper_proxy.web.dialects import Dialect, rendered
 from swapper_proxy.web.events import PATH as EVENTS
 from swapper_proxy.web.events import Events
 from swapper_proxy.web.exchange import Exchange
+from swapper_proxy.web.forwarded import Forwarding
+from swapper_proxy.web.keys import Keys
 
 PROMETHEUS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 WORDS = ("health", "ready", "status", "queue", "models", "metrics", "config", "events", "history", "openapi.json")
 WITH_NAMES = ("models", "metrics", "history")
 READING = ("GET", "HEAD")
+# What tells nothing worth a key: for those who watch over the process.
+OPEN = ("/health", "/ready")
+
+log = logging.getLogger("swapper_proxy.requests")
 
 # Status, headers and body.
 Response = tuple[int, list[Header], bytes]
@@ -58,6 +65,7 @@ class Management:
         settings: config.Settings,
         standby: Standby,
         note: str,
+        keys: Keys,
     ) -> None:
         self._board = board
         self._engine = engine
@@ -68,6 +76,8 @@ class Management:
         self._settings = settings
         self._standby = standby
         self._note = note  # what runs behind the proxy, if it is no real Ollama
+        self._forwarding = Forwarding(settings.server.trusted_proxies)
+        self.keys = keys  # another reading of the settings brings others
         self._tasks: set[asyncio.Future[None]] = set()
         self._pages: dict[str, Callable[[web.BaseRequest], Awaitable[Response]]] = {
             "health": self.health,
@@ -96,6 +106,8 @@ class Management:
     async def handle(self, exchange: Exchange) -> None:
         """Any call of the proxy's own API."""
         try:
+            if self.keys.management:
+                self._check_key(exchange)
             if exchange.path == EVENTS and exchange.request.method in READING:
                 _check(exchange, "GET", EVENTS)
                 return await self._events.handle(exchange)
@@ -103,6 +115,18 @@ class Management:
         except ProxyError as error:
             response = rendered(error, Dialect.MANAGEMENT)
         return exchange.answer(*response)
+
+    def _check_key(self, exchange: Exchange) -> None:
+        """Raises ProxyError (401, 403)."""
+        request, path = exchange.request, exchange.path
+        if path in OPEN or console.is_console(path):
+            return
+        try:
+            self.keys.check_management(request.headers, reads=request.method in READING)
+        except ProxyError as refused:
+            fields = {"address": self._forwarding.address(request), "endpoint": path[:64]}
+            log.warning("refused", extra=fields | {"status": refused.status, "code": refused.code})
+            raise
 
     async def _called(self, exchange: Exchange) -> Response:
         """The paths are `/WORD`, `/WORD/NAME` and `/models/NAME/ACTION`; a name may hold slashes, and be `X/ACTION`."""
@@ -171,9 +195,11 @@ class Management:
         return status, [*headers, (b"Vary", b"Accept")], body
 
     async def config(self, _: web.BaseRequest) -> Response:
-        """The settings as they took effect; a password in Ollama's URL is left out."""
+        """The settings as they took effect; a password in Ollama's URL is left out, and what tells a key."""
         upstream = msgspec.structs.replace(self._settings.upstream, url=_without_password(self._settings.upstream.url))
-        return _json(msgspec.structs.replace(self._settings, upstream=upstream))
+        return _json(
+            msgspec.structs.replace(self._settings, upstream=upstream, keys=config.hidden(self._settings.keys))
+        )
 
     def model_metrics(self, name: str) -> Response:
         return _json(shapes.measured(self._state(name)))
