@@ -42,7 +42,7 @@ _HARMLESS = frozenset(("/", "/api/version", "/api/tags", "/api/ps", "/v1/models"
 
 _HIGHEST_FIRST = tuple(Priority(name) for name in ("high", "medium", "low"))
 # As Ollama takes names; of others it might drop a part that a pattern matched.
-_NAME = re.compile(r"(?:[\w.:-]+/)?(?:[\w.-]+/)?[\w.-]+(?::[\w.-]+)?", re.ASCII)
+_NAME = re.compile(r"(?:\w[\w.:-]*/)?(?:\w[\w.-]*/)?\w[\w.-]*(?::\w[\w.-]*)?", re.ASCII)
 _LATEST = ":latest"
 
 Holder = TypeVar("Holder", "Client", config.ManagementKey)
@@ -89,9 +89,9 @@ class Client:
         """For the time of one request.  Raises ProxyError (429)."""
         most = self._key.concurrent
         if most is not None and self.open >= most:
-            raise ProxyError(429, "too_many_requests", f"this key may have {most} requests at once", SOON_S)
+            raise ProxyError(429, "too_many_requests", f"too many requests of this key at once (limit {most})", SOON_S)
         if self._bucket is not None and (wait_s := self._bucket.take(now)):
-            text = f"this key may send {self._key.per_minute} requests a minute"
+            text = f"too many requests of this key in a minute (limit {self._key.per_minute})"
             raise ProxyError(429, "rate_limited", text, wait_s)
         self.open += 1
         try:
@@ -104,7 +104,7 @@ class Client:
         """For the time in which one of its requests waits for its model.  Raises ProxyError (429)."""
         most = self._key.queued
         if most is not None and self.waiting >= most:
-            raise ProxyError(429, "too_many_queued", f"this key may have {most} requests waiting", SOON_S)
+            raise ProxyError(429, "too_many_queued", f"too many requests of this key wait (limit {most})", SOON_S)
         self.waiting += 1
         try:
             yield
