@@ -14,6 +14,7 @@ import pytest
 from swapper_proxy.app import running
 from swapper_proxy.config import ClientKey, History, Keys, ManagementKey, Route, Server, Upstream, digest
 from tests.e2e.conftest import Client, at_rest, busy, settings, until, waits
+from tests.e2e.test_openapi import SERVED, Description
 
 ANN, BOB, OPERATOR, WATCHER = "sk-ann-1", "sk-bob-2", "sk-operator-3", "sk-watcher-4"
 MANAGEMENT = {
@@ -430,6 +431,24 @@ async def test_a_key_that_only_reads(ollama: Client) -> None:
         shown = (await watcher.get("/config"))[1]["keys"]
         assert shown["clients"].keys() == {"ann", "bob"}
         assert {key["key_sha256"] for kind in shown.values() for key in kind.values()} == {None}
+
+
+async def test_what_the_description_says_of_keys(ollama: Client) -> None:
+    async with keyed(ollama, management=MANAGEMENT) as proxy:
+        served = (await proxy.of(WATCHER).get("/openapi.json"))[1]
+        description = Description(served)
+        schemes = served["components"]["securitySchemes"]
+        assert schemes["bearer"] == {"type": "http", "scheme": "bearer"}
+        assert schemes["api_key"] == {"type": "apiKey", "in": "header", "name": "x-api-key"}
+        for method, path in sorted(SERVED):
+            operation, url = served["paths"][path][method.lower()], proxy.url + path.format(name="first")
+            async with proxy.session.request(method, url) as answer:
+                assert answer.status == (401 if "security" in operation else 200), path
+                description.check((method, path), answer.status, "application/json", await answer.json())
+            if method == "POST":
+                async with proxy.session.request(method, url, headers={"x-api-key": WATCHER}) as answer:
+                    assert answer.status == 403
+                    description.check((method, path), 403, "application/json", await answer.json())
 
 
 # Models that stay as they are
