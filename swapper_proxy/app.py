@@ -43,6 +43,7 @@ GARBAGE = 20_000
 # Of a request: its first line, each header; cookies and tokens can be long.
 MOST_HEADER_BYTES = 64 * 1024
 MOST_HEADERS = 1000
+UNQUOTED = logs.Unquoted()
 # The simulated Ollama is quick enough to show a swap while one watches.
 SIMULATED_LOAD_S = 1.0
 SIMULATED_TOKENS_PER_S = 40.0
@@ -167,6 +168,7 @@ async def _listening(settings: Settings, front: Front) -> AsyncIterator[str]:
         max_field_size=MOST_HEADER_BYTES,
         max_headers=MOST_HEADERS,
     )
+    logging.getLogger("aiohttp.server").addFilter(UNQUOTED)
     runner = web.ServerRunner(low_level, shutdown_timeout=settings.server.shutdown_grace)
     await runner.setup()
     server = settings.server

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import os
+import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -188,6 +190,22 @@ async def test_a_key_is_shown_nowhere(ollama: Client, tmp_path: Path, caplog: py
 
 async def has_kept(proxy: Client) -> bool:
     return len((await proxy.get("/history/requests"))[1]["requests"]) >= 1
+
+
+@pytest.mark.parametrize("header", ["Authorization: Bearer KEY\0", "x-api-key KEY", "x-api-key: \r\n KEY", "KEY"])
+async def test_nor_a_key_in_a_request_that_is_none(
+    ollama: Client, caplog: pytest.LogCaptureFixture, header: str
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with keyed(ollama) as proxy:
+        host, port = proxy.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(f"GET /api/tags HTTP/1.1\r\nHost: x\r\n{header.replace('KEY', ANN)}\r\n\r\n".encode())
+        line = await reader.readline()
+        writer.close()
+        await writer.wait_closed()
+    assert line.split()[1] == b"400"
+    assert ANN not in f"{caplog.text}{[vars(record) for record in caplog.records]}"
 
 
 async def test_a_refused_request_is_logged_with_the_name_of_its_key(
@@ -496,3 +514,36 @@ async def test_what_a_proxy_in_front_says(ollama: Client, caplog: pytest.LogCapt
             assert b"orwarded" not in seen
             assert b"192.0.2.1" not in seen
     assert addresses == ["198.51.100.7", "127.0.0.1", "127.0.0.1"]
+
+
+# The command line
+
+
+async def command(*arguments: str, **environ: str) -> tuple[int, str]:
+    """Exit code and all that it printed."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "swapper_proxy", *arguments),
+        env={**os.environ, **environ},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    told, _ = await process.communicate()
+    return process.returncode or 0, told.decode()
+
+
+async def test_the_command_line_sends_a_key(ollama: Client, tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text(f"{OPERATOR}\n")
+    async with keyed(ollama, management=MANAGEMENT) as proxy:
+        url = ("--url", proxy.url)
+        results = await asyncio.gather(
+            command("status", *url),
+            command("status", *url, SWAPPER_KEY="sk-nobody"),
+            command("status", *url, SWAPPER_KEY=WATCHER),
+            command("queue", *url, "--key-file", str(file), SWAPPER_KEY="sk-nobody"),
+            command("load", "first", *url, SWAPPER_KEY=WATCHER),
+        )
+    assert [code for code, _ in results] == [1, 1, 0, 0, 1]
+    assert results[0][1].startswith("swapper-proxy: a key is needed")
+    assert results[1][1] == "swapper-proxy: nobody has this key\n"
+    assert results[4][1] == "swapper-proxy: this key changes nothing\n"
