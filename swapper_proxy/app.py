@@ -34,6 +34,7 @@ from swapper_proxy.web.changes import Changes
 from swapper_proxy.web.events import Events
 from swapper_proxy.web.front import Front
 from swapper_proxy.web.history import History as Pages
+from swapper_proxy.web.keys import Keys
 from swapper_proxy.web.management import Management
 from swapper_proxy.web.proxy import Proxy
 from swapper_proxy.web.routing import Router
@@ -43,6 +44,7 @@ log = logging.getLogger(__name__)
 
 # Objects more than before, after which Python looks for cycles: the usual 700 cost a sixth of the time of a request.
 GARBAGE = 20_000
+UNQUOTED = logs.Unquoted()
 # The simulated Ollama is quick enough to show a swap while one watches.
 SIMULATED_LOAD_S = 1.0
 SIMULATED_TOKENS_PER_S = 40.0
@@ -66,7 +68,7 @@ class Service:
         self._board = Board(self._catalog, self.engine, self._ledger)
         self._metrics.watch(self._board)
         self._events = Events(broadcast, self._board, configuration)
-        management = Management(
+        self._management = Management(
             self._board,
             self.engine,
             self._catalog,
@@ -78,9 +80,16 @@ class Service:
             self.reload,
             note,
         )
-        self._front = Front(self._proxy(settings), management, settings.server)
+        self._front = Front(self._management)
+        self._judge_by(settings)
 
-    def _proxy(self, settings: Settings) -> Proxy:
+    def _judge_by(self, settings: Settings) -> None:
+        """Requests that come from now on are treated by these settings: what treats them is made anew."""
+        keys = Keys(settings.keys)
+        self._management.configure(settings.server, keys)
+        self._front.configure(self._proxy(settings, keys), settings.server)
+
+    def _proxy(self, settings: Settings, keys: Keys) -> Proxy:
         return Proxy(
             self._client,
             self.engine,
@@ -92,6 +101,7 @@ class Service:
             Changes(self.engine, self._catalog, self._watcher.look),
             settings.server,
             settings.upstream,
+            keys,
         )
 
     @asynccontextmanager
@@ -123,7 +133,7 @@ class Service:
         self._catalog.configure(settings)
         self.engine.configure(settings.swapper, settings.limits)
         self._history.keep(settings.history)
-        self._front.configure(self._proxy(settings), settings.server)
+        self._judge_by(settings)
         if settings.logging != self._logging:
             self._logging = settings.logging
             logs.configure(settings.logging.level, settings.logging.format)
@@ -247,6 +257,7 @@ async def _listening(settings: Settings, front: Front) -> AsyncIterator[str]:
     runner = web.ServerRunner(
         ClientServer(front.handle, settings.server), shutdown_timeout=settings.server.shutdown_grace
     )
+    logging.getLogger("aiohttp.server").addFilter(UNQUOTED)
     await runner.setup()
     server = settings.server
     site = web.TCPSite(runner, server.host, server.port, backlog=1024)

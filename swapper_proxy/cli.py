@@ -2,10 +2,13 @@
 
 import asyncio
 import json
+import os
+import secrets
 import sqlite3
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,11 +25,27 @@ from swapper_proxy.storage import reading, schema
 from swapper_proxy.web import explaining
 
 REFUSED, MISUSED, UNREACHABLE = 1, 2, 3
+KEY = "swapper_proxy.key"  # in the meta of click's context
 LONG = 20_000  # requests: a simulation of so many takes seconds
 
-url_option = click.option(
-    "--url", envvar="SWAPPER_URL", default="http://127.0.0.1:8890", show_default=True, help="The running proxy."
-)
+
+def key_option(command: Callable[..., None]) -> Callable[..., None]:
+    """The key is for `_call` alone."""
+
+    def keep(context: click.Context, _: click.Parameter, path: str | None) -> None:
+        key = _content(path).decode(errors="surrogateescape") if path else os.environ.get("SWAPPER_KEY", "")
+        context.meta[KEY] = key.strip()
+
+    text = "Read the management key from this file [default: $SWAPPER_KEY]."
+    return click.option("--key-file", metavar="FILE", expose_value=False, callback=keep, help=text)(command)
+
+
+def url_option(command: Callable[..., None]) -> Callable[..., None]:
+    text = "The running proxy."
+    url = click.option("--url", envvar="SWAPPER_URL", default="http://127.0.0.1:8890", show_default=True, help=text)
+    return url(key_option(command))
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 config_option = click.option(
     "--config",
@@ -202,7 +221,7 @@ def simulate(file: str | None, past: str | None, path: str | None, policies: tup
     """
     if (file is None) == (past is None):
         raise click.UsageError("give either WORKLOAD.json or --from-history")
-    settings = _settings(path, {}) if path or past is not None else None
+    settings = _settings(path, {}, with_keys=False) if path or past is not None else None
     was: recorded.Recorded | None = None
     try:
         if file is not None:
@@ -253,12 +272,13 @@ def _simulated(work: workload.Workload, box: host.Host, policy: str) -> report.R
 @config_option
 @click.option("--resident", "residents", metavar="NAME", multiple=True, help="Take this model to be in memory.")
 @click.option("--url", help="Ask this running proxy what is in memory.")
+@key_option
 @json_option
 def explain(
     file: str, endpoint: str | None, path: str | None, residents: tuple[str, ...], url: str | None, as_json: bool
 ) -> None:
     """Say which model a request would get, and why; a body that is - is read from standard input."""
-    settings = _settings(path, {})
+    settings = _settings(path, {}, with_keys=False)
     try:
         answer = explaining.explain(settings, _content(file), endpoint, (*residents, *_at_hand(url)))
     except explaining.NotReadable as error:
@@ -266,6 +286,25 @@ def explain(
     except ProxyError as refused:
         _fail(refused.message, REFUSED)
     _show(asdict(answer), as_json, str(answer))
+
+
+@main.command("hash-key")
+@click.option("--random", "at_random", is_flag=True, help="Make a key that nobody can guess, and print it too.")
+@json_option
+def hash_key(at_random: bool, as_json: bool) -> None:
+    """Print what to write as key_sha256 for the key that is read from standard input."""
+    if at_random:
+        key = f"sk-{secrets.token_urlsafe(32)}"
+    elif sys.stdin.isatty():
+        key = click.prompt("Key", hide_input=True, err=True)
+    else:
+        key = sys.stdin.buffer.read().decode(errors="surrogateescape").rstrip("\r\n")
+    try:
+        digest = config.digest(key)
+    except ValueError as error:
+        _fail(str(error), MISUSED)
+    answer = {**({"key": key} if at_random else {}), "key_sha256": digest}
+    _show(answer, as_json, "\n".join(f"{name}: {value}" for name, value in answer.items()))
 
 
 @main.command()
@@ -299,16 +338,18 @@ def _run(work: Any) -> None:
         uvloop.run(work)
 
 
-def _settings(path: str | None, options: dict[tuple[str, str], Any]) -> config.Settings:
+def _settings(path: str | None, options: dict[tuple[str, str], Any], *, with_keys: bool = True) -> config.Settings:
     try:
-        return config.load(path, options=options)
+        return config.load(path, options=options, with_keys=with_keys)
     except config.ConfigError as error:
         _fail(str(error), MISUSED)
 
 
 def _call(method: str, url: str, path: str) -> Any:
+    key = click.get_current_context().meta.get(KEY, "")
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
-        request = urllib.request.Request(url.rstrip("/") + path, method=method)
+        request = urllib.request.Request(url.rstrip("/") + path, method=method, headers=headers)
         with urllib.request.urlopen(request) as response:
             return json.load(response)
     except urllib.error.HTTPError as error:

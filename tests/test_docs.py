@@ -32,6 +32,7 @@ def shown_metrics() -> dict[str, tuple[str, frozenset[str]]]:
     for hook in (metrics.waited, metrics.drained, metrics.first_byte, metrics.first_token):
         hook("m", 1.0)
     metrics.rejected("queue_full")
+    metrics.keyed("k", 200)
     metrics.loaded("m", 1.0, 1.0, "", "idle")
     metrics.load_failed("m", 1.0, 500)
     metrics.unloaded("m", 1.0, "idle")

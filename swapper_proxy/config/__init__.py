@@ -5,11 +5,15 @@ line that names where it came from, the key path and what was expected.
 """
 
 from swapper_proxy.config.checks import warnings
+from swapper_proxy.config.keys import digest, hashed, hidden
 from swapper_proxy.config.loading import ENVIRONMENT, load
 from swapper_proxy.config.settings import (
+    ClientKey,
     ConfigError,
     History,
+    Keys,
     Logging,
+    ManagementKey,
     MaxWait,
     Metrics,
     Model,
@@ -24,9 +28,12 @@ from swapper_proxy.config.settings import (
 
 __all__ = [
     "ENVIRONMENT",
+    "ClientKey",
     "ConfigError",
     "History",
+    "Keys",
     "Logging",
+    "ManagementKey",
     "MaxWait",
     "Metrics",
     "Model",
@@ -37,6 +44,9 @@ __all__ = [
     "Settings",
     "Swapper",
     "Upstream",
+    "digest",
+    "hashed",
+    "hidden",
     "load",
     "warnings",
 ]

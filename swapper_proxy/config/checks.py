@@ -1,11 +1,14 @@
 """What one key alone does not show: contradictions stop the start, warnings do not."""
 
+import ipaddress
+import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from swapper_proxy.config import keys
 from swapper_proxy.config.keep_alive import LONGEST_S, InvalidKeepAlive, KeepAlive, seconds_of
 from swapper_proxy.config.settings import Model, Route, Settings
 from swapper_proxy.core.names import canonical, is_cloud, is_plausible
@@ -28,6 +31,8 @@ class Problem(NamedTuple):
 def problems(settings: Settings) -> Iterator[Problem]:
     """All that keeps the settings from being used."""
     yield from _url(settings)
+    yield from _trusted_proxies(settings)
+    yield from itertools.starmap(Problem, keys.problems(settings))
     yield from _plausible_names(settings)
     yield from _names(settings)
     yield from _routes(settings)
@@ -47,7 +52,7 @@ def warnings(settings: Settings) -> list[str]:
     """What can be used but may surprise, a line each."""
     return [
         f"{key_path}: {text}"
-        for check in (_v1_options, _crowded_out, _preloads, _open_routes)
+        for check in (_v1_options, _crowded_out, _preloads, _open_routes, keys.warnings)
         for key_path, text in check(settings)
     ]
 
@@ -75,6 +80,14 @@ def _history(settings: Settings) -> Iterator[Problem]:
         yield Problem("history.path", str(error).rstrip("."))
     if "\0" in path:
         yield Problem("history.path", "must hold no NUL")
+
+
+def _trusted_proxies(settings: Settings) -> Iterator[Problem]:
+    for network in settings.server.trusted_proxies:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            yield Problem("server.trusted_proxies", f"expected networks like 10.0.0.0/8 or addresses: {error}")
 
 
 def _plausible_names(settings: Settings) -> Iterator[Problem]:

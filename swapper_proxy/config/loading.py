@@ -9,8 +9,19 @@ from typing import Any, get_args, get_type_hints
 import msgspec
 import yaml
 
-from swapper_proxy.config.checks import problems
-from swapper_proxy.config.settings import NOT_IN_FILES, ConfigError, History, Model, Route, RunnerOptions, Settings
+from swapper_proxy.config.checks import Problem, problems
+from swapper_proxy.config.keys import KINDS, NoKey, hashed
+from swapper_proxy.config.settings import (
+    NOT_IN_FILES,
+    ClientKey,
+    ConfigError,
+    History,
+    Keys,
+    Model,
+    Route,
+    RunnerOptions,
+    Settings,
+)
 
 DEFAULT_PATH = Path("config/swapper_config.yaml")
 MOST_PARALLEL = 1024
@@ -31,11 +42,14 @@ def load(
     path: str | None = None,
     environ: Mapping[str, str] = os.environ,
     options: Mapping[tuple[str, str], Any] | None = None,
+    *,
+    with_keys: bool = True,
 ) -> Settings:
     """The settings from a file, the environment and command line options (key path -> value).
 
     A named file (`path` or SWAPPER_CONFIG_PATH) must exist; without one the file at the default place is read if
-    there is one.  Raises ConfigError.
+    there is one.  `with_keys`: also the keys in other files and in the environment, which not everybody may read who
+    may read the settings; without it there are none.  Raises ConfigError.
     """
     file, values = _read(path or environ.get("SWAPPER_CONFIG_PATH"))
     kept = _is_history_kept(values)
@@ -46,10 +60,18 @@ def load(
         settings = _checked(values, source, ".".join(key_path))
         origins[".".join(key_path)] = source
     if problem := next(problems(settings), None):
-        raise ConfigError(f"{origins.get(problem.key_path, file)}: {problem.key_path}: {problem.wrong}")
+        raise _contradicting(problem, origins.get(problem.key_path, file))
+    try:
+        keys = hashed(settings.keys, environ) if with_keys else Keys()
+    except NoKey as error:
+        raise _contradicting(Problem(error.key_path, str(error)), file) from None
     history = _placed(settings.history, environ) if kept else settings.history
     parallel = _num_parallel(environ)
-    return msgspec.structs.replace(settings, source=file, history=history, ollama_num_parallel=parallel)
+    return msgspec.structs.replace(settings, source=file, history=history, keys=keys, ollama_num_parallel=parallel)
+
+
+def _contradicting(problem: Problem, source: str) -> ConfigError:
+    return ConfigError(f"{source}: {problem.key_path}: {problem.wrong}")
 
 
 def _is_history_kept(values: dict[str, Any]) -> bool:
@@ -163,13 +185,17 @@ def _checked(values: dict[str, Any], source: str, key_path: str) -> Settings:
 
 def _entries(given: dict[str, Any]) -> Iterator[tuple[Any, Any, str]]:
     """What stands under names that the operator chose: the value, its type, its key path.  Rules count from 1."""
-    models, routes = given.get("models"), given.get("routes")
+    models, routes, keys = given.get("models"), given.get("routes"), given.get("keys")
     for name, model in models.items() if isinstance(models, dict) else ():
         yield model, Model, f"models.{name}"
     for name, rules in routes.items() if isinstance(routes, dict) else ():
         yield rules, list[Any], f"routes.{name}"
         for number, rule in enumerate(rules, 1):
             yield rule, Route, f"routes.{name}.{number}"
+    for kind, entry in KINDS.items():
+        named = keys.get(kind) if isinstance(keys, dict) else None
+        for name, key in named.items() if isinstance(named, dict) else ():
+            yield key, entry, f"keys.{kind}.{name}"
 
 
 def _converted(value: Any, kind: Any, source: str, key_path: str) -> Any:
@@ -200,7 +226,7 @@ def _explain(error: msgspec.ValidationError, source: str, key_path: str) -> str:
 def _choices(where: str) -> tuple[str, ...]:
     """The words that a key takes; the last parts of its path are fields, those before name a section or a model."""
     section, *parts = where.split(".")
-    kind: Any = Model if section == "models" else get_type_hints(Settings)[section]
+    kind: Any = {"models": Model, "keys": ClientKey}.get(section) or get_type_hints(Settings)[section]
     if section == "models" and parts[-2] == "runner_options" and parts[-1] in RunnerOptions.__struct_fields__:
         kind = RunnerOptions
     return get_args(get_type_hints(kind)[parts[-1]])

@@ -10,10 +10,24 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 import msgspec
 
 from swapper_proxy.config.loading import ENVIRONMENT, NUM_PARALLEL
-from swapper_proxy.config.settings import LOCAL_ORIGINS, NOT_IN_FILES, Model, Route, Section, Settings
+from swapper_proxy.config.settings import (
+    LOCAL_ORIGINS,
+    NOT_IN_FILES,
+    ClientKey,
+    ManagementKey,
+    Model,
+    Route,
+    Section,
+    Settings,
+)
 
-# The sections whose keys stand under names that the operator chooses.
-NAMED: dict[str, type[Section]] = {"models": Model, "routes": Route}
+# What stands under names that the operator chooses.
+NAMED: dict[str, type[Section]] = {
+    "models": Model,
+    "routes": Route,
+    "keys.clients": ClientKey,
+    "keys.management": ManagementKey,
+}
 
 MEANINGS = {
     "server.host": "address to listen on; `0.0.0.0`: to be reached from other machines",
@@ -27,6 +41,8 @@ MEANINGS = {
     "server.shutdown_grace": "seconds for answers to end at shutdown",
     "server.cors_origins": "web pages that may use the proxy (patterns)",
     "server.allowed_hosts": "further Host names for load and unload",
+    "server.trusted_proxies": "networks whose `X-Forwarded-For` and `X-Forwarded-Host` are believed",
+    "server.read_only": "true: clients may not pull, push, create, copy or delete models, nor send blobs; then 403",
     "upstream.url": "Ollama",
     "upstream.connect_timeout": "seconds to connect to Ollama",
     "upstream.first_byte_timeout": "seconds for an answer of a model to begin, prompt included; then 504",
@@ -82,6 +98,20 @@ MEANINGS = {
     "history.path": "file of the history of requests, swaps and states, never their content; `history: off` keeps none",
     "history.days": "what is older is dropped",
     "history.max_mb": "the oldest is dropped while the file takes more",
+    "keys.clients.NAME.key": "the key itself; of `key`, `key_sha256`, `key_env` and `key_file` exactly one is given",
+    "keys.clients.NAME.key_sha256": "its SHA-256 in hexadecimal digits, as `swapper-proxy hash-key` prints it",
+    "keys.clients.NAME.key_env": "the environment variable that holds it",
+    "keys.clients.NAME.key_file": "the file that holds it, read at start",
+    "keys.clients.NAME.models": "the models that it may use: names, or patterns like `team/*`; else 403",
+    "keys.clients.NAME.max_priority": "its requests have no higher one, whatever the model's is",
+    "keys.clients.NAME.concurrent": "its requests at once, with those that wait; then 429",
+    "keys.clients.NAME.queued": "of these, how many may wait for their model; then 429",
+    "keys.clients.NAME.per_minute": "its requests in a minute, all at once or spread; then 429",
+    "keys.management.NAME.key": "as for clients, like the next three",
+    "keys.management.NAME.key_sha256": "its SHA-256",
+    "keys.management.NAME.key_env": "the variable that holds it",
+    "keys.management.NAME.key_file": "the file that holds it",
+    "keys.management.NAME.read_only": "true: it shows everything and changes nothing; then 403",
     "logging.level": "the least important lines that are shown",
     "logging.format": "`json`: an object a line",
 }
@@ -97,6 +127,10 @@ DEFAULTS = {
     "models.NAME.size_gb": "as measured, or on disk",
     "models.NAME.parallel": "`swapper.parallel`",
     "models.NAME.keep_alive": "`swapper.keep_alive`",
+    "keys.clients.NAME.models": "all",
+    "keys.clients.NAME.concurrent": "no limit",
+    "keys.clients.NAME.queued": "no limit",
+    "keys.clients.NAME.per_minute": "no limit",
 }
 
 HEAD = """# Configuration
@@ -120,8 +154,9 @@ class Key(NamedTuple):
 def all_keys() -> Iterator[Key]:
     """All keys, in the order of the settings."""
     for field in msgspec.structs.fields(Settings):
-        if field.name in NAMED:
-            yield from _keys_of(f"{field.name}.NAME", NAMED[field.name])
+        if named := [path for path in NAMED if path.partition(".")[0] == field.name]:
+            for path in named:
+                yield from _keys_of(f"{path}.NAME", NAMED[path])
         elif field.name not in NOT_IN_FILES:
             yield from _keys_of(field.name, field.type)
 
@@ -184,6 +219,7 @@ def page() -> str:
     lines += [f"| `{variable}` | `{'.'.join(path)}` |" for variable, path in ENVIRONMENT.items()]
     lines.append(f"| `{NUM_PARALLEL}` | `swapper.parallel`, where that is not set; 0 counts as not given |")
     lines.append("| `SWAPPER_URL` | the proxy that `status`, `models`, `queue`, `load` and `unload` talk to |")
+    lines.append("| `SWAPPER_KEY` | the management key that they send |")
     return "\n".join(lines) + "\n"
 
 

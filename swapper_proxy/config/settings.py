@@ -60,6 +60,8 @@ class Server(Section, frozen=True):
     shutdown_grace: Seconds = 30.0
     cors_origins: tuple[str, ...] = LOCAL_ORIGINS
     allowed_hosts: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
+    read_only: bool = False
 
 
 class Upstream(Section, frozen=True):
@@ -197,6 +199,38 @@ class History(Section, frozen=True):
     max_mb: Annotated[int, Meta(ge=1, le=1_000_000)] = 200
 
 
+class Secret(Section, frozen=True):
+    """How a key is told: one of these.  Of settings that were loaded only the digest tells it, see `config.keys`."""
+
+    key: str | None = None
+    key_sha256: str | None = None
+    key_env: str | None = None
+    key_file: str | None = None
+
+
+class ClientKey(Secret, frozen=True):
+    """One key for what goes to Ollama, and what it allows; None is no limit, no `models` are all."""
+
+    models: tuple[str, ...] = ()
+    max_priority: Literal["high", "medium", "low"] = "high"
+    concurrent: Count | None = None
+    queued: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    per_minute: Count | None = None
+
+
+class ManagementKey(Secret, frozen=True):
+    """One key for the proxy's own API."""
+
+    read_only: bool = False
+
+
+class Keys(Section, frozen=True):
+    """The keys by name.  Where a section has none, anybody may."""
+
+    clients: dict[str, ClientKey] = {}
+    management: dict[str, ManagementKey] = {}
+
+
 class Settings(Section, frozen=True):
     """All settings, checked."""
 
@@ -208,6 +242,7 @@ class Settings(Section, frozen=True):
     metrics: Metrics = Metrics()
     logging: Logging = Logging()
     history: History = History()
+    keys: Keys = Keys()
     source: str = "defaults"  # where the settings came from, for people
     ollama_num_parallel: int | None = None  # what OLLAMA_NUM_PARALLEL says of the Ollama behind the proxy
 

@@ -78,6 +78,7 @@ class Metrics:
             registry=self._rare,
         )
         self._configured.set(1)
+        self._keyed = counter("key_requests", "Requests for Ollama by the name of their key.", "key", "status")
 
     # Hooks (see runtime.ports.Observer)
 
@@ -136,6 +137,9 @@ class Metrics:
         of.duration.observe(seconds)
         if usage.generated_tokens and usage.generation_s > 0:
             of.speed.observe(usage.generated_tokens / usage.generation_s)
+
+    def keyed(self, key: str, status: int) -> None:
+        self._count(self._keyed, key, str(status))
 
     def _of(self, model: str) -> "_OfModel":
         """What every request of a model is told to, looked up once."""

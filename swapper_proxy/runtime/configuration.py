@@ -15,6 +15,8 @@ log = logging.getLogger(__name__)
 FIXED = (
     ("server", "host"),
     ("server", "port"),
+    ("server", "max_connections"),
+    ("server", "header_timeout"),
     ("upstream", "url"),
     ("upstream", "connect_timeout"),
     ("history", "path"),

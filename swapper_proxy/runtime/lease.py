@@ -1,22 +1,27 @@
 """Leave to send one request to Ollama, taken from the engine and given back."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Self
 
 from swapper_proxy.core.events import Finished
 from swapper_proxy.runtime.engine import Engine
 from swapper_proxy.runtime.model import Demand
 
+_ANYBODY = nullcontext()
+
 
 class Lease:
     """Leave to use a model: `async with Lease(engine, demand)` waits for it and gives it back, whatever happens.
 
-    Raises Rejected on entering.  `waited_s` is the time spent in the queue, granted or not.  `load_s` may be set to
+    Raises Rejected on entering.  `queued` is entered by those that have to wait, as long as they do; what it raises
+    keeps them from it.  `waited_s` is the time spent in the queue, granted or not.  `load_s` may be set to
     what Ollama says it took to load the model for this request.
     """
 
-    def __init__(self, engine: Engine, demand: Demand) -> None:
+    def __init__(self, engine: Engine, demand: Demand, queued: AbstractContextManager[None] = _ANYBODY) -> None:
         self._engine = engine
         self._demand = demand
+        self._queued = queued
         self._id = 0
         self.waited_s = 0.0
         self.load_s = 0.0
@@ -26,7 +31,8 @@ class Lease:
         if not self._id:
             began = self._engine.now
             try:
-                self._id = await self._engine.acquire(self._demand)
+                with self._queued:
+                    self._id = await self._engine.acquire(self._demand)
             finally:
                 self.waited_s = self._engine.now - began
         return self

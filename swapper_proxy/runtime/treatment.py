@@ -35,6 +35,11 @@ class Treatment:
         """Whether the model may not be used, because it is not configured."""
         return self._swapper.unlisted_models == "deny" and spelling not in self.configured
 
+    def names(self, spelling: str) -> tuple[str, ...]:
+        """The canonical names of the model that Ollama knows by this one: this, and that of the settings."""
+        configured = self.configured.get(spelling)
+        return (spelling, canonical(configured[0])) if configured else (spelling,)
+
     def parallel(self, model: Model) -> tuple[int, Source]:
         """The limit of requests at once, and where it comes from."""
         own = model.configured.parallel if model.configured else None

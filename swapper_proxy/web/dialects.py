@@ -80,6 +80,8 @@ def _headers(error: ProxyError, dialect: Dialect, request_id: str) -> list[Heade
     headers = []
     if error.retry_after_s is not None:
         headers.append((b"Retry-After", b"%d" % max(1, ceil(error.retry_after_s))))
+    if error.status == 401:
+        headers.append((b"WWW-Authenticate", b"Bearer"))
     if error.status == HOPELESS and dialect in (Dialect.OPENAI, Dialect.ANTHROPIC):
         headers.append((b"x-should-retry", b"false"))
     if dialect is Dialect.ANTHROPIC:

@@ -15,6 +15,7 @@ from aiohttp import HttpVersion11, web
 
 from swapper_proxy.runtime.ports import Header
 from swapper_proxy.web.headers import CHOSEN_MODEL, queued
+from swapper_proxy.web.keys import Client
 
 log = logging.getLogger("swapper_proxy.requests")
 
@@ -28,7 +29,8 @@ class Exchange:
     `target` is what stands in the request line, `path` the part of it that decides, as Ollama's router reads it:
     decoded, but not normalized.  `arrived` is on the monotonic clock.  `model` is the name that the client gave, for
     the log; `chosen` the model where a route or `use_llm` chose it; `waited_s` the time in the queue, None if it never
-    was there.  `status` is that of the answer, 0 while there is none; `content_type` that of Ollama's answer.
+    was there.  `client` is whose key it came with, None where it needed none.  `status` is that of the answer, 0 while
+    there is none; `content_type` that of Ollama's answer.
     """
 
     def __init__(self, request: web.BaseRequest, allowed: list[Header], write_timeout_s: float) -> None:
@@ -42,6 +44,7 @@ class Exchange:
         self.model = ""
         self.chosen = ""
         self.waited_s: float | None = None
+        self.client: Client | None = None
         self.status = 0
         self.content_type = ""
         self._allowed = allowed  # what a browser is told of the origin

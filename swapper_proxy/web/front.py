@@ -13,6 +13,7 @@ from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.runtime.ports import Header
 from swapper_proxy.web.dialects import Dialect, dialect_of, rendered
 from swapper_proxy.web.exchange import Exchange
+from swapper_proxy.web.forwarded import Forwarding
 from swapper_proxy.web.management import Management, is_management
 from swapper_proxy.web.proxy import Proxy
 
@@ -31,14 +32,14 @@ _PREFLIGHT = (
 class Front:
     """The handler of the HTTP server."""
 
-    def __init__(self, proxy: Proxy, management: Management, server: config.Server) -> None:
+    def __init__(self, management: Management) -> None:
         self._management = management
-        self.configure(proxy, server)
 
     def configure(self, proxy: Proxy, server: config.Server) -> None:
         """Requests that come from now on are treated like this."""
         self._proxy = proxy
         self._server = server
+        self._forwarding = Forwarding(server.trusted_proxies)
 
     async def handle(self, request: web.BaseRequest) -> Exchange:
         """403 for pages of foreign origins, on every route; CORS answers for those that may.
@@ -59,7 +60,11 @@ class Front:
             exchange.break_off()  # what a client sends into a tunnel is no request
         elif origin and request.method == "OPTIONS":
             exchange.begin(204, b"No Content", [], sized=True)  # to Ollama each such request is a preflight
-        elif managed and request.method not in ("GET", "HEAD", "OPTIONS") and not self._is_local(request.host):
+        elif (
+            managed
+            and request.method not in ("GET", "HEAD", "OPTIONS")
+            and not self._is_local(self._forwarding.host(request))
+        ):
             _refuse(exchange, 403, "host_not_allowed", "this Host is not allowed; see allowed_hosts")
         else:
             try:
@@ -80,10 +85,11 @@ class Front:
     def _is_allowed(self, request: web.BaseRequest, origin: str) -> bool:
         """The proxy's own pages, under a name that no foreign name server can point here, and the listed ones."""
         try:
-            own = urlsplit(origin).netloc == request.host
+            host = self._forwarding.host(request)
+            own = urlsplit(origin).netloc == host
         except ValueError:
             return False
-        if own and self._is_local(request.host):
+        if own and self._is_local(host):
             return True
         return any(origin == pattern or fnmatchcase(origin, pattern) for pattern in self._server.cors_origins)
 

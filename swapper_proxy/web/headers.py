@@ -8,6 +8,9 @@ PRIORITY = "X-Swapper-Priority"
 QUEUE_SECONDS = b"X-Swapper-Queue-Seconds"
 CHOSEN_MODEL = b"X-Swapper-Model"
 
+# What proxies in front say of the client: for this proxy, and true only if they are trusted (see web/forwarded).
+FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip")
+
 HOP_BY_HOP = frozenset(
     (
         b"connection",
@@ -28,6 +31,7 @@ NOT_UPSTREAM = HOP_BY_HOP | {
     b"expect",
     b"access-control-request-method",
     b"access-control-request-headers",
+    *FORWARDED,
     PRIORITY.lower().encode(),
 }
 # The same of a request whose body was read and decoded here.

@@ -1,6 +1,7 @@
 """The management API and /metrics.  The shapes are a contract: keys may be added, none removed or renamed."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from functools import cached_property
 from typing import Literal, Protocol
@@ -23,6 +24,8 @@ from swapper_proxy.web.dialects import Dialect, rendered
 from swapper_proxy.web.events import PATH as EVENTS
 from swapper_proxy.web.events import Events
 from swapper_proxy.web.exchange import Exchange
+from swapper_proxy.web.forwarded import Forwarding
+from swapper_proxy.web.keys import Keys
 
 PROMETHEUS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 WORDS = (
@@ -41,6 +44,10 @@ WORDS = (
 WITH_NAMES = ("models", "metrics", "history")
 READING = ("GET", "HEAD")
 RELOAD = "/reload"
+# What tells nothing worth a key: for those who watch over the process.
+OPEN = ("/health", "/ready")
+
+log = logging.getLogger("swapper_proxy.requests")
 
 # Status, headers and body.
 Response = tuple[int, list[Header], bytes]
@@ -98,6 +105,11 @@ class Management:
         self._named = {"models": self.model, "metrics": self.model_metrics}
         self._actions = {"load": self.load, "unload": self.unload, "pin": self.pin, "unpin": self.unpin}
 
+    def configure(self, server: config.Server, keys: Keys) -> None:
+        """Calls that come from now on are judged by these."""
+        self._forwarding = Forwarding(server.trusted_proxies)
+        self._keys = keys
+
     @property
     def routes(self) -> list[openapi.Route]:
         """What is served, as the description writes it; the console at /ui/ is for people, and not in it."""
@@ -113,6 +125,8 @@ class Management:
     async def handle(self, exchange: Exchange) -> None:
         """Any call of the proxy's own API."""
         try:
+            if self._keys.management:
+                self._check_key(exchange)
             if exchange.path == EVENTS and exchange.request.method in READING:
                 _check(exchange, "GET", EVENTS)
                 return await self._events.handle(exchange)
@@ -120,6 +134,18 @@ class Management:
         except ProxyError as error:
             response = rendered(error, Dialect.MANAGEMENT)
         return exchange.answer(*response)
+
+    def _check_key(self, exchange: Exchange) -> None:
+        """Raises ProxyError (401, 403)."""
+        request, path = exchange.request, exchange.path
+        if path in OPEN or console.is_console(path):
+            return
+        try:
+            self._keys.check_management(request.headers, reads=request.method in READING)
+        except ProxyError as refused:
+            fields = {"address": self._forwarding.address(request), "endpoint": path[:64]}
+            log.warning("refused", extra=fields | {"status": refused.status, "code": refused.code})
+            raise
 
     async def _called(self, exchange: Exchange) -> Response:
         """The paths are `/WORD`, `/WORD/NAME` and `/models/NAME/ACTION`; a name may hold slashes, and be `X/ACTION`."""
@@ -188,10 +214,10 @@ class Management:
         return status, [*headers, (b"Vary", b"Accept")], body
 
     async def config(self, _: web.BaseRequest) -> Response:
-        """The settings as they took effect; a password in Ollama's URL is left out."""
+        """The settings as they took effect; a password in Ollama's URL is left out, and what tells a key."""
         settings = self._configuration.settings
         upstream = msgspec.structs.replace(settings.upstream, url=_without_password(settings.upstream.url))
-        return _json(msgspec.structs.replace(settings, upstream=upstream))
+        return _json(msgspec.structs.replace(settings, upstream=upstream, keys=config.hidden(settings.keys)))
 
     def model_metrics(self, name: str) -> Response:
         return _json(shapes.measured(self._state(name)))

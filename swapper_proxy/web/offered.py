@@ -12,12 +12,24 @@ Edit = Callable[[bytes], bytes]
 
 # Lists of models: where the entries are, and in which of their fields the name stands.
 LISTS = {"/api/tags": ("models", ("name", "model")), "/v1/models": ("data", ("id",))}
+IN_MEMORY = {"/api/ps": LISTS["/api/tags"]}
 ONE = "/v1/models/"
 
 
-def listing(path: str, offered: Mapping[str, Sequence[str]]) -> Edit | None:
-    """What adds the offered names (name -> Ollama names) to the answer of this path; None if there are none to add."""
-    return (lambda body: _extended(body, *LISTS[path], offered)) if offered and path in LISTS else None
+def listing(path: str, offered: Mapping[str, Sequence[str]], may: Callable[[str], bool] | None = None) -> Edit | None:
+    """What adds the offered names (name -> Ollama names) to the answer of this path, and leaves out those that the
+    client `may` not use; None if there is nothing to do."""
+    more = path in LISTS and bool(offered)
+    less = may is not None and path in LISTS | IN_MEMORY
+    if not (more or less):
+        return None
+    key, fields = (LISTS | IN_MEMORY)[path]
+
+    def edit(body: bytes) -> bytes:
+        body = _extended(body, key, fields, offered) if more else body
+        return _reduced(body, key, fields[0], may) if may is not None else body
+
+    return edit
 
 
 def asked_for(path: str) -> str | None:
@@ -48,6 +60,17 @@ def _extended(body: bytes, key: str, fields: tuple[str, ...], offered: Mapping[s
         if entry is not None and canonical(name) not in known:
             entries.append(entry | {field: _raw(name) for field in fields})
     return _encoded(answer | {key: _raw(entries)}, body)
+
+
+def _reduced(body: bytes, key: str, field: str, may: Callable[[str], bool]) -> bytes:
+    """Raises nothing that would let through what cannot be read: then the list is empty."""
+    try:
+        answer = msgspec.json.decode(body, type=Entry)
+        entries = msgspec.json.decode(answer[key], type=list[Entry] | None) or []
+        kept = [entry for entry in entries if may(msgspec.json.decode(entry[field], type=str))]
+    except (msgspec.MsgspecError, KeyError):
+        answer, kept = {}, []
+    return _encoded(answer | {key: _raw(kept)}, body)
 
 
 def _replaced(body: bytes, values: Mapping[str, object]) -> bytes:

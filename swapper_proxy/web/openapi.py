@@ -32,12 +32,19 @@ _WAIT = {"wait": Annotated[Literal["true", "false"], Meta(description="false: an
 _UNKNOWN: Codes = {404: ("model_not_found",)}
 _NO_HISTORY: Codes = {404: ("history_off",), 503: ("history_unavailable",)}
 _ACTING: Codes = {
-    403: ("origin_not_allowed", "host_not_allowed"),
+    403: ("origin_not_allowed", "host_not_allowed", "read_only"),
     **_UNKNOWN,
     409: ("model_missing", "model_remote"),
     502: ("upstream_unreachable",),
 }
 _ANYWHERE: Codes = {400: ("invalid_parameter",), 403: ("origin_not_allowed",), 500: ("internal_error",)}
+_KEYED: Codes = {401: ("missing_api_key", "invalid_api_key", "several_api_keys")}
+# Needed where the settings have keys for the management, so it is one of these or nothing.
+_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "api_key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+}
+_SECURITY: tuple[dict[str, list[str]], ...] = ({}, {"bearer": []}, {"api_key": []})
 
 
 def _with(codes: Codes, *reasons: Rejection) -> Codes:
@@ -65,8 +72,8 @@ _LOADING = _with(
 class Operation:
     """A call: what it answers, by status and media type, its errors, its query parameters.
 
-    `passes_on` is the code of what Ollama answered, with the status that Ollama gave it; `also` are types that only
-    texts name.
+    `passes_on` is the code of what Ollama answered, with the status that Ollama gave it; `keyed`: a key is needed where
+    there are any; `also` are types that only texts name.
     """
 
     summary: str
@@ -74,6 +81,7 @@ class Operation:
     errors: Codes = field(default_factory=dict)
     query: Mapping[str, Any] = field(default_factory=dict)
     passes_on: str = ""
+    keyed: bool = True
     description: str = ""
     also: tuple[type, ...] = ()
 
@@ -84,9 +92,11 @@ def _answers(kind: Any, *statuses: int) -> dict[int, dict[str, Any]]:
 
 OPERATIONS: dict[Route, Operation] = {
     ("GET", "/health"): Operation(
-        "Whether Ollama is reachable, and what is in memory; always 200", _answers(schemas.HealthAnswer)
+        "Whether Ollama is reachable, and what is in memory; always 200", _answers(schemas.HealthAnswer), keyed=False
     ),
-    ("GET", "/ready"): Operation("Whether requests can be served", _answers(schemas.ReadyAnswer, 200, 503)),
+    ("GET", "/ready"): Operation(
+        "Whether requests can be served", _answers(schemas.ReadyAnswer, 200, 503), keyed=False
+    ),
     ("GET", "/status"): Operation("The proxy at a glance", _answers(schemas.StatusAnswer)),
     ("GET", "/queue"): Operation("Who waits for which model, and why", _answers(schemas.QueueAnswer)),
     ("GET", "/models"): Operation("All models", _answers(schemas.ModelsAnswer)),
@@ -165,7 +175,9 @@ OPERATIONS: dict[Route, Operation] = {
 
 _ABOUT = (
     "What GET answers, HEAD answers without a body. Names of models may hold slashes, percent-encoded or not. "
-    "Another method is 405 (method_not_allowed), with Allow. Answers may get further keys. "
+    "Another method is 405 (method_not_allowed), with Allow. Answers may get further members. "
+    "Where the settings have keys for the management, all but /health and /ready need one; a key that only reads gets "
+    "403 (read_only) for the rest. "
     "Not described here are the console at /ui/, which is for people, and what goes to Ollama."
 )
 _NAME = {
@@ -187,7 +199,8 @@ def document(routes: Iterable[Route]) -> schemas.Document:
     for (method, path), operation in served.items():
         paths.setdefault(path, {})[method.lower()] = _operation(method, path, operation)
     info = {"title": "Swapper Proxy", "version": __version__, "description": _ABOUT}
-    return {"openapi": "3.1.0", "info": info, "paths": paths, "components": {"schemas": components}}
+    described = {"schemas": components, "securitySchemes": _SCHEMES}
+    return {"openapi": "3.1.0", "info": info, "paths": paths, "components": described}
 
 
 def _kinds(operation: Operation) -> list[Any]:
@@ -207,6 +220,7 @@ def _operation(method: str, path: str, operation: Operation) -> dict[str, object
         "summary": operation.summary,
         **({"description": operation.description} if operation.description else {}),
         "parameters": [*([_NAME] if "{name}" in path else []), *query],
+        **({"security": _SECURITY} if operation.keyed else {}),
         "responses": _responses(operation),
     }
 
@@ -223,11 +237,15 @@ def _responses(operation: Operation) -> dict[str, object]:
         for status, content in operation.answers.items()
     }
     passed_on = (operation.passes_on,) if operation.passes_on else ()
-    for status, codes in sorted({**_ANYWHERE, **operation.errors}.items()):
-        told[str(status)] = _error((*dict.fromkeys((*codes, *passed_on)),))
+    errors = {**_ANYWHERE, **(_KEYED if operation.keyed else {}), **operation.errors}
+    for status, codes in sorted(errors.items()):
+        told[str(status)] = _error((*dict.fromkeys((*codes, *passed_on)),)) | (_CHALLENGE if status == 401 else {})
     if passed_on:
         told["default"] = _error(passed_on, "What Ollama answered, with its status")
     return told
+
+
+_CHALLENGE: dict[str, object] = {"headers": {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}}}
 
 
 def _error(codes: tuple[str, ...], description: str = "") -> dict[str, object]:

@@ -5,7 +5,9 @@ import contextlib
 import logging
 import time
 from collections.abc import Coroutine
+from contextlib import nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -28,7 +30,7 @@ from swapper_proxy.runtime.ports import (
     Silence,
     UpstreamUnreachable,
 )
-from swapper_proxy.web import endpoints, offered, terms
+from swapper_proxy.web import endpoints, keys, offered, terms
 from swapper_proxy.web.body import Ambiguous, Fields, Malformed, Pieces, WrongType, named
 from swapper_proxy.web.changes import CHANGES, Changes
 from swapper_proxy.web.counting import Counted, CountedRemote, RequestMetrics
@@ -36,14 +38,16 @@ from swapper_proxy.web.dialects import dialect_of, message, rendered
 from swapper_proxy.web.endpoints import ENDPOINTS, Asked, Endpoint, Intent, Unacceptable
 from swapper_proxy.web.exchange import Exchange
 from swapper_proxy.web.form import Form
+from swapper_proxy.web.forwarded import Forwarding
 from swapper_proxy.web.headers import CREDENTIALS, towards_ollama
 from swapper_proxy.web.intake import Intake
 from swapper_proxy.web.offered import Edit
-from swapper_proxy.web.relay import QUESTION, Outcome, relay, relay_edited
+from swapper_proxy.web.relay import LEFT, QUESTION, Outcome, relay, relay_edited
 from swapper_proxy.web.routing import Router
 
 log = logging.getLogger("swapper_proxy.requests")
 
+_NOTHING: frozenset[bytes] = frozenset()
 MOST_SAID = 1000  # characters of an error that are recorded
 
 
@@ -62,6 +66,7 @@ class Proxy:
         changes: Changes,
         server: config.Server,
         limits: config.Upstream,
+        keys: keys.Keys,
     ) -> None:
         self._upstream = upstream
         self._engine = engine
@@ -75,9 +80,30 @@ class Proxy:
         self._generation = Silence(limits.first_byte_timeout, limits.idle_timeout)
         self._missing: set[Endpoint] = set()  # that this version of Ollama does not have
         self._changes = changes
+        self._forwarding = Forwarding(server.trusted_proxies)
+        self._read_only = server.read_only
+        self.keys = keys  # another reading of the settings brings others
 
-    async def handle(self, exchange: Exchange) -> None:
+    def handle(self, exchange: Exchange) -> Coroutine[Any, Any, None]:
         """Any request for Ollama."""
+        return self._keyed(exchange) if self.keys.clients else self._answer(exchange)
+
+    async def _keyed(self, exchange: Exchange) -> None:
+        """A request that needs a key."""
+        try:
+            client = exchange.client = self.keys.client(exchange.request.headers)
+        except ProxyError as refused:
+            self._metrics.rejected(refused.code)
+            return self._refuse(exchange, refused)
+        try:
+            with client.admitted(exchange.arrived):
+                await self._answer(exchange)
+        except ProxyError as refused:
+            self._refuse(exchange, refused)
+        finally:
+            self._metrics.keyed(client.name, exchange.status or LEFT)
+
+    async def _answer(self, exchange: Exchange) -> None:
         endpoint = ENDPOINTS.get(exchange.path) if exchange.request.method == "POST" else None
         try:
             if endpoint is None:
@@ -97,39 +123,62 @@ class Proxy:
         """The proxy's own answer, with a line in the log under the same request id."""
         request_id, path = exchange.request_id, exchange.path
         status, headers, body = rendered(error, dialect_of(path), request_id)
-        fields = {"request_id": request_id, "endpoint": path[:64], "model": exchange.model[:200]}
         after_s = round(time.monotonic() - exchange.arrived, 3)
-        log.warning("refused", extra=fields | {"status": status, "code": error.code, "wait_s": after_s})
+        what = {"endpoint": path[:64], "status": status, "code": error.code, "wait_s": after_s}
+        log.warning("refused", extra=self._who(exchange) | what)
         known = self._catalog.meaning(exchange.model).model
         name = known.name if known else exchange.model[:200]
-        self._recorder.problem(ProblemRecord(time.time(), name, error.code, message(error)[:MOST_SAID]))
+        if status != 401:  # strangers do not push out of sight what went wrong for others
+            self._recorder.problem(ProblemRecord(time.time(), name, error.code, message(error)[:MOST_SAID]))
         exchange.answer(status, [*headers, (b"X-Request-Id", request_id.encode()), *exchange.own_headers], body)
+
+    def _who(self, exchange: Exchange) -> dict[str, object]:
+        """For a line in the log: which request this is, from whom, for which model."""
+        return {
+            "request_id": exchange.request_id,
+            "address": self._forwarding.address(exchange.request),
+            "key": exchange.client.name if exchange.client else "",
+            "model": exchange.model[:200],
+        }
 
     # Straight through
 
     async def _pass(self, exchange: Exchange) -> None:
-        request, path = exchange.request, exchange.path
+        request, path, client = exchange.request, exchange.path, exchange.client
+        if self._read_only:
+            keys.check_read_only(path)
+        if client is not None:
+            client.check_route(request.method, path)
+            if name := offered.asked_for(path):
+                keys.check_model(self._catalog, client, name)
         if request.method == "GET" and (edited := self._edited(exchange)) is not None:
             target, edit = edited
             return await self._edit(exchange, target, (), edit)
         if request.method == "POST" and path == "/api/show":
             return await self._show(exchange)
-        if (request.method, path) in CHANGES:
+        changes = (request.method, path) in CHANGES
+        judged = client is not None and client.restricted and path in keys.NAMED_IN_BODY
+        if changes or judged:
             async with self._intake.reading(request) as body:
                 try:
                     fields = await self._intake.fields(body)
                 except Malformed:  # Ollama says so itself
                     fields = Fields.read(b"{}")
-                async with self._changes.around(path, fields):
+                if client is not None:
+                    keys.check_named(self._catalog, client, fields)
+                async with self._changes.around(path, fields) if changes else nullcontext():
                     return await self._send(exchange, (body,), Outcome())
-        headers = towards_ollama(request.raw_headers, None, self._withheld(offered.asked_for(path) or ""))
+        without = self._withheld(offered.asked_for(path) or "") or _consumed(exchange)
+        headers = towards_ollama(request.raw_headers, None, without)
         return await self._relay(exchange, headers, self._intake.streamed(request), Outcome())
 
     # Where names are told
 
     def _edited(self, exchange: Exchange) -> tuple[str, Edit] | None:
         """What is asked of Ollama, and how its answer is edited."""
-        if edit := offered.listing(exchange.path, self._catalog.offered):
+        client = exchange.client
+        may = partial(keys.may_use, self._catalog, client) if client is not None and client.restricted else None
+        if edit := offered.listing(exchange.path, self._catalog.offered, may):
             return exchange.target, edit
         name = offered.asked_for(exchange.path)
         meant = self._catalog.stands_for(name) if name else ()
@@ -142,7 +191,9 @@ class Proxy:
                 fields = await self._intake.fields(body)
                 name = named(fields)
             except (Malformed, Ambiguous, WrongType):
+                keys.check_model(self._catalog, exchange.client, "")
                 return await self._send(exchange, (body,), Outcome())
+            keys.check_model(self._catalog, exchange.client, name)
             meant, without = self._catalog.stands_for(name), self._withheld(name)
             if not meant:
                 return await self._send(exchange, (body,), Outcome(), without)
@@ -159,7 +210,8 @@ class Proxy:
         return CREDENTIALS if self._catalog.meaning(name).elsewhere else frozenset()
 
     async def _edit(self, exchange: Exchange, target: str, body: Pieces, edit: Edit) -> None:
-        headers = towards_ollama(exchange.request.raw_headers, sum(map(len, body)) if body else None)
+        length = sum(map(len, body)) if body else None
+        headers = towards_ollama(exchange.request.raw_headers, length, _consumed(exchange))
         try:
             await relay_edited(self._upstream, exchange, target, headers, body, edit)
         except ProxyError as error:
@@ -175,8 +227,11 @@ class Proxy:
             try:
                 fields = await self._fields(exchange, endpoint, body)
             except Malformed:
+                keys.check_model(self._catalog, exchange.client, "")
                 return await self._send(exchange, (body,), Outcome())
-            without = self._withheld(self._direct(exchange, endpoint, fields))
+            name = self._direct(exchange, endpoint, fields)
+            keys.check_model(self._catalog, exchange.client, name)
+            without = self._withheld(name)
             try:
                 asked = endpoints.read(endpoint, fields)
             except (Unacceptable, WrongType):
@@ -190,7 +245,7 @@ class Proxy:
                 return await self._elsewhere(exchange, endpoint, asked, fields)
             if asked.intent is Intent.UNLOAD:
                 return await self._unload(exchange, endpoint, asked, model)
-            demand = terms.demand(self._catalog, endpoint, asked, model, wished)
+            demand = terms.demand(self._catalog, endpoint, asked, model, wished, exchange.client)
             return await self._serve(exchange, endpoint, asked, fields, demand)
 
     async def _resolved(self, name: str) -> Model | None:
@@ -249,7 +304,8 @@ class Proxy:
             except Unacceptable:
                 return await self._send(exchange, fields.pieces(), outcome)
             terms.rewrite(fields, endpoint, asked, demand)
-            lease = Lease(self._engine, demand)
+            client = exchange.client
+            lease = Lease(self._engine, demand) if client is None else Lease(self._engine, demand, client.queued())
             try:
                 async with lease:
                     exchange.waited_s = lease.waited_s
@@ -308,7 +364,7 @@ class Proxy:
     def _send(
         self, exchange: Exchange, body: Pieces, outcome: Outcome, without: frozenset[bytes] = frozenset()
     ) -> Coroutine[Any, Any, None]:
-        headers = towards_ollama(exchange.request.raw_headers, sum(map(len, body)), without)
+        headers = towards_ollama(exchange.request.raw_headers, sum(map(len, body)), without or _consumed(exchange))
         return self._relay(exchange, headers, body, outcome)
 
     async def _relay(self, exchange: Exchange, headers: list[Header], body: Body, outcome: Outcome) -> None:
@@ -319,8 +375,7 @@ class Proxy:
                 await self._lost(error)
             raise
         if broken:
-            fields = {"request_id": exchange.request_id, "model": exchange.model[:200]}
-            log.warning("Ollama broke off in mid-answer", extra=fields | {"status": exchange.status})
+            log.warning("Ollama broke off in mid-answer", extra=self._who(exchange) | {"status": exchange.status})
 
     def _silence(self, exchange: Exchange) -> Silence:
         """How long Ollama may say nothing: pulls, pushes, creations and uploads may do so for hours."""
@@ -333,6 +388,11 @@ class Proxy:
         self._metrics.rejected(error.code)
         self._missing.clear()  # it may come back as a newer version
         await self._engine.probe()
+
+
+def _consumed(exchange: Exchange) -> frozenset[bytes]:
+    """The headers that were for the proxy."""
+    return keys.CONSUMED if exchange.client is not None else _NOTHING
 
 
 class _Found(Outcome, kw_only=True):

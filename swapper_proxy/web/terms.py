@@ -13,15 +13,26 @@ from swapper_proxy.web.body import Fields
 from swapper_proxy.web.endpoints import Asked, Endpoint
 from swapper_proxy.web.form import Form
 from swapper_proxy.web.headers import PRIORITY
+from swapper_proxy.web.keys import Client
 
 _HIGHEST_FIRST = (Priority.HIGH, Priority.MEDIUM, Priority.LOW)
 
 
-def demand(catalog: Catalog, endpoint: Endpoint, asked: Asked, model: Model, wished: Priority | None) -> Demand:
+def demand(
+    catalog: Catalog,
+    endpoint: Endpoint,
+    asked: Asked,
+    model: Model,
+    wished: Priority | None,
+    client: Client | None = None,
+) -> Demand:
     """What the request demands.  /v1 requests cannot carry options: to Ollama they mean the Modelfile's."""
     options = catalog.treatment.options(model, asked.options) if endpoint.native else {}
     keep_alive, ttl_s = divided(catalog.keep_alive(model, asked.keep_alive))
-    return Demand(model, options, keep_alive, ttl_s, _priority(catalog, model, wished))
+    priority = _priority(catalog, model, wished)
+    if client is None:
+        return Demand(model, options, keep_alive, ttl_s, priority)
+    return Demand(model, options, keep_alive, ttl_s, client.capped(priority), client.name)
 
 
 def rewrite(fields: Fields | Form, endpoint: Endpoint, asked: Asked, demand: Demand) -> None:

@@ -42,7 +42,15 @@ async def browser() -> AsyncIterator[Browser]:
 
 @asynccontextmanager
 async def console(browser: Browser, url: str, *, may_fail: str = "", **options: Any) -> AsyncIterator[Page]:
-    """The console, as soon as it shows the proxy.
+    """The console, as soon as it shows the proxy."""
+    async with opened(browser, url, may_fail=may_fail, **options) as page:
+        await expect(page.locator("#facts")).to_contain_text("healthy")
+        yield page
+
+
+@asynccontextmanager
+async def opened(browser: Browser, url: str, *, may_fail: str = "", **options: Any) -> AsyncIterator[Page]:
+    """The console at once.
 
     In the end nothing was complained of but what holds `may_fail`, and nobody but the proxy was asked for anything.
     """
@@ -54,7 +62,6 @@ async def console(browser: Browser, url: str, *, may_fail: str = "", **options: 
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("request", lambda request: asked.add(_origin(request.url)))
     await page.goto(f"{url}/ui/")
-    await expect(page.locator("#facts")).to_contain_text("healthy")
     yield page
     await context.close()
     assert [text for text in complaints if not may_fail or may_fail not in text] == []

@@ -4,6 +4,7 @@ import { get } from "./api.js";
 import * as charts from "./charts.js";
 import * as config from "./config.js";
 import * as header from "./header.js";
+import * as keys from "./keys.js";
 import { Live } from "./live.js";
 import * as memory from "./memory.js";
 import * as models from "./models.js";
@@ -25,7 +26,7 @@ async function configure() {
   }
 }
 
-for (const view of [header, memory, models, queue, timeline, charts, prompt, problems, config]) view.mount(store, live);
+for (const view of [keys, header, memory, models, queue, timeline, charts, prompt, problems, config]) view.mount(store, live);
 live.on("again", configure);
 configure();
 live.start();

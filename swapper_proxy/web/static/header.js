@@ -8,6 +8,12 @@ const CONNECTIONS = {
   live: ["live", "good"],
   polling: ["every 2 s", "good"],
   lost: ["lost", "bad"],
+  locked: ["locked", "warn"],
+};
+
+const TROUBLES = {
+  lost: "Connection lost, trying again. What is shown is the last that was known.",
+  locked: "The proxy asks for a key. Without one this page shows nothing.",
 };
 
 function ollama({ status, simulated }) {
@@ -45,9 +51,8 @@ export function mount(store) {
   };
   store.on(["status", "connection"], () => {
     keyed(list, facts(store), (fact) => fact.name, create, update);
-    const lost = store.connection === "lost";
-    text(banner, lost ? "Connection lost, trying again. What is shown is the last that was known." : "");
-    banner.classList.toggle("shown", lost);
+    text(banner, TROUBLES[store.connection] ?? "");
+    banner.classList.toggle("shown", store.connection in TROUBLES);
     document.title = store.status?.waiting ? `(${store.status.waiting}) Swapper Proxy` : "Swapper Proxy";
   });
 }

@@ -1,6 +1,7 @@
 // The connection: /events, and where it is missing or lost, a look every two seconds.
 
-import { get } from "./api.js";
+import { get, opened } from "./api.js";
+import { Source } from "./events.js";
 import { epoch } from "./format.js";
 import { now } from "./store.js";
 
@@ -28,20 +29,20 @@ export class Live {
 
   listen() {
     this.source?.close();
-    const source = (this.source = new EventSource("../events"));
-    const take = (kind, handler) => source.addEventListener(kind, (event) => this.heard(handler, event.data));
-    source.onerror = () => this.failed(source);
-    take("snapshot", (data) => this.store.snapshot(data));
-    take("status", (data) => this.store.setStatus(data));
-    take("models", (data) => this.store.setModels(data));
-    take("queue", (data) => this.store.setQueue(data));
-    take("problem", (data) => this.store.addProblem(data));
-    take("state", (data) => {
-      this.store.setState(data);
-      this.tell("state", data);
-    });
-    take("swap", (data) => this.tell("swap", data));
-    take("request", (data) => this.tell("request", data));
+    const handlers = {
+      snapshot: (data) => this.store.snapshot(data),
+      status: (data) => this.store.setStatus(data),
+      models: (data) => this.store.setModels(data),
+      queue: (data) => this.store.setQueue(data),
+      problem: (data) => this.store.addProblem(data),
+      state: (data) => {
+        this.store.setState(data);
+        this.tell("state", data);
+      },
+      swap: (data) => this.tell("swap", data),
+      request: (data) => this.tell("request", data),
+    };
+    this.source = new Source((kind, data) => handlers[kind] && this.heard(handlers[kind], data), (source) => this.failed(source));
   }
 
   heard(handler, data) {
@@ -62,13 +63,13 @@ export class Live {
 
   failed(source) {
     if (source !== this.source) return;
-    if (source.readyState === EventSource.CLOSED) this.source = null; // answered, but with no stream: see `look`
+    if (source.isClosed) this.source = null; // answered, but with no stream: see `look`
     else this.look();
   }
 
   // A connection that died without a word, as that of a computer that slept.
   async check() {
-    if (this.source?.readyState !== EventSource.OPEN) return;
+    if (!this.source?.isOpen) return;
     try {
       await get("ready").catch((error) => (error.status ? null : Promise.reject(error)));
     } catch {
@@ -79,15 +80,15 @@ export class Live {
 
   // Nothing to do while events come in.
   async look() {
-    if (this.source?.readyState === EventSource.OPEN || this.looking) return;
+    if (this.source?.isOpen || this.looking) return;
     this.looking = true;
     try {
       const snapshot = await looked();
-      if (this.source?.readyState === EventSource.OPEN) return;
+      if (this.source?.isOpen) return;
       this.poll(snapshot);
       if (!this.source) await this.retry();
-    } catch {
-      this.store.setConnection("lost");
+    } catch (error) {
+      this.store.setConnection(error.status === 401 ? "locked" : "lost");
     } finally {
       this.looking = false;
     }
@@ -120,7 +121,11 @@ export class Live {
 async function offers() {
   const stop = new AbortController();
   try {
-    return (await fetch("../events", { signal: stop.signal })).status !== 404;
+    await opened("events", {}, stop.signal);
+    return true;
+  } catch (error) {
+    if (!error.status) throw error;
+    return error.status !== 404;
   } finally {
     stop.abort();
   }

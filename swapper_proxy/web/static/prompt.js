@@ -1,25 +1,11 @@
 // A prompt to a model, with its answer as it comes.
 
-import { generate } from "./api.js";
+import { generate, pieces } from "./api.js";
 import { attribute, body, h, text } from "./dom.js";
 import { duration, plural, rate } from "./format.js";
 import { now } from "./store.js";
 
 const NANO = 1e9;
-
-// The objects of an answer in lines, as they come.
-async function* lines(stream) {
-  const decoder = new TextDecoder();
-  let rest = "";
-  for (const reader = stream.getReader(); ; ) {
-    const { done, value } = await reader.read();
-    rest += done ? decoder.decode() : decoder.decode(value, { stream: true });
-    const whole = rest.split("\n");
-    rest = done ? "" : whole.pop();
-    for (const line of whole) if (line.trim()) yield JSON.parse(line);
-    if (done) return;
-  }
-}
 
 function summary(last, started) {
   const tokens = last.eval_count ?? 0;
@@ -78,7 +64,9 @@ class Box {
     const model = this.model.value;
     text(this.told, `Waiting for ${model} …`);
     const answer = await generate({ model, prompt: this.input.value }, signal);
-    for await (const piece of lines(answer.body)) {
+    for await (const line of pieces(answer.body, "\n")) {
+      if (!line.trim()) continue;
+      const piece = JSON.parse(line);
       if (piece.error) throw new Error(piece.error.message ?? piece.error);
       text(this.told, piece.done ? summary(piece, started) : `${model} ${piece.thinking ? "thinks" : "answers"} …`);
       if (piece.response) this.show(piece.response);

@@ -6,7 +6,7 @@ const PROBLEMS = 100;
 
 export class Store {
   constructor() {
-    this.connection = "connecting"; // or live, polling, lost
+    this.connection = "connecting"; // or live, polling, lost, locked
     this.opened = Date.now() / 1000;
     this.status = null;
     this.models = new Map();
