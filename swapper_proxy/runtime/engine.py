@@ -215,17 +215,15 @@ class Engine:
         self.submit(Observed(asked_at, present))
 
     def upstream(self, reachable: bool) -> None:
-        """Ollama went down or came back.
-
-        A load that it took along is left, so that one that was only frozen does not go on with it beside the next.
-        """
+        """Ollama went down or came back.  A load is left: one that was only frozen would go on beside the next."""
         if reachable != self.reachable:
             now, before = (self.up, self.down) if reachable else (self.down, self.up)
             now.set()
             before.clear()
             self._observer.upstream(reachable)
             self.submit(UpstreamUp() if reachable else UpstreamDown())
-            self._catalog.forget()  # it may be another one that comes back
+            if reachable:
+                self._catalog.forget()  # it may be another one that comes back
             for task in () if reachable else self._tasks:
                 task.cancel()
 

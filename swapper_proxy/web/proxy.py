@@ -236,7 +236,12 @@ class Proxy:
                 asked = endpoints.read(endpoint, fields)
             except (Unacceptable, WrongType):
                 return await self._send(exchange, fields.pieces(), Outcome(), without)
-            model = await self._resolved(asked.model)
+            try:
+                model = await self._catalog.resolve(asked.model)
+            except UpstreamUnreachable as away:
+                model = await self._once_back(asked.model, away)
+            if model is None and not self._engine.reachable:
+                model = await self._once_back(asked.model, UpstreamUnreachable("what answers there is no Ollama"))
             if model is None:
                 return await self._unknown(exchange, endpoint, asked, fields)
             if alias := self._catalog.meaning(asked.model).alias:
@@ -248,24 +253,17 @@ class Proxy:
             demand = terms.demand(self._catalog, endpoint, asked, model, wished, exchange.client)
             return await self._serve(exchange, endpoint, asked, fields, demand)
 
-    async def _resolved(self, name: str) -> Model | None:
-        """The model of this name, None if Ollama does not know it.
+    async def _once_back(self, name: str, away: UpstreamUnreachable) -> Model | None:
+        """The model of a name that cannot be looked up while Ollama is away; raises `away` if it stays away.
 
-        Who asks while Ollama is away for a moment waits as long as those whose model is known already.
+        Whose model is not known yet waits as long as the others.
         """
-        error = UpstreamUnreachable("what answers there is no Ollama")
-        try:
-            model = await self._catalog.resolve(name)
-            if model is not None or self._engine.reachable:
-                return model
-        except UpstreamUnreachable as unreachable:
-            error = unreachable
         await self._engine.probe()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._grace_s):
                 await self._engine.up.wait()
         if not self._engine.reachable:
-            raise error
+            raise away
         return await self._catalog.resolve(name)
 
     def _direct(self, exchange: Exchange, endpoint: Endpoint, fields: Fields | Form) -> str:

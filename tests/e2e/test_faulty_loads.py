@@ -195,8 +195,8 @@ async def silence(proxy: Client, faults: Faults):
 async def test_an_ollama_that_does_not_answer_any_more(session: aiohttp.ClientSession) -> None:
     async with faulty(session) as (proxy, _, faults), busy(proxy, "alpha") as stream:
         async with silence(proxy, faults):
-            answers = await ask_in_all_dialects(proxy)
-            assert answers == dict.fromkeys(PATHS, (502, "Ollama is not reachable"))
+            for status, text in (await ask_in_all_dialects(proxy)).values():
+                assert (status, text.startswith("Ollama is not reachable")) == (502, True)
             assert json.loads(await stream.content.readline())["done"] is False  # what flows is not cut
         stream.close()
         await is_served(proxy)
