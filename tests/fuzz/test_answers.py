@@ -51,7 +51,7 @@ def usage(pieces: list[bytes]) -> tuple[int, int, float]:
 
 
 @given(ANSWERS | st.binary(max_size=200), PLACES)
-@example(MESSAGE_START + MESSAGE_END, [1])
+@example(MESSAGE_START + b"data: {}\n\n" * 200 + MESSAGE_END, [1])
 @example(b'"eval_count":' + b"9" * 1500, [3])
 def test_what_is_counted_does_not_depend_on_how_an_answer_is_cut(answer: bytes, places: list[int]) -> None:
     assert usage(cut(answer, places)) == usage([answer] if answer else [])
