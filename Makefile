@@ -4,6 +4,7 @@
 # make bench  the proxy beside nginx (Debian: apt-get install nginx-light) in front of the same upstream
 # make bench-check  the same, and fail if it got worse than benchmarks/ratios.json says
 # make profile  where the CPU time of the proxy goes
+# make soak   mixed clients for long in front of an Ollama with which things go wrong; SOAK="--requests 1000000" for longer
 # make docs   write docs/configuration.md from the settings
 # make clean  forget the virtual environment
 
@@ -11,7 +12,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint docs fuzz bench bench-check profile clean
+.PHONY: run test lint docs fuzz bench bench-check profile soak clean
 
 run: $(VENV)/.run
 	$(BIN)/swapper-proxy serve --config config/swapper_config.yaml --simulate-if-unreachable
@@ -39,6 +40,9 @@ bench: $(VENV)/.test
 
 bench-check: $(VENV)/.test
 	$(BIN)/python -m benchmarks.relay --check benchmarks/ratios.json
+
+soak: $(VENV)/.test
+	$(BIN)/python -m benchmarks.soak $(SOAK)
 
 profile: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.profile

@@ -19,6 +19,7 @@ from typing import Any
 from tests.real.server import free_port
 
 START_LIMIT_S = 20.0
+STOP_LIMIT_S = 20.0
 NGINX = """
 worker_processes 1; daemon off; pid {folder}/pid; error_log {folder}/error.log warn;
 worker_rlimit_nofile 65536;
@@ -50,6 +51,7 @@ class Process:
         self.port = port
         self.pid = pid
         self.start_s = start_s
+        self.exit_code: int | None = None  # once it has ended
 
     @property
     def cpu_s(self) -> float:
@@ -66,6 +68,11 @@ class Process:
         after_name = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return int(after_name[11]), int(after_name[12])
 
+    @property
+    def files(self) -> int:
+        """How many are open, connections included."""
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
     def memory_kb(self, field: str = "VmRSS") -> int:
         """A line of /proc/PID/status."""
         lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
@@ -77,6 +84,15 @@ def upstream() -> Iterator[Process]:
     """The fast simulated Ollama."""
     port = free_port()
     with _started([sys.executable, "-m", "benchmarks.upstream", str(port)], port) as process:
+        yield process
+
+
+@contextmanager
+def troubled(seed: int, report: Path) -> Iterator[Process]:
+    """A simulated Ollama with which things go wrong (see benchmarks.soak)."""
+    port = free_port()
+    command = [sys.executable, "-m", "benchmarks.soak", "--seed", str(seed), "--upstream", str(port), str(report)]
+    with _started(command, port) as process:
         yield process
 
 
@@ -95,7 +111,9 @@ def nginx(behind: int, folder: Path) -> Iterator[Process]:
 
 
 @contextmanager
-def proxy(behind: int, config: dict[str, Any], folder: Path, code: Path | None = None) -> Iterator[Process]:
+def proxy(
+    behind: int, config: dict[str, Any], folder: Path, code: Path | None = None, log: Path | None = None
+) -> Iterator[Process]:
     """The proxy as it ships, with the default settings but for those given; `code` is another checkout to run."""
     port = free_port()
     file = folder / "config.yaml"
@@ -103,28 +121,28 @@ def proxy(behind: int, config: dict[str, Any], folder: Path, code: Path | None =
     command = ["env", f"XDG_STATE_HOME={folder}"]  # its history is none of the user's
     command += [sys.executable, "-m", "swapper_proxy", "serve", "--config", str(file), "--port", str(port)]
     command += ["--upstream", f"http://127.0.0.1:{behind}"]
-    with _started(command, port, code) as process:
+    with _started(command, port, code, log) as process:
         yield process
 
 
 @contextmanager
-def _started(command: list[str], port: int, folder: Path | None = None) -> Iterator[Process]:
+def _started(command: list[str], port: int, folder: Path | None = None, said: Path | None = None) -> Iterator[Process]:
     """Until the end of the block.  What it says goes to a file, and into NotStarted."""
-    with tempfile.TemporaryFile() as log:
+    with said.open("w+b") if said else tempfile.TemporaryFile() as log:
         began = time.perf_counter()
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
         try:
             if not _answers(process, port):
                 log.seek(0)
                 raise NotStarted(f"{' '.join(command)}: {log.read()[-1000:].decode(errors='replace')}")
-            yield Process(port, process.pid, time.perf_counter() - began)
-        finally:
+            started = Process(port, process.pid, time.perf_counter() - began)
+            yield started
             process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                started.exit_code = process.wait(STOP_LIMIT_S)
+        finally:
+            process.kill()
+            process.wait()
 
 
 def _answers(process: subprocess.Popen[bytes], port: int) -> bool:

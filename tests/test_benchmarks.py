@@ -1,12 +1,14 @@
 """What the benchmarks make of what they measured."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import contract, profile, relay
+from benchmarks import contract, profile, relay, soak
 
 KEPT = {
     "ratios": {scenario: {figure: 2.0} for scenario, figure in contract.RATIOS},
@@ -113,3 +115,29 @@ def test_functions_have_what_they_call_in_c() -> None:
         "Front.handle (swapper_proxy/web/front.py)": 0.16,
         "run (uvloop/__init__.py)": 0.08,
     }
+
+
+@pytest.mark.parametrize("more", [(), ("--real", "0.05")])
+def test_a_short_soak(more: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "benchmarks.soak", "--requests", "500", "--clients", "8", *more]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith("all is well\n")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("wrong", ["1/1-1: no answer"]),
+        ("waiting", 1),
+        ("exit_code", None),
+        ("in_the_log", ["x"]),
+        ("files_flat", False),
+    ],
+)
+def test_a_soak_with_one_thing_wrong_is_not_well(field: str, value: object) -> None:
+    zeros = ("refused_when_all_was_well_again", "in_flight", "waiting", "exit_code")
+    well = dict.fromkeys(zeros, 0) | {"wrong": [], "in_the_log": [], "memory_flat": True, "files_flat": True}
+    well |= {"upstream": {"twice": []}}
+    assert soak.problems(well) == []
+    assert len(soak.problems(well | {field: value})) == 1

@@ -1,0 +1,400 @@
+"""Mixed clients for a long time, in front of a simulated Ollama with which things go wrong.
+
+    python -m benchmarks.soak [--requests 100000 | --real MINUTES] [--clients 48] [--seed 1] [--json FILE]
+
+Every request has an id, which the simulated Ollama puts into the head of its answer and writes down: an answer must
+carry the id of its own request, be whole or visibly broken, and no id may be answered whole more often than once.
+Clients ask for one of several models, for JSON or a stream, by several routes; some leave in mid-answer, some send what
+nobody can read.  Meanwhile loads are slow or fail, answers break, lists lie.  At the end nothing may be in flight or
+waited for, memory and open files have to be where they were in the middle, the log must hold no traceback, and the
+proxy must end by itself when it is told to.
+"""
+
+import argparse
+import asyncio
+import json
+import math
+import os
+import random
+import re
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import aiohttp
+import uvloop
+from aiohttp import web
+
+from benchmarks import processes
+from benchmarks.processes import Process
+from swapper_proxy.app import open_more_files
+from swapper_proxy.ollama.simulator import SimulatedModel, Simulator, serving
+from swapper_proxy.ollama.simulator.faults import Answers, Faults
+from tests.real.install import find
+from tests.real.models import ONE_THREAD
+from tests.real.server import OllamaServer
+
+MODELS = [f"m{number}" for number in range(6)]
+REAL_MODELS = ["alpha", "beta", "gamma"]
+EMBEDDER = "embedder"
+ID = "X-Soak-Id"
+CONFIG: dict[str, Any] = {
+    "swapper": {
+        "mode": "multi-active",
+        "max_concurrent_models": 2,
+        "slots": {"embedding": 1},
+        "max_wait": {"high": 0.5, "medium": 1, "low": 2},
+        "unload_settle": 0,
+        "parallel": 32,
+    },
+    "models": {name: {"path": f"ollama:{name}", "size_gb": 1} for name in MODELS}
+    | {EMBEDDER: {"path": f"ollama:{EMBEDDER}", "type": "embedding"}},
+    "history": {"days": 1, "max_mb": 20},
+    "logging": {"level": "warning"},
+}
+# What befalls the simulated Ollama, each for a moment; nothing for two moments of three.
+MOMENT_S = 1.0
+TROUBLES: tuple[dict[str, Any], ...] = (
+    {"load_s": 0.3},
+    {"failing": 2},
+    {"busy": 20},
+    {"listing": "empty"},
+    {"listing": "old"},
+    {"listing": "error"},
+    {"kept": True},
+    {"stalled": True},
+    *({"answers": answers, "share": 0.05} for answers in (Answers.RESET, Answers.RESET_INSIDE, Answers.CLOSED_INSIDE)),
+    *({"answers": answers, "share": 0.05} for answers in (Answers.TOO_SHORT, Answers.BYTEWISE, Answers.GARBAGE)),
+)
+# What clients do, and how often.
+KINDS = {"whole": 40, "stream": 30, "embed": 12, "look": 10, "leave": 5, "junk": 3}
+STEADY = 0.97  # of the requests are for the client's own model
+TOKENS = 8
+ROUTES = ("/api/generate", "/api/chat", "/v1/chat/completions", "/v1/completions", "/v1/messages")
+LOOKS = ("/status", "/models", "/queue", "/metrics?format=json", "/health", "/api/tags", "/api/ps", "/history/swaps")
+JUNK = (b"{", b"[]", b'{"model": 7, "prompt": "x"}', b"\xff\xfe", b'{"model": "nobody-has-it", "prompt": "x"}', b"null")
+END_OF = {"api": b'"done":true', "/v1/messages": b"message_stop", "v1": b"[DONE]"}
+TROUBLE = {500, 502, 503, 504}
+REFUSALS = dict.fromkeys(KINDS, TROUBLE) | {"junk": TROUBLE | {400, 404}}
+LIMIT_S = 120.0  # for one answer
+AFTER = 10  # requests of each client when all is well again
+SAMPLE_S = 1.0
+GROWTH = 0.05  # of memory over the last half: what is still called flat
+FEW = 10  # samples in a quarter
+SUSPICIOUS = re.compile(r"Traceback.*|never retrieved.*|was destroyed.*|never awaited.*|.*ERROR.*")
+
+
+# The simulated Ollama
+
+
+class Upstream:
+    """Simulates, tells ids back, and breaks now and then; at its end it writes down which ids came more than once."""
+
+    def __init__(self, seed: int) -> None:
+        self._faults = Faults(dice=random.Random(seed))
+        self._dice = random.Random(seed)
+        self._came: Counter[str] = Counter()
+        self._excused: set[str] = set()  # came while answers broke: the proxy may have sent them once more
+
+    async def serve(self, port: int) -> dict[str, Any]:
+        """Until SIGTERM; what it found."""
+        over = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, over.set)
+        async with serving(self._simulator(), port=port):
+            befalling = asyncio.create_task(self._befall())
+            await over.wait()
+            befalling.cancel()
+        twice = [number for number, times in self._came.items() if times > 1 and number not in self._excused]
+        return {"came": len(self._came), "twice": twice}
+
+    def _simulator(self) -> Simulator:
+        models = [SimulatedModel(name, load_s=0.02, tokens_per_second=0) for name in MODELS]
+        models.append(SimulatedModel(EMBEDDER, load_s=0.02, tokens_per_second=0, embedding_only=True))
+        return Signing(self._note, models, max_loaded=4, faults=self._faults)
+
+    def _note(self, number: str) -> None:
+        self._came[number] += 1
+        if self._faults.answers is not Answers.WHOLE:
+            self._excused.add(number)
+
+    async def _befall(self) -> None:
+        """Now this, now that, until somebody mends it for good (SIGUSR1)."""
+        mended = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, mended.set)
+        while not mended.is_set():
+            await asyncio.sleep(2 * MOMENT_S)
+            trouble = self._dice.choice(TROUBLES)
+            well = {name: getattr(self._faults, name) for name in trouble}
+            self._set(trouble)
+            await asyncio.sleep(MOMENT_S)
+            self._set(well)
+
+    def _set(self, fields: dict[str, Any]) -> None:
+        for name, value in fields.items():
+            setattr(self._faults, name, value)
+
+
+class Signing(Simulator):
+    """Puts the id of a request into the head of its answer."""
+
+    def __init__(self, note: Callable[[str], None], models: list[SimulatedModel], **more: Any) -> None:
+        super().__init__(models, **more)
+        self._note_id = note
+
+    def application(self) -> web.Application:
+        app = super().application()
+        app.on_response_prepare.append(self._sign)
+        return app
+
+    async def _sign(self, request: web.Request, response: web.StreamResponse) -> None:
+        if number := request.headers.get(ID):
+            self._note_id(number)
+            response.headers[ID] = number
+
+
+# The clients
+
+
+@dataclass
+class Tally:
+    """What became of the requests, so many or until then; `wrong` must stay empty."""
+
+    wanted: float
+    until: float = math.inf
+    begun: int = 0
+    ends: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+
+    def next(self) -> bool:
+        if self.begun >= self.wanted or time.monotonic() >= self.until:
+            return False
+        self.begun += 1
+        return True
+
+
+class Client:
+    """Asks again as soon as it has its answer."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, name: str, tally: Tally, real: bool) -> None:
+        self._session = session
+        self._real = real
+        self._url = url
+        self._name = name
+        self._tally = tally
+        self._dice = random.Random(name)
+        self._models = REAL_MODELS if real else MODELS
+        self._routes = ROUTES[: -1 if real else None]  # Ollama 0.9.3 has no /v1/messages
+        self._own = self._dice.choice(self._models)
+
+    async def run(self) -> None:
+        number = 0
+        while self._tally.next():
+            number += 1
+            kind = self._dice.choices(tuple(KINDS), tuple(KINDS.values()))[0]
+            await self._ask(kind, f"{self._name}-{number}")
+
+    async def _ask(self, kind: str, number: str) -> None:
+        path, body = self._request(kind)
+        method = "GET" if body is None else "POST"
+        headers = {ID: number, "Content-Type": "application/json"}
+        try:
+            async with self._session.request(method, self._url + path, data=body, headers=headers) as answer:
+                end = await self._end(kind, path, number, answer)
+        except TimeoutError:
+            end = "WRONG: no answer in time"
+        except aiohttp.ClientPayloadError:
+            end = "broken off"
+        except aiohttp.ClientError as error:
+            end = f"WRONG: no answer: {error!r}"
+        self._tally.ends[f"{kind}: {end}"] += 1
+        if end.startswith("WRONG"):
+            self._tally.wrong.append(f"{number} {method} {path}: {end}")
+
+    def _request(self, kind: str) -> tuple[str, bytes | None]:
+        if kind == "look":
+            return self._dice.choice(LOOKS), None
+        if kind == "junk":
+            return self._dice.choice(self._routes), self._dice.choice(JUNK)
+        if kind == "embed":
+            return "/api/embed", json.dumps({"model": EMBEDDER, "input": "x"}).encode()
+        model = self._own if self._dice.random() < STEADY else self._dice.choice(self._models)
+        body = {"model": model, "prompt": "x", "messages": [{"role": "user", "content": "x"}], "max_tokens": TOKENS}
+        body |= {"stream": kind != "whole", "options": {"num_predict": TOKENS}}
+        return self._dice.choice(self._routes), json.dumps(body).encode()
+
+    async def _end(self, kind: str, path: str, number: str, answer: aiohttp.ClientResponse) -> str:
+        """What came of it, in a few words."""
+        if answer.status != 200:
+            return await self._refusal(kind, answer)
+        if kind != "look" and not self._real and answer.headers.get(ID) != number:
+            return f"WRONG: the answer of {answer.headers.get(ID)}"
+        if kind == "leave":
+            await answer.content.readany()
+            answer.close()
+            return "left"
+        body = await answer.read()
+        if kind == "stream" and END_OF[path.split("/")[1] if path != "/v1/messages" else path] not in body:
+            return f"WRONG: an end without its end: {body[-80:]!r}"
+        if kind in ("whole", "embed", "look"):
+            json.loads(body)
+        return "whole"
+
+    async def _refusal(self, kind: str, answer: aiohttp.ClientResponse) -> str:
+        body = await answer.read()
+        if answer.status not in REFUSALS[kind]:
+            return f"WRONG: status {answer.status}: {body[:200]!r}"
+        if b'"error"' not in body:
+            return f"WRONG: {answer.status} that says no error: {body[:200]!r}"
+        return f"refused with {answer.status}"
+
+
+# The watch
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The proxy at one moment."""
+
+    kb: int
+    files: int
+
+
+def flat(values: list[int], slack: float) -> bool:
+    """Whether the last quarter is where the one before it was, but for GROWTH and `slack`; too few say nothing."""
+    quarter = len(values) // 4
+    before, after = values[2 * quarter : 3 * quarter], values[3 * quarter :]
+    return quarter < FEW or mean(after) <= mean(before) * (1 + GROWTH) + slack
+
+
+async def watched(process: Process, samples: list[Sample]) -> None:
+    while True:
+        samples.append(Sample(process.memory_kb(), process.files))
+        await asyncio.sleep(SAMPLE_S)
+
+
+async def rest(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
+    """How the proxy is once nothing is under way; TimeoutError if that never is."""
+    async with asyncio.timeout(LIMIT_S):
+        while True:
+            async with session.get(f"{url}/status") as answer:
+                status: dict[str, Any] = await answer.json()
+            if not status["waiting"] and not status["in_flight"]:
+                return status
+            await asyncio.sleep(0.2)
+
+
+async def mended(session: aiohttp.ClientSession, url: str, upstream: Process | None) -> None:
+    """No more trouble, and nothing under way."""
+    if upstream is not None:
+        os.kill(upstream.pid, signal.SIGUSR1)
+        await asyncio.sleep(3 * MOMENT_S)  # the last one may have just begun
+    await rest(session, url)
+
+
+async def soaked(proxy: Process, upstream: Process | None, given: argparse.Namespace) -> dict[str, Any]:
+    url = f"http://127.0.0.1:{proxy.port}"
+    timeout, samples, began = aiohttp.ClientTimeout(total=LIMIT_S), list[Sample](), time.monotonic()
+    real = given.real is not None
+    tally = Tally(math.inf, began + 60 * given.real) if real else Tally(given.requests)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
+        watching = asyncio.create_task(watched(proxy, samples))
+        names = [f"{given.seed}/{number}" for number in range(given.clients)]
+        await asyncio.gather(*(Client(session, url, name, tally, real).run() for name in names))
+        watching.cancel()
+        await mended(session, url, upstream)
+        after = Tally(AFTER * len(names))
+        await asyncio.gather(*(Client(session, url, f"after/{name}", after, real).run() for name in names))
+        status = await rest(session, url)
+    refused = {end: count for end, count in after.ends.items() if "refused" in end and "junk" not in end}
+    return {
+        "requests": tally.begun,
+        "seconds": round(time.monotonic() - began, 1),
+        "ends": dict(sorted(tally.ends.items())),
+        "wrong": tally.wrong + after.wrong,
+        "refused_when_all_was_well_again": refused,
+        "in_flight": status["in_flight"],
+        "waiting": status["waiting"],
+        "memory_kb": [sample.kb for sample in samples[:: max(1, len(samples) // 20)]],
+        "files": [sample.files for sample in samples[:: max(1, len(samples) // 20)]],
+        "memory_flat": flat([sample.kb for sample in samples], 0),
+        "files_flat": flat([sample.files for sample in samples], 8),
+    }
+
+
+def run(given: argparse.Namespace) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        report, log = folder / "upstream.json", folder / "proxy.log"
+        with ExitStack() as stack:
+            if given.real is None:
+                upstream = stack.enter_context(processes.troubled(given.seed, report))
+                port, config = upstream.port, CONFIG
+            else:
+                upstream, port = None, stack.enter_context(real_ollama(folder))
+                config = {**CONFIG, "models": {"embedder": CONFIG["models"]["embedder"]}}
+            proxy = stack.enter_context(processes.proxy(port, config, folder, log=log))
+            found = uvloop.run(soaked(proxy, upstream, given))
+        found |= {"exit_code": proxy.exit_code}
+        found |= {"in_the_log": SUSPICIOUS.findall(log.read_text(errors="replace"))[:10]}
+        return found | {"upstream": json.loads(report.read_text()) if report.exists() else {"twice": []}}
+
+
+@contextmanager
+def real_ollama(folder: Path) -> Iterator[int]:
+    """The port of one that holds three of the tests' tiny models at a time."""
+    (folder / "ollama").mkdir()
+    server = OllamaServer(find(), folder / "ollama", OLLAMA_MAX_LOADED_MODELS="3")
+    server.start()
+    try:
+        server.create((*REAL_MODELS, EMBEDDER), ONE_THREAD)
+        yield int(server.url.rpartition(":")[2])
+    finally:
+        server.stop()
+
+
+def problems(found: dict[str, Any]) -> list[str]:
+    """What is not as it should be; none if all is well."""
+    zero = ("wrong", "refused_when_all_was_well_again", "in_flight", "waiting", "in_the_log")
+    wrong = [f"{name}: {found[name]}" for name in zero if found[name]]
+    wrong += [f"{name}: {found[name]}" for name in ("memory_flat", "files_flat") if not found[name]]
+    if found["exit_code"] != 0:
+        wrong.append(f"exit_code: {found['exit_code']}")
+    if twice := found["upstream"]["twice"]:
+        wrong.append(f"sent to Ollama more than once: {twice[:10]}")
+    return wrong
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=100_000)
+    parser.add_argument("--real", type=float, metavar="MINUTES", help="so long against a real Ollama instead")
+    parser.add_argument("--clients", type=int, default=48)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="write what was found there")
+    parser.add_argument("--upstream", nargs=2, metavar=("PORT", "FILE"), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    open_more_files()
+    if given.upstream:
+        port, report = given.upstream
+        Path(report).write_text(json.dumps(uvloop.run(Upstream(given.seed).serve(int(port)))))
+        return
+    found = run(given)
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=1))
+    for name, value in found.items():
+        print(f"{name}: {json.dumps(value, indent=1) if name == 'ends' else value}")
+    if wrong := problems(found):
+        sys.exit("\n".join(["NOT WELL:", *wrong]))
+    print("all is well")
+
+
+if __name__ == "__main__":
+    main()
