@@ -516,6 +516,8 @@ async def test_what_a_proxy_in_front_says(ollama: Client, caplog: pytest.LogCapt
                 proxy = Client(ollama.session, up.url)
                 assert (await proxy.post("/api/generate", GENERATE, **told))[0] == 200
                 assert (await proxy.get("/api/tags", **told))[0] == 200
+                rebound = await proxy.post("/models/first/unload", **{"X-Forwarded-Host": "evil.example.com"})
+                assert rebound[0] == (403 if status == 200 else 200)
                 assert (await proxy.post("/api/generate", GENERATE, **wrong, **told))[0] == 400
                 assert (await proxy.get("/api/tags", **page, **told))[0] == status
             addresses.append(vars(caplog.records[-1])["address"])
