@@ -310,6 +310,14 @@ async def test_what_is_asked_about_other_models_is_refused_too(ollama: Client) -
         assert "mine/b" not in str(await ollama.get("/api/tags"))
 
 
+async def test_a_name_of_the_settings_means_another_model_to_ollama(ollama: Client) -> None:
+    """Where the proxy does not put Ollama's name in its place."""
+    async with keyed(ollama, {"models": ("first",)}) as proxy:
+        assert (await proxy.post("/api/show", {"model": "first"}))[0] == 200
+        assert (await proxy.post("/api/push", {"model": "first"}))[0] == 403
+        assert (await proxy.post("/api/copy", {"source": "alpha", "destination": "first"}))[0] == 403
+
+
 async def test_lists_show_what_may_be_used(ollama: Client) -> None:
     async with keyed(ollama, {"models": ("alpha", "beta")}) as proxy:
         await proxy.of(BOB).generate("gamma")
@@ -508,6 +516,8 @@ async def test_what_a_proxy_in_front_says(ollama: Client, caplog: pytest.LogCapt
                 proxy = Client(ollama.session, up.url)
                 assert (await proxy.post("/api/generate", GENERATE, **told))[0] == 200
                 assert (await proxy.get("/api/tags", **told))[0] == 200
+                rebound = await proxy.post("/models/first/unload", **{"X-Forwarded-Host": "evil.example.com"})
+                assert rebound[0] == (403 if status == 200 else 200)
                 assert (await proxy.post("/api/generate", GENERATE, **wrong, **told))[0] == 400
                 assert (await proxy.get("/api/tags", **page, **told))[0] == status
             addresses.append(vars(caplog.records[-1])["address"])
