@@ -44,7 +44,6 @@ log = logging.getLogger(__name__)
 
 # Objects more than before, after which Python looks for cycles: the usual 700 cost a sixth of the time of a request.
 GARBAGE = 20_000
-UNQUOTED = logs.Unquoted()
 # The simulated Ollama is quick enough to show a swap while one watches.
 SIMULATED_LOAD_S = 1.0
 SIMULATED_TOKENS_PER_S = 40.0
@@ -257,7 +256,6 @@ async def _listening(settings: Settings, front: Front) -> AsyncIterator[str]:
     runner = web.ServerRunner(
         ClientServer(front.handle, settings.server), shutdown_timeout=settings.server.shutdown_grace
     )
-    logging.getLogger("aiohttp.server").addFilter(UNQUOTED)
     await runner.setup()
     server = settings.server
     site = web.TCPSite(runner, server.host, server.port, backlog=1024)

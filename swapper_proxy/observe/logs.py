@@ -4,7 +4,6 @@ import logging
 import time
 
 import msgspec
-from aiohttp.http_exceptions import HttpProcessingError
 
 from swapper_proxy.observe.passing import Passing
 from swapper_proxy.runtime.ports import Observer
@@ -64,15 +63,6 @@ def configure(level: str, style: str) -> None:
     handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
-
-
-class Unquoted(logging.Filter):
-    """Leaves out what aiohttp quotes of a request that is no HTTP: it may be a key."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
-            record.exc_info = None
-        return True
 
 
 class SwapLog(Passing):
