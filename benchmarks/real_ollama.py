@@ -183,7 +183,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        server = OllamaServer(find(), folder, OLLAMA_MAX_LOADED_MODELS="1")
+        server = OllamaServer(find(), folder, threads=0, OLLAMA_MAX_LOADED_MODELS="1")
         server.start()
         try:
             server.create(MODELS)

@@ -39,7 +39,6 @@ from swapper_proxy.app import open_more_files
 from swapper_proxy.ollama.simulator import SimulatedModel, Simulator, serving
 from swapper_proxy.ollama.simulator.faults import Answers, Faults
 from tests.real.install import find
-from tests.real.models import ONE_THREAD
 from tests.real.server import OllamaServer
 
 MODELS = [f"m{number}" for number in range(6)]
@@ -354,7 +353,7 @@ def real_ollama(folder: Path) -> Iterator[int]:
     server = OllamaServer(find(), folder / "ollama", OLLAMA_MAX_LOADED_MODELS="3")
     server.start()
     try:
-        server.create((*REAL_MODELS, EMBEDDER), ONE_THREAD)
+        server.create((*REAL_MODELS, EMBEDDER))
         yield int(server.url.rpartition(":")[2])
     finally:
         server.stop()

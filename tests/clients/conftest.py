@@ -11,7 +11,6 @@ import pytest
 from tests.e2e import conftest as e2e
 from tests.e2e.conftest import Client
 from tests.real.install import find
-from tests.real.models import ONE_THREAD
 from tests.real.server import OllamaServer
 
 session, ollama, proxy = e2e.session, e2e.ollama, e2e.proxy  # fixtures
@@ -25,7 +24,7 @@ def ollama_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OllamaSe
     server = OllamaServer(find(), tmp_path_factory.mktemp("clients"), OLLAMA_MAX_LOADED_MODELS="1")
     server.start()
     try:
-        server.create(("alpha", "beta", "gamma", "alpha-kind", "embedder"), ONE_THREAD)
+        server.create(("alpha", "beta", "gamma", "alpha-kind", "embedder"))
         yield server
     finally:
         server.stop()

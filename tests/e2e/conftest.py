@@ -15,7 +15,6 @@ from swapper_proxy.app import Running, running
 from swapper_proxy.config import Model, Server, Settings, Swapper, Upstream
 from swapper_proxy.ollama.simulator import SimulatedModel, Simulator, serving
 from tests.real.install import find
-from tests.real.models import ONE_THREAD
 from tests.real.server import OllamaServer
 
 LIMIT_S = 60
@@ -133,7 +132,7 @@ def roomy_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OllamaSer
     server = OllamaServer(find(), tmp_path_factory.mktemp("roomy"), OLLAMA_MAX_LOADED_MODELS="3")
     server.start()
     try:
-        server.create(["alpha", "beta", "gamma", "embedder"], ONE_THREAD)
+        server.create(["alpha", "beta", "gamma", "embedder"])
         yield server
     finally:
         server.stop()
@@ -145,7 +144,7 @@ def ollama_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OllamaSe
     server = OllamaServer(find(), tmp_path_factory.mktemp("ollama"), OLLAMA_MAX_LOADED_MODELS="1")
     server.start()
     try:
-        server.create(more=ONE_THREAD)
+        server.create()
         yield server
     finally:
         server.stop()

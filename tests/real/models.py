@@ -33,9 +33,6 @@ class Model:
     modelfile: str = "PARAMETER num_predict 16\n"
 
 
-# For a Modelfile.  With two threads, which wait for each other after each layer, a long answer takes a hundred times as
-# long where others use the machine, too.
-ONE_THREAD = "PARAMETER num_thread 1\n"
 CHAT = (Weights(seed=1), Weights(seed=2), Weights(seed=3))
 
 MODELS = {

@@ -7,7 +7,6 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 from tests.real.install import Binary
@@ -17,9 +16,14 @@ START_LIMIT_S = 60
 
 
 class OllamaServer:
-    """Start, stop, kill and restart one real Ollama; `url` stays the same over restarts."""
+    """Start, stop, kill and restart one real Ollama; `url` stays the same over restarts.
 
-    def __init__(self, binary: Binary, folder: Path, **environment: str) -> None:
+    Its models use so many threads; 0: as many as Ollama likes.  With two, which wait for each other after each layer, a
+    long answer takes a hundred times as long where others use the machine, too.
+    """
+
+    def __init__(self, binary: Binary, folder: Path, threads: int = 1, **environment: str) -> None:
+        self._threads = threads
         self._binary = binary
         self._folder = folder
         self._environment = environment
@@ -65,16 +69,16 @@ class OllamaServer:
             os.kill(int(child), number)
         return len(children.stdout.split())
 
-    def create(self, names: Iterable[str] = tuple(MODELS), more: str = "") -> None:
-        """Write the weights of these models and register them, with `more` in their Modelfiles."""
+    def create(self, names: Iterable[str] = tuple(MODELS)) -> None:
+        """Write the weights of these models and register them."""
         for name in names:
-            model = MODELS[name]
-            self.create_model(name, replace(model, modelfile=model.modelfile + more))
+            self.create_model(name, MODELS[name])
 
     def create_model(self, name: str, model: Model) -> None:
         """Write its weights and register it."""
         modelfile = self._folder / f"{name}.Modelfile"
-        modelfile.write_text(f"FROM {self.weights(model.weights)}\n{model.modelfile}")
+        threads = f"PARAMETER num_thread {self._threads}\n" if self._threads else ""
+        modelfile.write_text(f"FROM {self.weights(model.weights)}\n{model.modelfile}{threads}")
         self.command("create", name, "-f", str(modelfile))
 
     def command(self, *arguments: str) -> str:
