@@ -2,6 +2,7 @@
 
 import json
 import logging
+from typing import Any
 
 import aiohttp
 import msgspec
@@ -54,6 +55,13 @@ async def test_nothing_is_listed_unless_asked_for(proxy: Client, ollama: Client,
     key = {"/api/tags": "models", "/v1/models": "data"}[path]
     through, direct = (await proxy.get(path))[1], (await ollama.get(path))[1]
     assert listed(through[key]) == listed(direct[key])
+
+
+async def shown(by: Client, **asked: str) -> dict[str, Any]:
+    """What /api/show says, without the order of the parameters, which is random."""
+    status, answer = await by.post("/api/show", asked)
+    assert status == 200
+    return answer | {text: sorted(answer[text].splitlines()) for text in ("modelfile", "parameters")}
 
 
 async def shown(by: Client, **asked: str) -> dict[str, Any]:
