@@ -128,12 +128,12 @@ async def test_deleted_and_made_again(proxy: Client, ollama: Client, ollama_serv
 
 
 async def test_nothing_is_cut_when_it_is_deleted_through_the_proxy(proxy: Client, ollama: Client) -> None:
-    async with proxy.stream("mine", 300) as stream:
+    async with proxy.stream("mine", 2000) as stream:
         await stream.content.readline()
         deleting = asyncio.create_task(delete(proxy, "made"))
         await is_in(proxy, "mine", "draining")
         lines = (await stream.text()).splitlines()
-    assert json.loads(lines[-1])["eval_count"] == 300
+    assert json.loads(lines[-1])["eval_count"] == 2000
     assert await deleting == (200, "")
     assert await ollama.resident() == []
 

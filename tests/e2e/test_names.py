@@ -2,6 +2,7 @@
 
 import json
 import logging
+from typing import Any
 
 import aiohttp
 import msgspec
@@ -56,14 +57,17 @@ async def test_nothing_is_listed_unless_asked_for(proxy: Client, ollama: Client,
     assert listed(through[key]) == listed(direct[key])
 
 
+async def shown(by: Client, **asked: str) -> dict[str, Any]:
+    """What /api/show says, without the order of the parameters, which is random."""
+    status, answer = await by.post("/api/show", asked)
+    assert status == 200
+    return answer | {text: sorted(answer[text].splitlines()) for text in ("modelfile", "parameters")}
+
+
 @pytest.mark.parametrize("field", ["model", "name", "MODEL"])
 @pytest.mark.parametrize("name", ["first", "First:latest"])
 async def test_show(proxy: Client, ollama: Client, field: str, name: str) -> None:
-    through, direct = await proxy.post("/api/show", {field: name}), await ollama.post("/api/show", {"model": "alpha"})
-    for _, shown in (through, direct):  # Ollama's order of the parameters is random
-        for text in ("modelfile", "parameters"):
-            shown[text] = sorted(shown[text].splitlines())
-    assert through == direct
+    assert await shown(proxy, **{field: name}) == await shown(ollama, model="alpha")
 
 
 @pytest.mark.parametrize(("name", "path"), [("first", "first"), ("team/second:v1", "team%2Fsecond:v1")])
@@ -92,12 +96,9 @@ async def test_virtual_models_are_offered_as_what_any_request_gets(routing: Clie
     tags = {entry["name"]: entry for entry in (await routing.get("/api/tags"))[1]["models"]}
     assert tags["auto"]["digest"] == tags["alpha:latest"]["digest"]  # the first of the last rule that there is
     assert "auto" in [entry["id"] for entry in (await routing.get("/v1/models"))[1]["data"]]
-    shown, alpha = (
-        (await routing.post("/api/show", {"model": "Auto"}))[1],
-        await ollama.post("/api/show", {"model": "alpha"}),
-    )
-    assert without(shown, "capabilities") == without(alpha[1], "capabilities")
-    assert shown["capabilities"] == ["completion", "embedding"]  # whatever any of its models can do
+    auto, alpha = await shown(routing, model="Auto"), await shown(ollama, model="alpha")
+    assert without(auto, "capabilities") == without(alpha, "capabilities")
+    assert auto["capabilities"] == ["completion", "embedding"]  # whatever any of its models can do
 
 
 async def test_lists_while_ollama_is_away(session: aiohttp.ClientSession, unused_tcp_port: int) -> None:
