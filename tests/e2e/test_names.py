@@ -64,13 +64,6 @@ async def shown(by: Client, **asked: str) -> dict[str, Any]:
     return answer | {text: sorted(answer[text].splitlines()) for text in ("modelfile", "parameters")}
 
 
-async def shown(by: Client, **asked: str) -> dict[str, Any]:
-    """What /api/show says, without the order of the parameters, which is random."""
-    status, answer = await by.post("/api/show", asked)
-    assert status == 200
-    return answer | {text: sorted(answer[text].splitlines()) for text in ("modelfile", "parameters")}
-
-
 @pytest.mark.parametrize("field", ["model", "name", "MODEL"])
 @pytest.mark.parametrize("name", ["first", "First:latest"])
 async def test_show(proxy: Client, ollama: Client, field: str, name: str) -> None:
