@@ -166,3 +166,23 @@ def test_configurations_in_pages_can_be_used(page: str, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(example)
     settings = config.load(str(tmp_path / "c.yaml"), {})
     assert (len(settings.models), config.warnings(settings)) == (2, [])
+
+
+def test_what_reliability_names_is_tested() -> None:
+    """Of each row the files, and the beginnings of the names of their tests."""
+    rows = [
+        line for line in (DOCS / "reliability.md").read_text(encoding="utf-8").splitlines() if line.startswith("| ")
+    ]
+    named = [row.rstrip(" |").rpartition("| ")[2] for row in rows if "Test" not in row]
+    assert len(named) > 30
+    for name, begun in (found for cell in named for found in re.findall(r"([\w/]+\.py)(?:: ([\w*, ]+))?", cell)):
+        file = ROOT / name if "/" in name else ROOT / "tests" / "e2e" / name
+        tests = re.findall(r"^(?:async )?def test_(\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+        for beginning in filter(None, begun.replace("*", "").split(", ")):
+            assert any(test.startswith(beginning.strip()) for test in tests), (name, beginning)
+
+
+def test_what_security_names_is_there() -> None:
+    named = re.findall(r"tests/[\w./]+", (ROOT / "SECURITY.md").read_text(encoding="utf-8"))
+    assert len(named) > 10
+    assert [name for name in named if not (ROOT / name.rstrip(".")).exists()] == []
