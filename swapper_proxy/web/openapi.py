@@ -127,7 +127,7 @@ OPERATIONS: dict[Route, Operation] = {
     ("POST", "/reload"): Operation(
         "Read the configuration again",
         _answers(schemas.ReloadAnswer),
-        {400: ("invalid_parameter", "invalid_config"), 403: ("origin_not_allowed", "host_not_allowed")},
+        {400: ("invalid_parameter", "invalid_config"), 403: ("origin_not_allowed", "host_not_allowed", "read_only")},
         description="What cannot be used changes nothing; what needs a restart is told in `needs_restart`.",
     ),
     ("GET", "/metrics"): Operation(

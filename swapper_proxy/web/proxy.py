@@ -162,7 +162,9 @@ class Proxy:
             async with self._intake.reading(request) as body:
                 try:
                     fields = await self._intake.fields(body)
-                except Malformed:  # Ollama says so itself
+                except Malformed:  # Ollama says so itself, where nothing is to be judged
+                    if judged:
+                        raise ProxyError(400, "malformed", "the request body cannot be read") from None
                     fields = Fields.read(b"{}")
                 if client is not None:
                     keys.check_named(self._catalog, client, fields)

@@ -16,7 +16,6 @@ from swapper_proxy.app import running
 from swapper_proxy.config import Model, Server, Upstream
 from tests.clients.conftest import MESSAGES, call
 from tests.e2e.conftest import Client, busy, settings, waits
-from tests.real.server import free_port
 
 MODELS = {
     "alpha": Model(path="ollama:alpha", size_gb=1),
@@ -101,7 +100,7 @@ REFUSALS = {
         502,
         openai.InternalServerError,
         anthropic.InternalServerError,
-        url=f"http://127.0.0.1:{free_port()}",
+        url="http://127.0.0.1:1",  # where nobody listens
     ),
     "full queue": Refusal(
         503,

@@ -20,7 +20,7 @@ from tests.real.server import OllamaServer
 IMPATIENT = MaxWait(high=0.1, medium=0.1)
 NAMES = ("alpha", "beta", "gamma")
 ONE_AT_A_TIME = {name: Model(path=f"ollama:{name}", parallel=1) for name in NAMES}
-TOKENS = 120  # long enough to be asked for other things meanwhile
+TOKENS = 2000  # long enough to be asked for other things meanwhile
 
 
 async def loads(proxy: Client) -> float:
