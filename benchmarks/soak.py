@@ -1,6 +1,6 @@
 """Mixed clients for a long time, in front of a simulated Ollama with which things go wrong.
 
-    python -m benchmarks.soak [--requests 100000 | --real MINUTES] [--clients 48] [--seed 1] [--json FILE]
+    python -m benchmarks.soak [--requests 100000] [--minutes M] [--real] [--clients 48] [--seed 1] [--json FILE]
 
 Every request has an id, which the simulated Ollama puts into the head of its answer and writes down: an answer must
 carry the id of its own request, be whole or visibly broken, and no id may be answered whole more often than once.
@@ -301,16 +301,15 @@ async def mended(session: aiohttp.ClientSession, url: str, upstream: Process | N
 async def soaked(proxy: Process, upstream: Process | None, given: argparse.Namespace) -> dict[str, Any]:
     url = f"http://127.0.0.1:{proxy.port}"
     timeout, samples, began = aiohttp.ClientTimeout(total=LIMIT_S), list[Sample](), time.monotonic()
-    real = given.real is not None
-    tally = Tally(math.inf, began + 60 * given.real) if real else Tally(given.requests)
+    tally = Tally(given.requests, began + 60 * given.minutes)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
         watching = asyncio.create_task(watched(proxy, samples))
         names = [f"{given.seed}/{number}" for number in range(given.clients)]
-        await asyncio.gather(*(Client(session, url, name, tally, real).run() for name in names))
+        await asyncio.gather(*(Client(session, url, name, tally, given.real).run() for name in names))
         watching.cancel()
         await mended(session, url, upstream)
         after = Tally(AFTER * len(names))
-        await asyncio.gather(*(Client(session, url, f"after/{name}", after, real).run() for name in names))
+        await asyncio.gather(*(Client(session, url, f"after/{name}", after, given.real).run() for name in names))
         status = await rest(session, url)
     refused = {end: count for end, count in after.ends.items() if "refused" in end and "junk" not in end}
     return {
@@ -333,7 +332,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
         folder = Path(name)
         report, log = folder / "upstream.json", folder / "proxy.log"
         with ExitStack() as stack:
-            if given.real is None:
+            if not given.real:
                 upstream = stack.enter_context(processes.troubled(given.seed, report))
                 port, config = upstream.port, CONFIG
             else:
@@ -373,8 +372,9 @@ def problems(found: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=100_000)
-    parser.add_argument("--real", type=float, metavar="MINUTES", help="so long against a real Ollama instead")
+    parser.add_argument("--requests", type=int, default=100_000, help="end after so many [100000]")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="or after so long")
+    parser.add_argument("--real", action="store_true", help="in front of a real Ollama, with which nothing goes wrong")
     parser.add_argument("--clients", type=int, default=48)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write what was found there")

@@ -117,7 +117,7 @@ def test_functions_have_what_they_call_in_c() -> None:
     }
 
 
-@pytest.mark.parametrize("more", [(), ("--real", "0.05")])
+@pytest.mark.parametrize("more", [(), ("--real", "--minutes", "0.05")])
 def test_a_short_soak(more: tuple[str, ...]) -> None:
     command = [sys.executable, "-m", "benchmarks.soak", "--requests", "500", "--clients", "8", *more]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
