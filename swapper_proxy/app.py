@@ -114,7 +114,7 @@ class Service:
                 finally:
                     self._events.close()
                     self.engine.shutdown(self._configuration.settings.server.shutdown_grace)
-            await self._standby.hand_back()
+        await self._standby.hand_back()
 
     async def reload(self) -> None:
         """Read the configuration again and use it from now on.  Raises ConfigError; then all stays as it was."""
