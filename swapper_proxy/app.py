@@ -7,13 +7,14 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import msgspec
 from aiohttp import web
 
 from swapper_proxy.config import ConfigError, Server, Settings, warnings
+from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.observe import logs
 from swapper_proxy.observe.metrics import Metrics
 from swapper_proxy.observe.recording import Recorders, Recording
@@ -80,6 +81,8 @@ class Service:
             note,
         )
         self._front = Front(self._management)
+        self._reloads: set[asyncio.Task[None]] = set()
+        self._stopping = False
         self._judge_by(settings)
 
     def _judge_by(self, settings: Settings) -> None:
@@ -112,12 +115,25 @@ class Service:
                 try:
                     yield url
                 finally:
+                    self._stopping = True
                     self._events.close()
                     self.engine.shutdown(self._configuration.settings.server.shutdown_grace)
+                    await asyncio.gather(*self._reloads, return_exceptions=True)
         await self._standby.hand_back()
 
     async def reload(self) -> None:
-        """Read the configuration again and use it from now on.  Raises ConfigError; then all stays as it was."""
+        """Read the configuration again and use it from now on, also if whoever asked for it leaves meanwhile.
+
+        Raises ConfigError; then all stays as it was.  Raises ProxyError (503) at the end.
+        """
+        if self._stopping:
+            raise ProxyError(503, "shutting_down", "the proxy is shutting down")
+        task = asyncio.create_task(self._reload())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+        await asyncio.shield(task)
+
+    async def _reload(self) -> None:
         try:
             await self._configuration.reload(self._use)
         except ConfigError as error:
@@ -190,15 +206,17 @@ async def serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop, stop)
+    again = asyncio.Event()
+    loop.add_signal_handler(signal.SIGHUP, again.set)  # it may come before all is up, and after the end has begun
     async with running(settings, simulate_if_unreachable=simulate_if_unreachable, read=read) as proxy:
         open_more_files()
         gc.freeze()  # what is there now stays
         gc.set_threshold(GARBAGE)
-        reloads: set[asyncio.Task[None]] = set()
-        loop.add_signal_handler(signal.SIGHUP, lambda: reloads.add(loop.create_task(_reloaded(proxy))))
+        reloading = loop.create_task(_reloading(proxy, again))
         announce(proxy)
         await stop.wait()
         log.info("stopping")
+        reloading.cancel()
 
 
 def _stop(stop: asyncio.Event) -> None:
@@ -208,9 +226,16 @@ def _stop(stop: asyncio.Event) -> None:
     stop.set()
 
 
-async def _reloaded(proxy: Running) -> None:
-    with suppress(ConfigError):  # it is in the log
-        await proxy.reload()
+async def _reloading(proxy: Running, again: asyncio.Event) -> None:
+    while True:
+        await again.wait()
+        again.clear()
+        try:
+            await proxy.reload()
+        except ConfigError:
+            pass  # it is in the log
+        except Exception:  # a bug here must not end the reloads to come
+            log.exception("reading the configuration again failed")
 
 
 def open_more_files() -> None:
