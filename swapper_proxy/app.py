@@ -56,7 +56,7 @@ class Service:
     def __init__(self, client: OllamaClient, history: History, configuration: Configuration, note: str) -> None:
         settings = configuration.settings
         self._client, self._history, self._configuration = client, history, configuration
-        self._logging = settings.logging
+        self._logging, self._managers = settings.logging, settings.keys.management
         self._ledger, self._metrics = Ledger(history.past), Metrics()
         self._catalog = Catalog(client, settings)
         broadcast = Broadcast()
@@ -149,6 +149,9 @@ class Service:
         self.engine.configure(settings.swapper, settings.limits)
         self._history.keep(settings.history)
         self._judge_by(settings)
+        if settings.keys.management != self._managers:
+            self._managers = settings.keys.management
+            self._events.dismiss()
         if settings.logging != self._logging:
             self._logging = settings.logging
             logs.configure(settings.logging.level, settings.logging.format)

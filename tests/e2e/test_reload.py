@@ -299,3 +299,22 @@ async def test_by_a_signal_while_it_starts(session: aiohttp.ClientSession, file:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
             await process.wait()
+
+
+async def test_a_key_that_is_no_more_reads_no_events(proxy: Client, file: File) -> None:
+    old, new = {"Authorization": "Bearer sk-old"}, {"Authorization": "Bearer sk-new"}
+    file.write(keys={"management": {"ops": {"key": "sk-old"}}})
+    assert (await proxy.post("/reload"))[0] == 200
+    async with proxy.session.get(f"{proxy.url}/events", headers=old) as events:
+        assert (await proxy.post("/reload", **old))[0] == 200
+        file.write(keys={"management": {"ops": {"key": "sk-new"}}}, swapper={"max_queue": 7})
+        assert (await proxy.post("/reload", **old))[0] == 200
+        async with asyncio.timeout(LIMIT_S):
+            await events.read()
+    assert (await proxy.get("/events", **old))[0] == 401
+    async with proxy.session.get(f"{proxy.url}/events", headers=new) as events:
+        assert events.status == 200
+        file.write(keys={"management": {"ops": {"key": "sk-new"}}})
+        assert (await proxy.post("/reload", **new))[0] == 200  # the same keys: the stream goes on
+        assert await events.content.readline()
+        assert not events.content.at_eof()
