@@ -111,7 +111,7 @@ class Service:
         """It serves at this address, until left: then what is under way may end within `shutdown_grace`."""
         async with self.engine, self._watcher:
             self._history.watch(self._ledger.uptimes_s)
-            async with _listening(self._configuration.settings, self._front) as url, self._standby:
+            async with _listening(self._configuration, self._front) as url, self._standby:
                 try:
                     yield url
                 finally:
@@ -280,18 +280,17 @@ def _simulated(settings: Settings) -> Simulator:
 
 
 @asynccontextmanager
-async def _listening(settings: Settings, front: Front) -> AsyncIterator[str]:
-    runner = web.ServerRunner(
-        ClientServer(front.handle, settings.server), shutdown_timeout=settings.server.shutdown_grace
-    )
+async def _listening(configuration: Configuration, front: Front) -> AsyncIterator[str]:
+    server = configuration.settings.server
+    runner = web.ServerRunner(ClientServer(front.handle, server))
     await runner.setup()
-    server = settings.server
     site = web.TCPSite(runner, server.host, server.port, backlog=1024)
     try:
         await _start(site, server)
         host, port = runner.addresses[0][:2]
         yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
     finally:
+        runner._shutdown_timeout = configuration.settings.server.shutdown_grace  # may have changed since the start
         await runner.cleanup()
 
 

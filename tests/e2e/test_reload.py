@@ -318,3 +318,15 @@ async def test_a_key_that_is_no_more_reads_no_events(proxy: Client, file: File) 
         assert (await proxy.post("/reload", **new))[0] == 200  # the same keys: the stream goes on
         assert await events.content.readline()
         assert not events.content.at_eof()
+
+
+async def test_the_grace_at_the_end(session: aiohttp.ClientSession, file: File) -> None:
+    file.write(server={"shutdown_grace": 3600})
+    async with contextlib.AsyncExitStack() as streams:
+        async with reloadable(session, file) as proxy:
+            file.write(server={"shutdown_grace": 0.5})
+            await reload(proxy)
+            stream = await streams.enter_async_context(proxy.stream("alpha", 20_000))
+            await stream.content.readany()
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await stream.read()
