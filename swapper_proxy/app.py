@@ -7,13 +7,14 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import msgspec
 from aiohttp import web
 
 from swapper_proxy.config import ConfigError, Server, Settings, warnings
+from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.observe import logs
 from swapper_proxy.observe.metrics import Metrics
 from swapper_proxy.observe.recording import Recorders, Recording
@@ -55,7 +56,7 @@ class Service:
     def __init__(self, client: OllamaClient, history: History, configuration: Configuration, note: str) -> None:
         settings = configuration.settings
         self._client, self._history, self._configuration = client, history, configuration
-        self._logging = settings.logging
+        self._logging, self._managers = settings.logging, settings.keys.management
         self._ledger, self._metrics = Ledger(history.past), Metrics()
         self._catalog = Catalog(client, settings)
         broadcast = Broadcast()
@@ -80,6 +81,8 @@ class Service:
             note,
         )
         self._front = Front(self._management)
+        self._reloads: set[asyncio.Task[None]] = set()
+        self._stopping = False
         self._judge_by(settings)
 
     def _judge_by(self, settings: Settings) -> None:
@@ -108,16 +111,29 @@ class Service:
         """It serves at this address, until left: then what is under way may end within `shutdown_grace`."""
         async with self.engine, self._watcher:
             self._history.watch(self._ledger.uptimes_s)
-            async with _listening(self._configuration.settings, self._front) as url, self._standby:
+            async with _listening(self._configuration, self._front) as url, self._standby:
                 try:
                     yield url
                 finally:
+                    self._stopping = True
                     self._events.close()
                     self.engine.shutdown(self._configuration.settings.server.shutdown_grace)
-            await self._standby.hand_back()
+                    await asyncio.gather(*self._reloads, return_exceptions=True)
+        await self._standby.hand_back()
 
     async def reload(self) -> None:
-        """Read the configuration again and use it from now on.  Raises ConfigError; then all stays as it was."""
+        """Read the configuration again and use it from now on, also if whoever asked for it leaves meanwhile.
+
+        Raises ConfigError; then all stays as it was.  Raises ProxyError (503) at the end.
+        """
+        if self._stopping:
+            raise ProxyError(503, "shutting_down", "the proxy is shutting down")
+        task = asyncio.create_task(self._reload())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+        await asyncio.shield(task)
+
+    async def _reload(self) -> None:
         try:
             await self._configuration.reload(self._use)
         except ConfigError as error:
@@ -133,6 +149,9 @@ class Service:
         self.engine.configure(settings.swapper, settings.limits)
         self._history.keep(settings.history)
         self._judge_by(settings)
+        if settings.keys.management != self._managers:
+            self._managers = settings.keys.management
+            self._events.dismiss()
         if settings.logging != self._logging:
             self._logging = settings.logging
             logs.configure(settings.logging.level, settings.logging.format)
@@ -190,15 +209,17 @@ async def serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop, stop)
+    again = asyncio.Event()
+    loop.add_signal_handler(signal.SIGHUP, again.set)  # it may come before all is up, and after the end has begun
     async with running(settings, simulate_if_unreachable=simulate_if_unreachable, read=read) as proxy:
         open_more_files()
         gc.freeze()  # what is there now stays
         gc.set_threshold(GARBAGE)
-        reloads: set[asyncio.Task[None]] = set()
-        loop.add_signal_handler(signal.SIGHUP, lambda: reloads.add(loop.create_task(_reloaded(proxy))))
+        reloading = loop.create_task(_reloading(proxy, again))
         announce(proxy)
         await stop.wait()
         log.info("stopping")
+        reloading.cancel()
 
 
 def _stop(stop: asyncio.Event) -> None:
@@ -208,9 +229,16 @@ def _stop(stop: asyncio.Event) -> None:
     stop.set()
 
 
-async def _reloaded(proxy: Running) -> None:
-    with suppress(ConfigError):  # it is in the log
-        await proxy.reload()
+async def _reloading(proxy: Running, again: asyncio.Event) -> None:
+    while True:
+        await again.wait()
+        again.clear()
+        try:
+            await proxy.reload()
+        except ConfigError:
+            pass  # it is in the log
+        except Exception:  # a bug here must not end the reloads to come
+            log.exception("reading the configuration again failed")
 
 
 def open_more_files() -> None:
@@ -252,18 +280,17 @@ def _simulated(settings: Settings) -> Simulator:
 
 
 @asynccontextmanager
-async def _listening(settings: Settings, front: Front) -> AsyncIterator[str]:
-    runner = web.ServerRunner(
-        ClientServer(front.handle, settings.server), shutdown_timeout=settings.server.shutdown_grace
-    )
+async def _listening(configuration: Configuration, front: Front) -> AsyncIterator[str]:
+    server = configuration.settings.server
+    runner = web.ServerRunner(ClientServer(front.handle, server))
     await runner.setup()
-    server = settings.server
     site = web.TCPSite(runner, server.host, server.port, backlog=1024)
     try:
         await _start(site, server)
         host, port = runner.addresses[0][:2]
         yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
     finally:
+        runner._shutdown_timeout = configuration.settings.server.shutdown_grace  # may have changed since the start
         await runner.cleanup()
 
 

@@ -88,7 +88,8 @@ def serve(
         )
 
     def read() -> config.Settings:
-        return config.load(path, options=options)
+        """A file that is gone is not the wish for the defaults, which know no keys."""
+        return config.load(path or (None if settings.source == "defaults" else settings.source), options=options)
 
     work = app.serve(settings, simulate_if_unreachable=simulate_if_unreachable, announce=announce, read=read)
     try:

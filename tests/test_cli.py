@@ -7,11 +7,16 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from swapper_proxy import app
+from swapper_proxy.cli import main
+from swapper_proxy.config import ConfigError, Settings
+from swapper_proxy.observe import logs
 from tests.real.server import free_port
 
 CONFIG = """
@@ -174,3 +179,24 @@ def test_check_config_and_help() -> None:
     text = command("--help").stdout
     for name in ("serve", "check-config", "status", "models", "load", "unload", "explain"):
         assert name in text
+
+
+def test_a_file_that_is_gone_does_not_mean_the_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They know no keys: who reloads while the file is being replaced would open the door."""
+    file = tmp_path / "config" / "swapper_config.yaml"
+    file.parent.mkdir()
+    file.write_text(CONFIG)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SWAPPER_CONFIG_PATH", raising=False)
+    reads = []
+
+    async def serve(_: object, *, read: Callable[[], Settings], **__: object) -> None:
+        reads.append(read().source)
+        file.unlink()
+        with pytest.raises(ConfigError, match="no such file"):
+            read()
+
+    monkeypatch.setattr(app, "serve", serve)
+    monkeypatch.setattr(logs, "configure", lambda *_: None)  # of the tests
+    assert CliRunner().invoke(main, ["serve"], catch_exceptions=False).exit_code == 0
+    assert reads == ["config/swapper_config.yaml"]

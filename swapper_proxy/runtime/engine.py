@@ -98,6 +98,7 @@ class Engine:
         self._replaced = ""  # what was unloaded to make room for the next load
         self.up, self.down = asyncio.Event(), asyncio.Event()  # whether Ollama is reachable: one of them is set
         self.up.set()
+        self.closing = asyncio.Event()  # the proxy is shutting down
         self._grace_ends = 0.0
         self.idle_since: float | None = None  # since when nobody waits and nothing is answered; the loop's clock
 
@@ -244,6 +245,7 @@ class Engine:
 
     def shutdown(self, grace_s: float) -> None:
         self._grace_ends = self._loop.time() + grace_s
+        self.closing.set()
         self.submit(Shutdown(self._grace_ends))
 
     def _decide(self) -> None:

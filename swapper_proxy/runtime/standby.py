@@ -53,9 +53,9 @@ class Standby:
         """Other settings hold from now on.  The pinned models are asked for; what was only for the start is not."""
         await self.__aexit__()
         self._want(settings)
-        for runner, model in list(self._staying.items()):
-            if not any(map(self._stays, self._catalog.serving(runner))):
-                await self._let_go(model)
+        staying = self._staying.items()
+        gone = [model for runner, model in staying if not any(map(self._stays, self._catalog.serving(runner)))]
+        await asyncio.gather(*map(self._let_go, gone))
         self._task = asyncio.create_task(self._run(list(self._catalog.treatment.pinned)))
 
     async def pin(self, model: Model) -> None:
@@ -76,9 +76,13 @@ class Standby:
         self._engine.treat_afresh()
 
     async def hand_back(self) -> None:
-        """The proxy goes: what stays only because of it gets the time that it would have without."""
-        for model in list(self._staying.values()):
-            await self._let_go(model)
+        """The proxy goes: what stays only because of it gets the time that it would have without.
+
+        To be called when no load is under way any more.  All at once: Ollama may be frozen.
+        """
+        there = [self._catalog.serving(r.key.runner) for r in self._engine.residencies()]
+        staying = {model.runner: model for serving in there for model in serving if self._stays(model)}
+        await asyncio.gather(*map(self._let_go, (self._staying | staying).values()))
 
     async def _have_it_stay(self, model: Model) -> None:
         """Unless Ollama was told so: what was there before the proxy, or before the pin, has a time to live."""

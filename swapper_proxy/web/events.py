@@ -86,12 +86,13 @@ class Events:
             raise ProxyError(503, "shutting_down", "the proxy is shutting down")
         if len(self._broadcast.consumers) >= MOST_CONSUMERS:
             raise ProxyError(503, "too_many_consumers", f"{MOST_CONSUMERS} clients read the events already")
+        over = self._over
         _begin(exchange, self._first(exchange))
         self._broadcast.join(exchange)
         if self._timer is None:
             self._look_after(FIGURES_S)
         try:
-            while not await self._ended():
+            while not await _ended(over):
                 self._broadcast.write(exchange, HEARTBEAT)
             return exchange.end()
         finally:
@@ -104,13 +105,11 @@ class Events:
         if self._timer is not None:
             self._timer.cancel()
 
-    async def _ended(self) -> bool:
-        """Whether it is over, within the time of a heartbeat."""
-        try:
-            async with asyncio.timeout(HEARTBEAT_S):
-                return await self._over.wait()
-        except TimeoutError:
-            return False
+    def dismiss(self) -> None:
+        """The streams end, because who reads them may have lost the leave to; who has not comes back."""
+        self._broadcast.flush()
+        self._over.set()
+        self._over = asyncio.Event()
 
     def _first(self, exchange: Exchange) -> bytes:
         """What was missed since the event that the client names, and the figures of now; or how it is."""
@@ -149,6 +148,15 @@ class Events:
         snapshot = self._board.snapshot()
         models = [shapes.described(model) for model in snapshot.models]
         return Figures(shapes.status(snapshot, self._configuration), models, shapes.queue(self._board))
+
+
+async def _ended(over: asyncio.Event) -> bool:
+    """Whether it is over, within the time of a heartbeat."""
+    try:
+        async with asyncio.timeout(HEARTBEAT_S):
+            return await over.wait()
+    except TimeoutError:
+        return False
 
 
 def _begin(exchange: Exchange, first: bytes) -> None:

@@ -1,7 +1,6 @@
 """Everything that goes to Ollama: swapping routes wait for their model, all others go straight through."""
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Coroutine
@@ -13,7 +12,7 @@ from typing import Any
 import msgspec
 
 from swapper_proxy import config
-from swapper_proxy.core.errors import ProxyError
+from swapper_proxy.core.errors import ProxyError, Rejected, Rejection
 from swapper_proxy.core.names import is_plausible
 from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.engine import Engine
@@ -48,6 +47,7 @@ from swapper_proxy.web.routing import Router
 log = logging.getLogger("swapper_proxy.requests")
 
 _NOTHING: frozenset[bytes] = frozenset()
+SHUTDOWN_S = 1.0  # when there may be another proxy; nobody can tell
 MOST_SAID = 1000  # characters of an error that are recorded
 
 
@@ -258,13 +258,18 @@ class Proxy:
     async def _once_back(self, name: str, away: UpstreamUnreachable) -> Model | None:
         """The model of a name that cannot be looked up while Ollama is away; raises `away` if it stays away.
 
-        Whose model is not known yet waits as long as the others.
+        Whose model is not known yet waits as long as the others.  Raises Rejected if the proxy ends before.
         """
         await self._engine.probe()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._grace_s):
-                await self._engine.up.wait()
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._engine.up, self._engine.closing)]
+        try:
+            await asyncio.wait(waits, timeout=self._grace_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
         if not self._engine.reachable:
+            if self._engine.closing.is_set():
+                raise Rejected(Rejection.SHUTTING_DOWN, SHUTDOWN_S) from away
             raise away
         return await self._catalog.resolve(name)
 

@@ -2,10 +2,14 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
-from swapper_proxy.config import MaxWait, Model
-from tests.e2e.conftest import Client, at_rest, busy, configured, is_in, until, waits
+from swapper_proxy.app import running
+from swapper_proxy.config import MaxWait, Model, Server
+from swapper_proxy.config.keep_alive import FOREVER
+from swapper_proxy.runtime.engine import Engine
+from tests.e2e.conftest import LIMIT_S, Client, at_rest, busy, configured, is_in, settings, until, waits
 from tests.e2e.test_keep_alive import stays_for
 
 MODELS = {name: Model(path=f"ollama:{name}", size_gb=1) for name in ("alpha", "beta")}
@@ -94,6 +98,31 @@ async def test_one_pinned_by_hand_is_handed_back_with_its_own_time(ollama: Clien
         assert (await proxy.post("/models/alpha/pin"))[0] == 200
         assert await stays_for(ollama) > 1e6
     assert await stays_for(ollama) <= 120
+
+
+async def test_one_that_is_being_loaded_is_handed_back_too(ollama: Client) -> None:
+    models = {"slow": Model(path="ollama:slow", size_gb=1, pinned=True)}
+    chosen = msgspec.structs.replace(settings(ollama.url), models=models, server=Server(port=0, shutdown_grace=LIMIT_S))
+    async with running(chosen) as proxy:
+        await is_in(Client(ollama.session, proxy.url), "slow", "loading")
+    assert await stays_for(ollama) <= 300
+
+
+async def test_all_are_handed_back_at_once(roomy: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that an Ollama that is frozen holds the end up only once."""
+    both, handed = asyncio.Barrier(2), []
+
+    async def keep(_: Engine, model: object, keep_alive: object) -> None:
+        if keep_alive != FOREVER:
+            await both.wait()
+            handed.append(keep_alive)
+
+    monkeypatch.setattr(Engine, "keep", keep)
+    models = {name: Model(path=f"ollama:{name}", size_gb=1, pinned=True) for name in ("alpha", "beta")}
+    async with configured(roomy, models, mode="multi-active", max_concurrent_models=2) as proxy:
+        await is_in(proxy, "alpha", "loaded")
+        await is_in(proxy, "beta", "loaded")
+    assert handed == ["5m", "5m"]
 
 
 async def stays_long(ollama: Client) -> bool:

@@ -1,8 +1,10 @@
 """Another configuration while requests are under way, on the real Ollama."""
 
 import asyncio
+import contextlib
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,9 +17,12 @@ import yaml
 
 from swapper_proxy import config
 from swapper_proxy.app import running
-from tests.e2e.conftest import Client, at_rest, busy, is_in, until, waits
+from swapper_proxy.core.errors import ProxyError
+from swapper_proxy.runtime.engine import Engine
+from tests.e2e.conftest import LIMIT_S, Client, at_rest, busy, is_in, until, waits
 from tests.e2e.process import served
 from tests.e2e.test_keep_alive import stays_for
+from tests.real.server import free_port
 
 TWO = {"alpha": {"path": "ollama:alpha", "size_gb": 1}, "beta": {"path": "ollama:beta", "size_gb": 1}}
 
@@ -229,3 +234,99 @@ async def test_by_a_signal_and_by_the_command(session: aiohttp.ClientSession, fi
 
         await until(is_refused)
         assert (await proxy.status())["mode"] == "multi-active"
+
+
+async def test_whoever_asked_may_leave(proxy: Client, file: File, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write(models={**TWO, "beta": {**TWO["beta"], "pinned": True}})
+    await reload(proxy)
+    await is_in(proxy, "beta", "loaded")
+    under_way, go_on = asyncio.Event(), asyncio.Event()
+
+    async def keep(*_: object) -> None:
+        under_way.set()
+        await go_on.wait()
+
+    monkeypatch.setattr(Engine, "keep", keep)
+    file.write(swapper={"default_model": "alpha", "default_after": 0.2})
+    asking = asyncio.create_task(proxy.post("/reload"))
+    await under_way.wait()
+    asking.cancel()
+    for _ in range(10):  # so that the proxy sees that nobody is there
+        await proxy.status()
+    go_on.set()
+    await is_in(proxy, "alpha", "loaded")  # by the watch that the new configuration wants
+
+
+async def test_not_at_the_end(session: aiohttp.ClientSession, file: File) -> None:
+    async with running(file.read(), read=file.read) as proxy:
+        await proxy.reload()
+    with pytest.raises(ProxyError, match="shutting down"):
+        await proxy.reload()
+
+
+async def test_by_a_signal_while_it_starts(session: aiohttp.ClientSession, file: File, tmp_path: Path) -> None:
+    """Ollama is frozen, so the start takes long."""
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await go_on.wait()
+        writer.close()
+
+    async with await asyncio.start_server(silent, "127.0.0.1", 0) as ollama:
+        port, upstream = free_port(), f"http://127.0.0.1:{ollama.sockets[0].getsockname()[1]}"
+        command = ["-m", "swapper_proxy", "serve", "--config", str(file.path), "--port", str(port)]
+        with (tmp_path / "log").open("wb") as log:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, *command, "--upstream", upstream, stdout=log, stderr=log
+            )
+        try:
+            async with asyncio.timeout(LIMIT_S):
+                await asked.wait()
+            file.write(swapper={"mode": "multi-active", "max_concurrent_models": 2})
+            process.send_signal(signal.SIGHUP)
+            go_on.set()
+
+            async def is_read() -> bool:
+                assert process.returncode is None
+                with contextlib.suppress(aiohttp.ClientConnectionError):
+                    return (await Client(session, f"http://127.0.0.1:{port}").status())["mode"] == "multi-active"
+                return False
+
+            await until(is_read)
+        finally:
+            go_on.set()
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+            await process.wait()
+
+
+async def test_a_key_that_is_no_more_reads_no_events(proxy: Client, file: File) -> None:
+    old, new = {"Authorization": "Bearer sk-old"}, {"Authorization": "Bearer sk-new"}
+    file.write(keys={"management": {"ops": {"key": "sk-old"}}})
+    assert (await proxy.post("/reload"))[0] == 200
+    async with proxy.session.get(f"{proxy.url}/events", headers=old) as events:
+        assert (await proxy.post("/reload", **old))[0] == 200
+        file.write(keys={"management": {"ops": {"key": "sk-new"}}}, swapper={"max_queue": 7})
+        assert (await proxy.post("/reload", **old))[0] == 200
+        async with asyncio.timeout(LIMIT_S):
+            await events.read()
+    assert (await proxy.get("/events", **old))[0] == 401
+    async with proxy.session.get(f"{proxy.url}/events", headers=new) as events:
+        assert events.status == 200
+        file.write(keys={"management": {"ops": {"key": "sk-new"}}})
+        assert (await proxy.post("/reload", **new))[0] == 200  # the same keys: the stream goes on
+        assert await events.content.readline()
+        assert not events.content.at_eof()
+
+
+async def test_the_grace_at_the_end(session: aiohttp.ClientSession, file: File) -> None:
+    file.write(server={"shutdown_grace": 3600})
+    async with contextlib.AsyncExitStack() as streams:
+        async with reloadable(session, file) as proxy:
+            file.write(server={"shutdown_grace": 0.5})
+            await reload(proxy)
+            stream = await streams.enter_async_context(proxy.stream("alpha", 20_000))
+            await stream.content.readany()
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await stream.read()

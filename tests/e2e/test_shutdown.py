@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 import yaml
 
+from swapper_proxy.app import running
+from swapper_proxy.config import Server, Upstream
 from swapper_proxy.storage import reading
-from tests.e2e.conftest import LIMIT_S, Client, is_in, until, waits
+from tests.e2e.conftest import LIMIT_S, Client, is_in, settings, until, waits
 from tests.e2e.process import started
 from tests.e2e.test_keep_alive import stays_for
+from tests.real.server import free_port
 
 Start = Callable[..., AbstractAsyncContextManager[tuple[Client, Process]]]
 
@@ -124,3 +128,17 @@ async def test_a_list_of_events_ends_well(start: Start) -> None:
         process.terminate()
         await events.content.read()
         assert await ends(process) == 0
+
+
+async def test_who_waits_for_an_ollama_that_is_away_is_told(session: aiohttp.ClientSession) -> None:
+    away = f"http://127.0.0.1:{free_port()}"
+    server, upstream = Server(port=0, shutdown_grace=LIMIT_S), Upstream(url=away, grace=3600)
+    async with running(msgspec.structs.replace(settings(away), server=server, upstream=upstream)) as proxy:
+        body = {"model": "never-seen", "prompt": "x"}
+        asking = asyncio.create_task(session.post(f"{proxy.url}/api/generate", json=body))
+        client = Client(session, proxy.url)
+        for _ in range(20):  # it is let in before these
+            await client.status()
+    async with await asking as refused:
+        assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
+        assert "shutting down" in (await refused.json())["error"]
