@@ -101,6 +101,7 @@ class Upstream:
         self._faults = Faults(dice=random.Random(seed))
         self._dice = random.Random(seed)
         self._came: Counter[str] = Counter()
+        self._broken_until = 0.0
         self._excused: set[str] = set()  # came while answers broke: the proxy may have sent them once more
 
     async def serve(self, port: int) -> dict[str, Any]:
@@ -121,7 +122,7 @@ class Upstream:
 
     def _note(self, number: str) -> None:
         self._came[number] += 1
-        if self._faults.answers is not Answers.WHOLE:
+        if self._faults.answers is not Answers.WHOLE or time.monotonic() < self._broken_until:
             self._excused.add(number)
 
     async def _befall(self) -> None:
@@ -135,6 +136,8 @@ class Upstream:
             self._set(trouble)
             await asyncio.sleep(MOMENT_S)
             self._set(well)
+            if "answers" in trouble:  # those begun before still break
+                self._broken_until = time.monotonic() + 3 * MOMENT_S
 
     def _set(self, fields: dict[str, Any]) -> None:
         for name, value in fields.items():
