@@ -93,7 +93,7 @@ async def test_who_has_no_key_is_not_asked_again_until_they_want(browser: Browse
 async def test_prompts_have_a_key_of_their_own(browser: Browser, proxy: Client) -> None:
     async with opened(browser, proxy.url, may_fail="401") as page:
         await give(page, OPERATOR)
-        await page.get_by_label("Model", exact=True).select_option("first")
+        await page.get_by_label("Model", exact=True).select_option("talker:latest")
         await page.get_by_label("Prompt", exact=True).fill("x")
         await page.get_by_role("button", name="Send").click()
         await is_asked(page, "to send prompts to models")
@@ -101,7 +101,7 @@ async def test_prompts_have_a_key_of_their_own(browser: Browser, proxy: Client) 
         await expect(page.locator(".answer")).not_to_be_empty()
         await page.get_by_role("button", name="Stop").click()
         await page.get_by_role("button", name="Send").click()
-        await expect(page.locator("#prompt .note")).to_contain_text("first answers")
+        await expect(page.locator("#prompt .note")).to_contain_text("talker:latest answers")
 
 
 async def test_a_key_that_only_reads_says_so(browser: Browser, proxy: Client) -> None:
