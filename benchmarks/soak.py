@@ -353,12 +353,8 @@ def real_ollama(folder: Path) -> Iterator[int]:
     """The port of one that holds three of the tests' tiny models at a time."""
     (folder / "ollama").mkdir()
     server = OllamaServer(find(), folder / "ollama", OLLAMA_MAX_LOADED_MODELS="3")
-    server.start()
-    try:
-        server.create((*REAL_MODELS, EMBEDDER))
-        yield int(server.url.rpartition(":")[2])
-    finally:
-        server.stop()
+    with server.holding((*REAL_MODELS, EMBEDDER)):
+        yield server.port
 
 
 def problems(found: dict[str, Any]) -> list[str]:

@@ -24,10 +24,7 @@ def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def ollama_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OllamaServer]:
     """A real Ollama that holds one model at a time, with all of `tests.real.models` as they are there."""
-    server = OllamaServer(find(), tmp_path_factory.mktemp("ollama"), threads=0, OLLAMA_MAX_LOADED_MODELS="1")
-    server.start()
-    try:
-        server.create()
+    with OllamaServer(
+        find(), tmp_path_factory.mktemp("ollama"), threads=0, OLLAMA_MAX_LOADED_MODELS="1"
+    ).holding() as server:
         yield server
-    finally:
-        server.stop()

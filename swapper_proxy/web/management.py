@@ -89,7 +89,6 @@ class Management:
         self._history = past
         self._configuration = configuration
         self._reload = reload
-        self._standby = standby
         self._note = note  # what runs behind the proxy, if it is no real Ollama
         self._tasks: set[asyncio.Future[None]] = set()
         self._pages: dict[str, Callable[[web.BaseRequest], Awaitable[Response]]] = {
@@ -103,7 +102,12 @@ class Management:
             "openapi.json": self.described,
         }
         self._named = {"models": self.model, "metrics": self.model_metrics}
-        self._actions = {"load": self.load, "unload": self.unload, "pin": self.pin, "unpin": self.unpin}
+        self._actions: dict[str, tuple[Callable[[Model], Awaitable[None]], str]] = {  # what is done, and then said
+            "load": (engine.load, "loaded"),
+            "unload": (engine.unload, "unloaded"),
+            "pin": (standby.pin, "pinned"),
+            "unpin": (standby.unpin, "unpinned"),
+        }
 
     def configure(self, server: config.Server, keys: Keys) -> None:
         """Calls that come from now on are judged by these."""
@@ -160,7 +164,7 @@ class Management:
             return await self._pages[word](exchange.request)
         if acts and method == "POST":
             _check(exchange, "POST", f"/models/{{name}}/{rest[-1]}")
-            return await self._actions[rest[-1]](exchange.request, "/".join(rest[:-1]))
+            return await self.act(rest[-1], exchange.request, "/".join(rest[:-1]))
         if reads and not (acts and self._board.model("/".join(rest)) is None):
             _check(exchange, "GET", f"/{word}/{{name}}")
             return self._named[word]("/".join(rest))
@@ -248,21 +252,11 @@ class Management:
         }
         return _json(answer)
 
-    async def load(self, request: web.BaseRequest, name: str) -> Response:
+    async def act(self, action: str, request: web.BaseRequest, name: str) -> Response:
+        """Load, unload, pin or unpin."""
+        do, done = self._actions[action]
         model = await self._model(name)
-        return await self._done(request, model, self._engine.load(model), "loaded")
-
-    async def unload(self, request: web.BaseRequest, name: str) -> Response:
-        model = await self._model(name)
-        return await self._done(request, model, self._engine.unload(model), "unloaded")
-
-    async def pin(self, request: web.BaseRequest, name: str) -> Response:
-        model = await self._model(name)
-        return await self._done(request, model, self._standby.pin(model), "pinned")
-
-    async def unpin(self, request: web.BaseRequest, name: str) -> Response:
-        model = await self._model(name)
-        return await self._done(request, model, self._standby.unpin(model), "unpinned")
+        return await self._done(request, model, do(model), done)
 
     async def _model(self, name: str) -> Model:
         try:

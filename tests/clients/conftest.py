@@ -21,13 +21,10 @@ MESSAGES = [{"role": "user", "content": "Why is the sky blue?"}]
 @pytest.fixture(scope="session")
 def ollama_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OllamaServer]:
     """A real Ollama that holds one model at a time."""
-    server = OllamaServer(find(), tmp_path_factory.mktemp("clients"), OLLAMA_MAX_LOADED_MODELS="1")
-    server.start()
-    try:
-        server.create(("alpha", "beta", "gamma", "alpha-kind", "embedder"))
+    with OllamaServer(find(), tmp_path_factory.mktemp("clients"), OLLAMA_MAX_LOADED_MODELS="1").holding(
+        ("alpha", "beta", "gamma", "alpha-kind", "embedder")
+    ) as server:
         yield server
-    finally:
-        server.stop()
 
 
 async def call(client: Any, method: str, **arguments: Any) -> Any:

@@ -129,25 +129,17 @@ def settings(url: str, **swapper: Any) -> Settings:
 @pytest.fixture(scope="session")
 def roomy_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OllamaServer]:
     """A real Ollama that holds three models at a time."""
-    server = OllamaServer(find(), tmp_path_factory.mktemp("roomy"), OLLAMA_MAX_LOADED_MODELS="3")
-    server.start()
-    try:
-        server.create(["alpha", "beta", "gamma", "embedder"])
+    with OllamaServer(find(), tmp_path_factory.mktemp("roomy"), OLLAMA_MAX_LOADED_MODELS="3").holding(
+        ["alpha", "beta", "gamma", "embedder"]
+    ) as server:
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture(scope="session")
 def ollama_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OllamaServer]:
     """A real Ollama that holds one model at a time."""
-    server = OllamaServer(find(), tmp_path_factory.mktemp("ollama"), OLLAMA_MAX_LOADED_MODELS="1")
-    server.start()
-    try:
-        server.create()
+    with OllamaServer(find(), tmp_path_factory.mktemp("ollama"), OLLAMA_MAX_LOADED_MODELS="1").holding() as server:
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture

@@ -6,8 +6,10 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 from tests.real.install import Binary
 from tests.real.models import MODELS, Model, Weights, write_gguf
@@ -32,6 +34,16 @@ class OllamaServer:
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / "serve.log"
         self.models = folder / "models"
+
+    @contextmanager
+    def holding(self, names: Iterable[str] = tuple(MODELS)) -> Iterator[Self]:
+        """Up, with these models, until the end of the block."""
+        self.start()
+        try:
+            self.create(names)
+            yield self
+        finally:
+            self.stop()
 
     def start(self) -> None:
         with self.log.open("ab") as log:
