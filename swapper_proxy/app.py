@@ -11,9 +11,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import msgspec
-from aiohttp import web
 
-from swapper_proxy.config import ConfigError, Server, Settings, warnings
+from swapper_proxy.config import ConfigError, Settings, warnings
 from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.observe import logs
 from swapper_proxy.observe.metrics import Metrics
@@ -35,11 +34,12 @@ from swapper_proxy.web.changes import Changes
 from swapper_proxy.web.events import Events
 from swapper_proxy.web.front import Front
 from swapper_proxy.web.history import History as Pages
+from swapper_proxy.web.intake import Intake
 from swapper_proxy.web.keys import Keys
 from swapper_proxy.web.management import Management
 from swapper_proxy.web.proxy import Proxy
 from swapper_proxy.web.routing import Router
-from swapper_proxy.web.server import Server as ClientServer
+from swapper_proxy.web.server import Server as Connections
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class Service:
             self.reload,
             note,
         )
-        self._front = Front(self._management)
+        self._front, self._intake = Front(self._management), Intake()
         self._reloads: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._judge_by(settings)
@@ -88,6 +88,7 @@ class Service:
     def _judge_by(self, settings: Settings) -> None:
         """Requests that come from now on are treated by these settings: what treats them is made anew."""
         keys = Keys(settings.keys)
+        self._intake.configure(settings.server)
         self._management.configure(settings.server, keys)
         self._front.configure(self._proxy(settings, keys), settings.server)
 
@@ -101,6 +102,7 @@ class Service:
             self._recorder,
             Router(settings.routes, self._board.is_at_hand),
             Changes(self.engine, self._catalog, self._watcher.look),
+            self._intake,
             settings.server,
             settings.upstream,
             keys,
@@ -136,9 +138,10 @@ class Service:
     async def _reload(self) -> None:
         try:
             await self._configuration.reload(self._use)
-        except ConfigError as error:
-            log.error("the configuration stays as it was: %s", error)  # noqa: TRY400 - no bug
-            self._recorder.problem(ProblemRecord(time.time(), "", "invalid_config", str(error)))
+        except Exception:
+            why = self._configuration.error
+            log.error("the configuration stays as it was: %s", why)  # noqa: TRY400 - a bug is told where it ends
+            self._recorder.problem(ProblemRecord(time.time(), "", "invalid_config", why))
             self._metrics.configured(False)
             raise
         self._metrics.configured(True)
@@ -282,20 +285,16 @@ def _simulated(settings: Settings) -> Simulator:
 @asynccontextmanager
 async def _listening(configuration: Configuration, front: Front) -> AsyncIterator[str]:
     server = configuration.settings.server
-    runner = web.ServerRunner(ClientServer(front.handle, server))
-    await runner.setup()
-    site = web.TCPSite(runner, server.host, server.port, backlog=1024)
+    connections = Connections(front.handle, server)
     try:
-        await _start(site, server)
-        host, port = runner.addresses[0][:2]
-        yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    finally:
-        runner._shutdown_timeout = configuration.settings.server.shutdown_grace  # may have changed since the start
-        await runner.cleanup()
-
-
-async def _start(site: web.TCPSite, server: Server) -> None:
-    try:
-        await site.start()
+        sockets = await asyncio.get_running_loop().create_server(connections, server.host, server.port, backlog=1024)
     except OSError as error:
         raise ConfigError(f"cannot listen on {server.host}:{server.port}: {error.strerror or error}") from error
+    try:
+        host, port = sockets.sockets[0].getsockname()[:2]
+        yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    finally:
+        sockets.close()
+        await asyncio.sleep(0)  # what has come is begun
+        connections.pre_shutdown()
+        await connections.shutdown(configuration.settings.server.shutdown_grace)

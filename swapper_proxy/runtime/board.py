@@ -128,8 +128,13 @@ class Board:
             in_flight=sum(len(r.in_flight) for r in records),
         )
 
+    @property
+    def waiting(self) -> int:
+        """All who wait."""
+        return self._engine.waiting
+
     def queue(self) -> tuple[Waiting, ...]:
-        """All who wait, the likely next first."""
+        """All whose model is known and who wait for it, the likely next first."""
         epoch = time.time() - self._engine.now
         name = self._engine.name_of
         waiting = (

@@ -47,16 +47,22 @@ class Configuration:
         self.settings = settings
 
     async def reload(self, use: Use) -> None:
-        """Read again, and have it used.  Raises ConfigError; then all stays as it was."""
+        """Read again, and have it used.  Raises ConfigError; then all stays as it was, as after a bug of `use`."""
         async with self._reading:
+            before = self.settings
             try:
                 read = await asyncio.to_thread(self._read)
+                self.settings = _with_fixed(read, before)
+                await use(self.settings)
             except ConfigError as error:
                 self.error = str(error)
                 raise
+            except Exception:
+                self.error = "internal error; see the proxy's log"
+                self.settings = before
+                await use(before)
+                raise
             self.needs_restart = tuple(".".join(path) for path in _differing(self._first, read))
-            self.settings = _with_fixed(read, self.settings)
-            await use(self.settings)
             self.error, self.loaded_at = "", time.time()
         log.info("the configuration was read again", extra={"config": self.settings.source})
         for path in self.needs_restart:

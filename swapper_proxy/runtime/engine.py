@@ -5,10 +5,9 @@ All of it happens in one event loop: events of one turn of the loop are collecte
 
 import asyncio
 import itertools
-import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from swapper_proxy.config import Swapper
 from swapper_proxy.config.keep_alive import KeepAlive
@@ -25,21 +24,17 @@ from swapper_proxy.core.commands import (
     StartUnload,
     WakeAt,
 )
-from swapper_proxy.core.errors import Failure, Rejected, Rejection
+from swapper_proxy.core.errors import Rejected, Rejection
 from swapper_proxy.core.events import (
     Arrived,
     Cancelled,
     ConfigChanged,
     Event,
     Finished,
-    Loaded,
-    LoadFailed,
     LoadRequested,
     Observed,
     Shutdown,
     Tick,
-    Unloaded,
-    UnloadFailed,
     UnloadRequested,
     UpstreamDown,
     UpstreamUp,
@@ -50,16 +45,15 @@ from swapper_proxy.core.scheduler import Scheduler
 from swapper_proxy.core.types import Cause, Key, Limits, Priority, Sighting, State
 from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.ledger import Ledger
-from swapper_proxy.runtime.loader import Loader, MadeAnew
+from swapper_proxy.runtime.loader import Loader
 from swapper_proxy.runtime.model import Demand, Model
-from swapper_proxy.runtime.ports import Control, LoadSpec, Observer, UpstreamRefused, UpstreamUnreachable
-from swapper_proxy.runtime.probe import Probe
+from swapper_proxy.runtime.ports import Control, Observer
+from swapper_proxy.runtime.reachability import Reachability
+from swapper_proxy.runtime.swaps import Swaps
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-# Why something is unloaded that another model replaces.
-SWAPPING = (Cause.IDLE, Cause.DEADLINE)
+RETRY_S = 1.0  # when there may be another proxy, or room in the queue; nobody can tell
 
 
 @dataclass(slots=True)
@@ -72,10 +66,7 @@ class Ticket:
 
 
 class Engine:
-    """One Ollama host.  Start it with `async with`; closing waits for loads and unloads until the grace is over.
-
-    Ollama fails the next load, too, if one was broken off a moment ago.
-    """
+    """One Ollama host.  Start it with `async with`; closing waits for loads and unloads until the grace is over."""
 
     def __init__(
         self, control: Control, catalog: Catalog, ledger: Ledger, observer: Observer, swapper: Swapper, limits: Limits
@@ -84,21 +75,16 @@ class Engine:
         self._catalog = catalog
         self._ledger = ledger
         self._observer = observer
-        self._loader = Loader(control, catalog, swapper)
         self._scheduler = Scheduler(limits)
         self._tickets: dict[int, Ticket] = {}
         self._ids = itertools.count(1)
         self._events: list[Event] = []
         self._wake: asyncio.TimerHandle | None = None
-        self._probe = Probe(control)
-        self._tasks: set[asyncio.Task[None]] = set()  # loads and unloads
+        self.ollama = Reachability(control)
+        self._swaps = Swaps(Loader(control, catalog, swapper), observer, self.submit, self.probe)
         self._names: dict[Key, str] = {}  # under which name each resident is known to people
         self._draining: dict[Key, float] = {}  # since when
         self._cause = Cause.IDLE  # of the last change: a load or unload is started right after its own
-        self._replaced = ""  # what was unloaded to make room for the next load
-        self.up, self.down = asyncio.Event(), asyncio.Event()  # whether Ollama is reachable: one of them is set
-        self.up.set()
-        self.closing = asyncio.Event()  # the proxy is shutting down
         self._grace_ends = 0.0
         self.idle_since: float | None = None  # since when nobody waits and nothing is answered; the loop's clock
 
@@ -109,12 +95,8 @@ class Engine:
     async def __aexit__(self, *_: object) -> None:
         if self._wake is not None:
             self._wake.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=max(0.0, self._grace_ends - self._loop.time()))
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._probe.close()
+        await self._swaps.close(max(0.0, self._grace_ends - self._loop.time()))
+        await self.ollama.close()
 
     # For requests
 
@@ -183,6 +165,22 @@ class Engine:
             spec = self._catalog.treatment.load_spec(model, dict(occupant.key.options), keep_alive)
             await self._control.load(spec)
 
+    async def back(self, within_s: float) -> bool:
+        """Whether Ollama, which is away, is there again within that time.  Raises Rejected.
+
+        For requests whose model cannot be known before: they have no place in the queue, but count as if they had.
+        """
+        await self.probe()
+        refusal = None
+        if not self.reachable and self.waiting >= self._scheduler.host.limits.max_queue:
+            refusal = Rejection.QUEUE_FULL
+        elif not await self.ollama.is_back(within_s) and self.ollama.closing.is_set():
+            refusal = Rejection.SHUTTING_DOWN
+        if refusal is not None:
+            self._observer.rejected(refusal.code)
+            raise Rejected(refusal, RETRY_S)
+        return self.reachable
+
     async def _answered(self, event: Arrived | LoadRequested | UnloadRequested, ticket: Ticket) -> None:
         if not self.reachable:
             await self.probe()  # it may be back since the watcher last looked
@@ -217,20 +215,17 @@ class Engine:
 
     def upstream(self, reachable: bool) -> None:
         """Ollama went down or came back.  A load is left: one that was only frozen would go on beside the next."""
-        if reachable != self.reachable:
-            now, before = (self.up, self.down) if reachable else (self.down, self.up)
-            now.set()
-            before.clear()
+        if self.ollama.turned(reachable):
             self._observer.upstream(reachable)
             self.submit(UpstreamUp() if reachable else UpstreamDown())
             if reachable:
                 self._catalog.forget()  # it may be another one that comes back
-            for task in () if reachable else self._tasks:
-                task.cancel()
+            else:
+                self._swaps.abandon()
 
     def configure(self, swapper: Swapper, limits: Limits) -> None:
         """Other settings hold from now on; the catalog knows them already."""
-        self._loader = Loader(self._control, self._catalog, swapper)
+        self._swaps.loader = Loader(self._control, self._catalog, swapper)
         for key, name in self._names.items():
             serving = [model.name for model in self._catalog.serving(key.runner)]
             if serving and name not in serving:
@@ -245,7 +240,7 @@ class Engine:
 
     def shutdown(self, grace_s: float) -> None:
         self._grace_ends = self._loop.time() + grace_s
-        self.closing.set()
+        self.ollama.closing.set()
         self.submit(Shutdown(self._grace_ends))
 
     def _decide(self) -> None:
@@ -270,8 +265,8 @@ class Engine:
                 self._settle(id, Rejected(reason, retry_after_s, failure))
             case StartLoad():
                 self._start_load(command, self._tickets[command.for_id])
-            case StartUnload(key, generation):
-                self._start(self._unload(key, generation, self._cause), UnloadFailed(key, generation))
+            case StartUnload(key):
+                self._swaps.unload(command, self.name_of(key), self._cause)
             case Changed():
                 self._changed(command)
             case Held(key, seconds, paid):
@@ -307,72 +302,20 @@ class Engine:
             self._wake.cancel()
         self._wake = self._loop.call_at(time, self.submit, Tick())
 
-    def _start(self, work: Coroutine[Any, Any, None], otherwise: Event) -> None:
-        task = self._loop.create_task(self._reported(work, otherwise))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _reported(self, work: Coroutine[Any, Any, None], otherwise: Event) -> None:
-        """Whatever happens to a load or unload, the scheduler hears of its end."""
-        try:
-            await work
-        except Exception:
-            log.exception("a load or unload ended in an error of the proxy's own")
-            self.submit(otherwise)
-
     def _start_load(self, command: StartLoad, ticket: Ticket) -> None:
         self._names[command.key] = ticket.model.name
         spec = self._catalog.load_spec(ticket.model, dict(command.key.options), ticket.keep_alive)
-        self._start(self._load(command, spec, self._cause), LoadFailed(command.key, command.generation))
-
-    async def _load(self, command: StartLoad, spec: LoadSpec, cause: Cause) -> None:
-        key, generation = command.key, command.generation
-        began = self._loop.time()
-        replaced, self._replaced = self._replaced, ""
-        name = self.name_of(key)
-        try:
-            await self._loader.load(spec, key.runner)
-        except MadeAnew:
-            self.submit(LoadFailed(key, generation, made_anew=True))
-        except UpstreamRefused as error:
-            self._load_failed(key, generation, name, began, error.failure)
-        except TimeoutError:
-            self._load_failed(key, generation, name, began, None)
-        except UpstreamUnreachable:
-            await self.probe()
-            self.submit(LoadFailed(key, generation))  # ignored if Ollama is down: then the waiters are kept
-        else:
-            self._observer.loaded(name, self._loop.time() - began, command.expected_s, replaced, cause)
-            self.submit(Loaded(key, generation))
-
-    def _load_failed(self, key: Key, generation: int, name: str, began: float, failure: Failure | None) -> None:
-        self._observer.load_failed(name, self._loop.time() - began, failure.status if failure else 504)
-        self.submit(LoadFailed(key, generation, failure))
-
-    async def _unload(self, key: Key, generation: int, cause: Cause) -> None:
-        began = self._loop.time()
-        name = self.name_of(key)
-        try:
-            await self._loader.unload(key.runner)
-        except (TimeoutError, UpstreamRefused):
-            self.submit(UnloadFailed(key, generation))
-        except UpstreamUnreachable:
-            await self.probe()
-            self.submit(UnloadFailed(key, generation))
-        else:
-            self._replaced = name if cause in SWAPPING else ""
-            self._observer.unloaded(name, self._loop.time() - began, cause)
-            self.submit(Unloaded(key, generation))
+        self._swaps.load(command, spec, ticket.model.name, self._cause)
 
     async def probe(self) -> None:
         """Ask Ollama whether it is there, and tell the scheduler."""
-        self.upstream(await self._probe.ask(2 if self.reachable else 1))
+        self.upstream(await self.ollama.ask())
 
     # For reading
 
     @property
     def reachable(self) -> bool:
-        return self.up.is_set()
+        return self.ollama.up.is_set()
 
     def name_of(self, key: Key) -> str:
         """What people call a resident: the name it was loaded for, else any model that it serves."""
@@ -405,7 +348,8 @@ class Engine:
 
     @property
     def waiting(self) -> int:
-        return self._scheduler.waiting
+        """Everybody who waits: for a turn, or for Ollama to tell what model is meant."""
+        return self._scheduler.waiting + self.ollama.waiting
 
     @property
     def busy(self) -> bool:

@@ -118,10 +118,10 @@ class Standby:
     async def _load_wanted(self, wanted: list[str]) -> None:
         """These now; and whenever Ollama starts, which may be after the proxy, what is to be there at the start."""
         while True:
-            await self._engine.up.wait()
+            await self._engine.ollama.up.wait()
             for name in wanted:
                 await self._load(name, Cause.PRELOAD)
-            await self._engine.down.wait()
+            await self._engine.ollama.down.wait()
             self._staying.clear()
             wanted = self._at_start
 
@@ -130,7 +130,7 @@ class Standby:
         pause_s = KEEP_FIRST_S
         while True:
             await asyncio.sleep(pause_s)
-            await self._engine.up.wait()
+            await self._engine.ollama.up.wait()
             there = [await self._load(name, Cause.PRELOAD) for name in self._catalog.treatment.pinned]
             pause_s = KEEP_FIRST_S if all(there) else min(2 * pause_s, KEEP_MOST_S)
 

@@ -13,6 +13,7 @@ log = logging.getLogger(__name__)
 
 BUSY_S = 1.0
 QUIET_S = 5.0
+FIRST_LOOK_S = 2.0  # that the start waits for
 CATALOG_S = 5.0
 
 
@@ -24,11 +25,16 @@ class Watcher:
         self._catalog = catalog
         self._engine = engine
         self._catalog_due = 0.0
+        self._looked = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        await self.look()
         self._task = self._loop.create_task(self._run())
+        try:
+            async with asyncio.timeout(FIRST_LOOK_S):
+                await self._looked.wait()
+        except TimeoutError:  # it is silent: clients are to hear that from the proxy
+            self._engine.upstream(False)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -37,11 +43,12 @@ class Watcher:
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(BUSY_S if self._engine.busy or not self._engine.reachable else QUIET_S)
             try:
                 await self.look()
             except Exception:  # a bug here must not blind the proxy for the rest of its life
                 log.exception("looking at Ollama failed")
+            self._looked.set()
+            await asyncio.sleep(BUSY_S if self._engine.busy or not self._engine.reachable else QUIET_S)
 
     async def look(self) -> None:
         """One look at Ollama; the engine is told."""

@@ -3,6 +3,7 @@
 import binascii
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import Enum
 from typing import Annotated, Any
 
@@ -229,6 +230,17 @@ def check(endpoint: Endpoint, asked: Asked, capabilities: frozenset[str] | None)
         raise Unacceptable(f"no capability {' or '.join(endpoint.needs)}")
     if missing := asked.wants - capabilities:
         raise Unacceptable(f"no capability {' or '.join(missing)}")
+
+
+def unloaded(endpoint: Endpoint, name: str) -> bytes:
+    """What Ollama answers when it unloads a model because it was asked to: JSON."""
+    now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    done: dict[str, object] = {"model": name, "created_at": now}
+    if endpoint.content == "messages":  # its members come in another order
+        done |= {"message": {"role": "assistant", "content": ""}, "done_reason": "unload", "done": True}
+    else:
+        done |= {"response": "", "done": True, "done_reason": "unload"}
+    return msgspec.json.encode(done)
 
 
 def _check(endpoint: Endpoint, fields: Fields | Form) -> None:

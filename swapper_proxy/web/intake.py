@@ -19,10 +19,13 @@ QUICK_BYTES = 256 * 1024  # are read in a millisecond, and in a tenth of a secon
 class Intake:
     """Counts what is in memory of all requests together; decodes a piece of one body at a time."""
 
-    def __init__(self, server: config.Server) -> None:
-        self._server = server
+    def __init__(self) -> None:
         self._buffered = 0
         self._beside = asyncio.Semaphore(1)  # of a thread's work: more of them at once would hold the loop up
+
+    def configure(self, server: config.Server) -> None:
+        """Other limits hold from now on; what is in memory stays counted."""
+        self._server = server
 
     def reading(self, request: web.BaseRequest) -> "_Reading":
         """`async with` it: the body, as long as it is needed.  Raises ProxyError: 400, 408, 413, 415, 503."""

@@ -1,18 +1,14 @@
 """Everything that goes to Ollama: swapping routes wait for their model, all others go straight through."""
 
-import asyncio
 import logging
 import time
 from collections.abc import Coroutine
 from contextlib import nullcontext
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-import msgspec
-
 from swapper_proxy import config
-from swapper_proxy.core.errors import ProxyError, Rejected, Rejection
+from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.core.names import is_plausible
 from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.engine import Engine
@@ -47,7 +43,6 @@ from swapper_proxy.web.routing import Router
 log = logging.getLogger("swapper_proxy.requests")
 
 _NOTHING: frozenset[bytes] = frozenset()
-SHUTDOWN_S = 1.0  # when there may be another proxy; nobody can tell
 MOST_SAID = 1000  # characters of an error that are recorded
 
 
@@ -64,6 +59,7 @@ class Proxy:
         recorder: Recorder,
         router: Router,
         changes: Changes,
+        intake: Intake,
         server: config.Server,
         limits: config.Upstream,
         keys: keys.Keys,
@@ -75,7 +71,7 @@ class Proxy:
         self._metrics = metrics
         self._recorder = recorder
         self._router = router
-        self._intake = Intake(server)
+        self._intake = intake
         self._grace_s = limits.grace
         self._generation = Silence(limits.first_byte_timeout, limits.idle_timeout)
         self._missing: set[Endpoint] = set()  # that this version of Ollama does not have
@@ -241,9 +237,11 @@ class Proxy:
             try:
                 model = await self._catalog.resolve(asked.model)
             except UpstreamUnreachable as away:
-                model = await self._once_back(asked.model, away)
+                model = await self._once_back(exchange, asked.model, away)
             if model is None and not self._engine.reachable:
-                model = await self._once_back(asked.model, UpstreamUnreachable("what answers there is no Ollama"))
+                model = await self._once_back(
+                    exchange, asked.model, UpstreamUnreachable("what answers there is no Ollama")
+                )
             if model is None:
                 return await self._unknown(exchange, endpoint, asked, fields)
             if alias := self._catalog.meaning(asked.model).alias:
@@ -255,22 +253,14 @@ class Proxy:
             demand = terms.demand(self._catalog, endpoint, asked, model, wished, exchange.client)
             return await self._serve(exchange, endpoint, asked, fields, demand)
 
-    async def _once_back(self, name: str, away: UpstreamUnreachable) -> Model | None:
+    async def _once_back(self, exchange: Exchange, name: str, away: UpstreamUnreachable) -> Model | None:
         """The model of a name that cannot be looked up while Ollama is away; raises `away` if it stays away.
 
-        Whose model is not known yet waits as long as the others.  Raises Rejected if the proxy ends before.
+        Whose model is not known yet waits as long as the others.  Raises Rejected.
         """
-        await self._engine.probe()
-        waits = [asyncio.ensure_future(event.wait()) for event in (self._engine.up, self._engine.closing)]
-        try:
-            await asyncio.wait(waits, timeout=self._grace_s, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-        if not self._engine.reachable:
-            if self._engine.closing.is_set():
-                raise Rejected(Rejection.SHUTTING_DOWN, SHUTDOWN_S) from away
-            raise away
+        with exchange.client.queued() if exchange.client is not None else nullcontext():
+            if not await self._engine.back(self._grace_s):
+                raise away
         return await self._catalog.resolve(name)
 
     def _direct(self, exchange: Exchange, endpoint: Endpoint, fields: Fields | Form) -> str:
@@ -338,14 +328,9 @@ class Proxy:
         if self._catalog.treatment.keep_alive_fixed:
             raise ProxyError(403, "keep_alive_fixed", "clients may not unload models here (ignore_client_keep_alive)")
         await self._engine.unload(model)
-        now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        done: dict[str, object] = {"model": self._catalog.meaning(asked.model).alias or asked.model, "created_at": now}
-        if endpoint.content == "messages":  # its members come in another order
-            done |= {"message": {"role": "assistant", "content": ""}, "done_reason": "unload", "done": True}
-        else:
-            done |= {"response": "", "done": True, "done_reason": "unload"}
+        done = endpoints.unloaded(endpoint, self._catalog.meaning(asked.model).alias or asked.model)
         headers = [(b"Content-Type", b"application/json; charset=utf-8"), *exchange.own_headers]
-        exchange.answer(200, headers, msgspec.json.encode(done))
+        exchange.answer(200, headers, done)
 
     async def _unknown(self, exchange: Exchange, endpoint: Endpoint, asked: Asked, fields: Fields | Form) -> None:
         """Ollama says so itself, unless it knows the model and the config does not let it be used."""

@@ -112,7 +112,10 @@ class Lane(TypedDict):
 
 
 class QueueAnswer(TypedDict):
-    """Who waits, the likely next first."""
+    """Who waits, the likely next first.
+
+    `waiting` also counts those whose model is not known because Ollama is away; nothing else can be told of them.
+    """
 
     waiting: Count
     requests: list[WaitingRequest]

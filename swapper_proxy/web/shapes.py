@@ -40,7 +40,7 @@ def queue(board: Board) -> schemas.QueueAnswer:
     """GET /queue: who waits for what, since when, until when at most, and why; how many a model serves at once."""
     waiting, lanes = board.queue(), board.lanes()
     return {
-        "waiting": len(waiting),
+        "waiting": board.waiting,
         "requests": [_waiting(w, time.time()) for w in waiting],
         "models": [_lane(lane) for lane in lanes],
         "warnings": [_doubt(lane) for lane in lanes if lane.doubtful],

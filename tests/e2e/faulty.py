@@ -18,10 +18,15 @@ MESSAGES = [{"role": "user", "content": "x"}]
 
 @asynccontextmanager
 async def faulty(
-    session: aiohttp.ClientSession, *, limits: Any = None, server: Any = None, **swapper: Any
+    session: aiohttp.ClientSession,
+    *,
+    limits: Any = None,
+    server: Any = None,
+    faults: Faults | None = None,
+    **swapper: Any,
 ) -> AsyncIterator[tuple[Client, Client, Faults]]:
     """The proxy, the simulator directly, and what goes wrong with that; `limits` are those of `upstream`."""
-    faults = Faults()
+    faults = faults or Faults()
     async with serving(Simulator(TWO, faults=faults)) as url:
         upstream = Upstream(url=url, **({"grace": 0.5} | (limits or {})))
         chosen = settings(url, **({"unload_settle": 0.0} | swapper))

@@ -344,7 +344,7 @@ class Page:
 async def test_a_change_that_only_one_saw_is_taken_back_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "FIGURES_S", 0.01)
     now = Snapshot("a", (), {}, {}, {}, True)
-    board = Mock(Board, snapshot=lambda: now, queue=lambda: (), lanes=lambda: ())
+    board = Mock(Board, snapshot=lambda: now, waiting=0, queue=lambda: (), lanes=lambda: ())
     stream, pages = Events(Broadcast(), board, Configuration(Settings(), Settings)), [Page(), Page()]
     tasks = []
     for page, active in zip(pages, "ab", strict=True):

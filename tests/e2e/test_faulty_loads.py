@@ -11,6 +11,7 @@ import pytest
 from swapper_proxy.ollama import client
 from swapper_proxy.ollama.simulator import Faults
 from swapper_proxy.ollama.simulator.memory import BROKEN
+from swapper_proxy.runtime import watcher
 from tests.e2e.conftest import Client, at_rest, busy, is_in, until, waits
 from tests.e2e.faulty import MESSAGES, faulty, healthy, is_served, text_of
 
@@ -199,6 +200,17 @@ async def test_an_ollama_that_does_not_answer_any_more(session: aiohttp.ClientSe
                 assert (status, text.startswith("Ollama is not reachable")) == (502, True)
             assert json.loads(await stream.content.readline())["done"] is False  # what flows is not cut
         stream.close()
+        await is_served(proxy)
+
+
+async def test_a_start_before_an_ollama_that_does_not_answer(
+    session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "ASK_TIMEOUT_S", 3600)
+    monkeypatch.setattr(watcher, "FIRST_LOOK_S", 0.1)
+    async with faulty(session, faults=Faults(silent=True)) as (proxy, _, faults):
+        assert not await healthy(proxy)
+        faults.silent = False
         await is_served(proxy)
 
 

@@ -14,9 +14,10 @@ import msgspec
 import pytest
 
 from swapper_proxy.app import running
-from swapper_proxy.config import ClientKey, History, Keys, ManagementKey, Route, Server, Upstream, digest
+from swapper_proxy.config import ClientKey, History, Keys, ManagementKey, Route, Server, Swapper, Upstream, digest
 from tests.e2e.conftest import Client, at_rest, busy, settings, until, waits
 from tests.e2e.test_openapi import SERVED, Description
+from tests.real.server import free_port
 
 ANN, BOB, OPERATOR, WATCHER = "sk-ann-1", "sk-bob-2", "sk-operator-3", "sk-watcher-4"
 MANAGEMENT = {
@@ -383,6 +384,24 @@ async def test_too_many_at_once(ollama: Client) -> None:
             assert await answer.json() == {"error": "too many requests of this key at once (limit 1)"}
         assert (await proxy.get("/api/tags"))[0] == 429
         assert (await proxy.of(BOB).generate("alpha"))[0] == 200
+
+
+async def test_who_waits_for_an_ollama_that_is_away_waits_too(ollama: Client) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    away, upstream = Client(ollama.session, url), Upstream(url=url, grace=3600)
+    async with keyed(away, {"queued": 1}, upstream=upstream, swapper=Swapper(max_queue=2)) as proxy:
+        asking = [asyncio.ensure_future(proxy.generate("new"))]
+        await waits(proxy, 1)
+        assert (await proxy.generate("new"))[1]["error"] == "too many requests of this key wait (limit 1)"
+        asking.append(asyncio.ensure_future(proxy.of(BOB).generate("new")))
+        await waits(proxy, 2)
+        assert (await proxy.get("/queue"))[1]["waiting"] == 2
+        status, answer = await proxy.of(BOB).generate("newer")
+        assert (status, answer["error"]) == (503, "the queue is full, please try again later")
+        assert await proxy.metric("swapper_rejected_requests_total", reason="queue_full") == 1
+        for each in asking:
+            each.cancel()
+        await at_rest(proxy)
 
 
 async def test_who_leaves_makes_room(ollama: Client) -> None:

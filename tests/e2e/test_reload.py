@@ -18,7 +18,9 @@ import yaml
 from swapper_proxy import config
 from swapper_proxy.app import running
 from swapper_proxy.core.errors import ProxyError
+from swapper_proxy.core.types import Limits
 from swapper_proxy.runtime.engine import Engine
+from swapper_proxy.web.intake import Intake
 from tests.e2e.conftest import LIMIT_S, Client, at_rest, busy, is_in, until, waits
 from tests.e2e.process import served
 from tests.e2e.test_keep_alive import stays_for
@@ -208,6 +210,62 @@ async def test_what_needs_a_restart_says_so(proxy: Client, file: File) -> None:
     assert (await proxy.generate("alpha"))[0] == 200
     file.write()
     await reload(proxy)
+
+
+async def test_a_bug_leaves_all_as_it_was(proxy: Client, file: File, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, configure = (await proxy.get("/config"))[1], Engine.configure
+
+    def fail(self: Engine, swapper: config.Swapper, limits: Limits) -> None:
+        configure(self, swapper, limits)
+        if swapper.mode != "single-active":
+            raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Engine, "configure", fail)
+    file.write(swapper={"mode": "multi-active", "max_concurrent_models": 2}, models={"third": TWO["beta"]})
+    assert (await proxy.post("/reload"))[0] == 500
+    status = await proxy.status()
+    assert (status["config"]["error"], status["mode"]) == ("internal error; see the proxy's log", "single-active")
+    assert "third" not in status["available_models"]
+    assert (await proxy.get("/config"))[1] == before
+    assert await proxy.metric("swapper_config_last_reload_successful") == 0
+    file.write()
+    await reload(proxy)
+
+
+async def test_what_is_in_memory_stays_counted(proxy: Client, file: File, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write(server={"max_buffered_bytes": 300_000})
+    await reload(proxy)
+    held, go_on = 0, asyncio.Event()
+    hold = Intake.hold
+
+    def counted(self: Intake, size: int) -> None:
+        nonlocal held
+        held += size
+        hold(self, size)
+
+    async def is_held() -> bool:
+        return held > 200_000
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield b'{"model": "alpha", "stream": false, "options": {"num_predict": 1}, "prompt": "x", "more": "'
+        yield b"x" * 200_000
+        await go_on.wait()
+        yield b'"}'
+
+    async def too_much() -> bool:
+        return (await proxy.generate("alpha", more="x" * 200_000))[0] == 503
+
+    monkeypatch.setattr(Intake, "hold", counted)
+    asking = asyncio.create_task(proxy.session.post(f"{proxy.url}/api/generate", data=slowly()))
+    await until(is_held)
+    assert await too_much()
+    await reload(proxy)
+    assert await too_much()
+    go_on.set()
+    async with await asking as answer:
+        assert answer.status == 200
+    assert not await too_much()
+    assert held == 0
 
 
 async def test_many_at_once(proxy: Client, file: File) -> None:
