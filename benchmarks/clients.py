@@ -66,7 +66,8 @@ class Client(asyncio.Protocol):
     def send(self) -> None:
         self.received.clear()
         self.asked_at = time.perf_counter()
-        self.transport.write(self.ask)
+        if not self.over.done():  # else it was closed as soon as it was opened, which is told at the end
+            self.transport.write(self.ask)
 
 
 class Asker(Client):

@@ -53,7 +53,7 @@ class Server(Section, frozen=True):
     port: Annotated[int, Meta(ge=0, le=65535)] = 8890
     max_body_bytes: Annotated[int, Meta(ge=1)] = 128 * 1024 * 1024
     max_buffered_bytes: Annotated[int, Meta(ge=1)] = 1024 * 1024 * 1024
-    max_connections: Count = 4096
+    max_connections: Count = 8192
     header_timeout: Annotated[float, Meta(gt=0, le=86_400)] = 75.0
     body_idle_timeout: Annotated[float, Meta(gt=0, le=86_400)] = 60.0
     write_timeout: Annotated[float, Meta(gt=0, le=86_400)] = 300.0
