@@ -42,7 +42,7 @@ MEANINGS = {
     "server.cors_origins": "web pages that may use the proxy (patterns)",
     "server.allowed_hosts": "further Host names for load and unload",
     "server.trusted_proxies": "networks whose `X-Forwarded-For` and `X-Forwarded-Host` are believed",
-    "server.read_only": "true: clients may not pull, push, create, copy or delete models, nor send blobs; then 403",
+    "server.read_only": "true: clients may not pull, push, create, copy, delete or alias models, send blobs, sign out",
     "upstream.url": "Ollama",
     "upstream.connect_timeout": "seconds to connect to Ollama",
     "upstream.first_byte_timeout": "seconds for an answer of a model to begin, prompt included; then 504",

@@ -32,6 +32,8 @@ SOON_S = 1.0  # when a place may be free again; nobody can tell
 # Routes that change what models there are, for `read_only`.
 CHANGING = frozenset(f"/api/{name}" for name in ("pull", "push", "create", "copy", "delete"))
 BLOBS = "/api/blobs/"
+# The same of newer versions: what names mean, and whether those that run elsewhere may be used at all.
+_CHANGING_ACCESS = ("/api/experimental/aliases", "/api/signout", "/api/user/keys/")
 # Routes whose body names models, and the fields where it does.
 NAMING = ("model", "name", "from", "source", "destination")
 NAMED_IN_BODY = CHANGING | {"/api/show"}
@@ -155,7 +157,7 @@ class Keys:
 
 def check_read_only(path: str) -> None:
     """Where models are not to be changed by clients.  Raises ProxyError (403)."""
-    if path in CHANGING or path.startswith(BLOBS):
+    if path in CHANGING or path.startswith((BLOBS, *_CHANGING_ACCESS)):
         raise ProxyError(403, "read_only", "models are not changed here (read_only)")
 
 

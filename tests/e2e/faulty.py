@@ -23,11 +23,15 @@ async def faulty(
     limits: Any = None,
     server: Any = None,
     faults: Faults | None = None,
+    room: int = 1,
     **swapper: Any,
 ) -> AsyncIterator[tuple[Client, Client, Faults]]:
-    """The proxy, the simulator directly, and what goes wrong with that; `limits` are those of `upstream`."""
+    """The proxy, the simulator directly, and what goes wrong with that; `limits` are those of `upstream`.
+
+    The simulator has `room` for so many models.
+    """
     faults = faults or Faults()
-    async with serving(Simulator(TWO, faults=faults)) as url:
+    async with serving(Simulator(TWO, max_loaded=room, faults=faults)) as url:
         upstream = Upstream(url=url, **({"grace": 0.5} | (limits or {})))
         chosen = settings(url, **({"unload_settle": 0.0} | swapper))
         chosen = msgspec.structs.replace(chosen, upstream=upstream, server=Server(port=0, **(server or {})))

@@ -5,7 +5,7 @@ import json
 import logging
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -240,41 +240,58 @@ async def test_requests_one_behind_the_other_are_answered_in_their_order(target:
 
 # Time
 
-
-async def test_a_head_that_does_not_end_is_not_waited_for() -> None:
-    async with recorded(header_timeout=0.3) as target:
-        for begun in (b"", b"GET /api/asked\r\n", TAGS, b"\r\n"):  # the second is all that HTTP/0.9 sends
-            async with target.wire() as wire:
-                if begun == TAGS:
-                    await wire.send(TAGS + b"\r\n")  # also on a connection that was of use
-                    assert (await wire.answer())[0] == 200
-                await wire.send(begun)
-                await target.serves_others()
-                assert await wire.is_closed()
+LIMIT = 30.0  # of the proxy's, in seconds; nobody waits for it: `passes` moves the clock
+MOST = 10.0  # until what is due has happened
 
 
-async def test_bytes_that_drip_do_not_put_it_off() -> None:
-    async with recorded(header_timeout=0.5) as target, target.wire() as wire:
+@pytest.fixture
+async def passes(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Lets so many seconds pass for all that waits for its time on this loop: the proxy and the tests."""
+    loop, ahead = asyncio.get_running_loop(), 0.0
+    now = loop.time
 
-        async def drip() -> None:
-            await wire.send(b"GET /api/asked HTTP/1.1\r\nX: ")
-            while True:
-                await wire.send(b"a")
-                await asyncio.sleep(0.01)
+    def passes(seconds: float) -> None:
+        nonlocal ahead
+        ahead += seconds
 
-        dripping = asyncio.create_task(drip())
-        assert await wire.is_closed()
-        dripping.cancel()
-        await asyncio.gather(dripping, return_exceptions=True)
-        assert target.upstream.lines == []
+    monkeypatch.setattr(loop, "time", lambda: now() + ahead)
+    return passes
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET /api/asked\r\n", TAGS, b"\r\n"])  # the second is all that HTTP/0.9 sends
+async def test_a_head_that_does_not_end_is_not_waited_for(passes: Callable[[float], None], begun: bytes) -> None:
+    async with recorded(header_timeout=LIMIT) as target, target.wire() as wire:
+        if begun == TAGS:
+            await wire.send(TAGS + b"\r\n")  # also on a connection that was of use
+            assert (await wire.answer())[0] == 200
+        await wire.send(begun)
+        await target.serves_others()
+        passes(LIMIT)
+        async with asyncio.timeout(MOST):
+            assert await wire.is_closed()
+        await target.serves_others()
+
+
+async def test_bytes_that_drip_do_not_put_it_off(passes: Callable[[float], None]) -> None:
+    async with recorded(header_timeout=LIMIT) as target, target.wire() as wire:
+        await wire.send(b"GET /api/asked HTTP/1.1\r\nX: ")
+        for _ in range(4):
+            await wire.send(b"a")
+            await target.serves_others()  # by then it has come
+            passes(LIMIT / 4)
+        async with asyncio.timeout(MOST):
+            assert await wire.is_closed()
+        await target.serves_others()
+        assert set(target.upstream.lines) == {b"GET /api/beside HTTP/1.1"}
 
 
 @pytest.mark.parametrize("path", ["/api/chat", "/api/show", "/v1/chat/completions", "/v1/messages", "/api/blobs/x"])
-async def test_a_body_that_does_not_come_is_not_waited_for(path: str) -> None:
-    async with recorded(body_idle_timeout=0.3) as target:
+async def test_a_body_that_does_not_come_is_not_waited_for(passes: Callable[[float], None], path: str) -> None:
+    async with recorded(body_idle_timeout=LIMIT) as target:
         async with target.wire() as wire:
             await wire.send(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{{".encode())
             await target.serves_others()
+            passes(LIMIT)
             status, _, body = await wire.answer()
             assert status == 408
             said = json.loads(body)["error"]
@@ -283,14 +300,16 @@ async def test_a_body_that_does_not_come_is_not_waited_for(path: str) -> None:
         assert target.upstream.lines == [b"GET /api/beside HTTP/1.1"]
 
 
-async def test_a_slow_body_may_take_longer_than_that() -> None:
-    async with recorded(body_idle_timeout=2.0) as target, target.wire() as wire:
-        await wire.send(b"POST /api/blobs/x HTTP/1.1\r\n" + HOST + b"Content-Length: 12\r\n\r\n")
-        for _ in range(12):
-            await asyncio.sleep(0.2)
-            await wire.send(b"x")
+@pytest.mark.parametrize("path", ["/api/show", "/api/blobs/x"])
+async def test_a_slow_body_may_take_longer_than_that(passes: Callable[[float], None], path: str) -> None:
+    async with recorded(body_idle_timeout=LIMIT) as target, target.wire() as wire:
+        await wire.send(b"POST %b HTTP/1.1\r\n" % path.encode() + HOST + b"Content-Length: 4\r\n\r\n")
+        for piece in (b"{", b"}", b" ", b" "):
+            await target.serves_others()  # by then what was sent before has come
+            passes(LIMIT / 3)
+            await wire.send(piece)
         assert (await wire.answer())[0] == 200
-        assert target.upstream.asked[0][1] == b"x" * 12
+        assert target.upstream.asked[-1][1] == b"{}  "
 
 
 # Numbers

@@ -106,6 +106,20 @@ async def test_less_than_was_promised(session, path: str) -> None:
 
 
 @paths
+async def test_more_than_was_promised(session, path: str) -> None:
+    """The client gets what was promised, and nobody the rest."""
+    async with faulty(session) as (proxy, _, faults):
+        assert (await proxy.generate("alpha"))[0] == 200
+        faults.answers = Answers.TOO_LONG
+        async with asking(proxy, path, False) as answer:
+            assert len(await answer.read()) == answer.content_length
+        faults.answers = Answers.WHOLE
+        async with asking(proxy, path, False) as answer:
+            assert (answer.status, "usage" in await answer.json() or path == "/api/chat") == (200, True)
+        await is_served(proxy)
+
+
+@paths
 @streams
 async def test_byte_by_byte(session, path: str, stream: bool) -> None:
     async with faulty(session) as (proxy, _, faults):

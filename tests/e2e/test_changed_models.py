@@ -138,6 +138,19 @@ async def test_nothing_is_cut_when_it_is_deleted_through_the_proxy(proxy: Client
     assert await ollama.resident() == []
 
 
+async def test_nothing_is_cut_when_it_is_deleted_behind_the_back(proxy: Client, ollama: Client) -> None:
+    async with proxy.stream("mine", 2000) as stream:
+        await stream.content.readline()
+        behind = asyncio.create_task(proxy.generate("gamma"))
+        await waits(proxy, 1)
+        await delete(ollama, "made")
+        await is_in(proxy, "mine", "missing")
+        lines = (await stream.text()).splitlines()
+    assert json.loads(lines[-1])["eval_count"] == 2000
+    assert (await behind)[0] == 200
+    await at_rest(proxy)
+
+
 async def test_who_waits_for_what_is_deleted_is_told_so(proxy: Client, via: Client) -> None:
     async with busy(proxy, "gamma"):
         waiting = asyncio.create_task(proxy.generate("mine"))

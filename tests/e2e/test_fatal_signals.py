@@ -252,6 +252,22 @@ async def test_back_with_other_models(session: aiohttp.ClientSession, mortal: Ol
         await at_rest(proxy)
 
 
+async def test_back_without_what_is_waited_for(session: aiohttp.ClientSession, mortal: OllamaServer, tmp_path) -> None:
+    async with before(session, mortal.url, PATIENT) as proxy, proxy.stream("alpha", 20000) as stream:
+        await stream.content.readline()
+        behind = [asyncio.create_task(proxy.generate("beta")) for _ in range(2)]
+        await waits(proxy, 2)
+        mortal.kill()
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await stream.read()
+        mortal.models = tmp_path / "others"
+        await start(mortal)
+        for answer in await asyncio.gather(*behind):
+            assert answer == (404, {"error": "model 'beta' not found"})
+        await asyncio.to_thread(mortal.create, ["beta"])  # its return is noticed, too
+        await is_served(proxy, "beta")
+
+
 def alien(kind: str) -> Any:
     """Something on Ollama's port that is none: a handler of connections."""
 

@@ -4,16 +4,22 @@ import asyncio
 import contextlib
 import json
 import math
+import socket
+from collections.abc import Iterator
 
 import aiohttp
+import msgspec
 import pytest
 
+from swapper_proxy.app import running
+from swapper_proxy.config import Upstream
 from swapper_proxy.ollama import client
-from swapper_proxy.ollama.simulator import Faults
+from swapper_proxy.ollama.simulator import Faults, Simulator, serving
 from swapper_proxy.ollama.simulator.memory import BROKEN
 from swapper_proxy.runtime import watcher
-from tests.e2e.conftest import Client, at_rest, busy, is_in, until, waits
-from tests.e2e.faulty import MESSAGES, faulty, healthy, is_served, text_of
+from tests.e2e.conftest import Client, at_rest, busy, is_in, settings, until, waits
+from tests.e2e.faulty import MESSAGES, TWO, faulty, healthy, is_served, text_of
+from tests.e2e.test_events import listening
 
 PATHS = ("/api/generate", "/api/chat", "/v1/chat/completions", "/v1/messages")
 ASKED = {"model": "alpha", "prompt": "x", "messages": MESSAGES, "max_tokens": 4, "stream": False}
@@ -158,16 +164,57 @@ async def test_a_list_that_lags_or_cannot_be_had(session: aiohttp.ClientSession,
         assert await ollama.resident() == ["alpha:latest"]
         faults.listing = listing
         assert (await proxy.generate("alpha"))[0] == 200
-        other = asyncio.create_task(proxy.generate("beta"))
-
-        async def tried_in_vain() -> bool:
-            return (await proxy.state("first"), len(await proxy.waiting())) == ("loaded", 1)
-
-        await is_in(proxy, "first", "unloading")
-        await until(tried_in_vain)
+        async with listening(proxy) as events:
+            other = asyncio.create_task(proxy.generate("beta"))
+            await events.until("state", model="first", cause="failed")  # nobody can see that it is unloaded
         assert not other.done()  # nothing is loaded beside what may still be there
         faults.listing = "true"
         assert (await other)[0] == 200
+        await is_served(proxy)
+
+
+# The other model
+
+TWO_AT_A_TIME = {"mode": "multi-active", "max_concurrent_models": 2}
+
+
+@pytest.mark.parametrize(
+    ("fault", "statuses"),
+    [
+        (("stalled", True), {200}),
+        (("failing", math.inf), {500, 503}),
+        (("listing", "empty"), {200}),
+        (("listing", "old"), {200}),
+        (("listing", "error"), {200}),
+    ],
+)
+async def test_a_model_goes_on_beside_a_load_that_goes_wrong(session, fault: tuple[str, object], statuses) -> None:
+    async with faulty(session, room=2, **TWO_AT_A_TIME) as (proxy, ollama, faults):
+        assert (await proxy.generate("alpha"))[0] == 200
+        assert await ollama.resident() == ["alpha:latest"]
+        well = getattr(faults, fault[0])
+        setattr(faults, *fault)
+        other = asyncio.create_task(proxy.generate("beta"))
+        await is_in(proxy, "team/second:v1", "loading", "loaded", "error")
+        for _ in range(5):
+            assert (await proxy.generate("alpha"))[0] == 200
+        setattr(faults, fault[0], well)
+        assert (await other)[0] in statuses
+        assert await proxy.state("first") == "loaded"
+        await is_served(proxy)
+
+
+async def test_a_model_goes_on_beside_an_unload_that_does_not_happen(session: aiohttp.ClientSession) -> None:
+    async with faulty(session, room=2, unload_timeout=0.3, **TWO_AT_A_TIME) as (proxy, _, faults):
+        for model in ("alpha", "beta"):
+            assert (await proxy.generate(model))[0] == 200
+        faults.kept = True
+        unloading = asyncio.create_task(proxy.post("/models/beta/unload"))
+        await is_in(proxy, "team/second:v1", "unloading")
+        assert (await proxy.generate("alpha"))[0] == 200
+        assert (await unloading)[0] == 504
+        assert (await proxy.generate("alpha"))[0] == 200
+        faults.kept = False
         await is_served(proxy)
 
 
@@ -211,6 +258,36 @@ async def test_a_start_before_an_ollama_that_does_not_answer(
     async with faulty(session, faults=Faults(silent=True)) as (proxy, _, faults):
         assert not await healthy(proxy)
         faults.silent = False
+        await is_served(proxy)
+
+
+@contextlib.contextmanager
+def full_port() -> Iterator[int]:
+    """A port that takes no more connections: whoever wants one waits."""
+    with contextlib.ExitStack() as stack:
+        listening = stack.enter_context(socket.socket())
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                waiting.connect(listening.getsockname())
+        yield listening.getsockname()[1]
+
+
+async def test_an_ollama_to_which_nobody_can_connect(session: aiohttp.ClientSession) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        with full_port() as port:
+            url = f"http://127.0.0.1:{port}"
+            upstream = Upstream(url=url, connect_timeout=0.2, grace=0.5)
+            up = await stack.enter_async_context(running(msgspec.structs.replace(settings(url), upstream=upstream)))
+            proxy = Client(session, up.url)
+            assert not await healthy(proxy)
+            told = (502, "Ollama is not reachable: no connection within 0.2 s")
+            assert await ask_in_all_dialects(proxy) == dict.fromkeys(PATHS, told)
+            await at_rest(proxy)
+        await stack.enter_async_context(serving(Simulator(TWO), port=port))
         await is_served(proxy)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import re
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -15,9 +16,12 @@ import pytest
 
 from swapper_proxy.app import running
 from swapper_proxy.config import ClientKey, History, Keys, ManagementKey, Route, Server, Swapper, Upstream, digest
+from swapper_proxy.core.errors import ProxyError
+from swapper_proxy.web.endpoints import ENDPOINTS
+from swapper_proxy.web.keys import check_read_only
 from tests.e2e.conftest import Client, at_rest, busy, settings, until, waits
 from tests.e2e.test_openapi import SERVED, Description
-from tests.real.server import free_port
+from tests.real.server import OllamaServer, free_port
 
 ANN, BOB, OPERATOR, WATCHER = "sk-ann-1", "sk-bob-2", "sk-operator-3", "sk-watcher-4"
 MANAGEMENT = {
@@ -517,6 +521,18 @@ async def test_read_only(ollama: Client) -> None:
             assert (await proxy.generate("alpha"))[0] == 200
         assert b"delete" not in seen
         assert b"blobs" not in seen
+
+
+def test_read_only_knows_all_routes_of_ollama(ollama_server: OllamaServer) -> None:
+    """As it tells them in its log: each one asks or is refused."""
+    routes = re.findall(r"\[GIN-debug\] (\w+) +(/\S*) +-->", ollama_server.log.read_text())
+    if not routes:
+        pytest.skip("this build of Ollama does not tell its routes")
+    changing = {(m, p) for m, p in routes if m not in ("GET", "HEAD") and p not in (*ENDPOINTS, "/api/show")}
+    assert ("POST", "/api/pull") in changing
+    for _, path in changing:
+        with pytest.raises(ProxyError, match="models are not changed here"):
+            check_read_only(path)
 
 
 # Proxies in front

@@ -257,7 +257,13 @@ def test_routes_without_a_model_that_can_be_judged_are_closed(method: str, path:
             client(models=("x",)).check_route(method, path)
 
 
-@pytest.mark.parametrize("path", ["/api/pull", "/api/push", "/api/create", "/api/copy", "/api/delete", "/api/blobs/x"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/api/pull", "/api/push", "/api/create", "/api/copy", "/api/delete", "/api/blobs/x"),
+        *("/api/experimental/aliases", "/api/signout", "/api/user/keys/x"),
+    ],
+)
 def test_what_changes_models(path: str) -> None:
     with pytest.raises(ProxyError) as refused:
         keys.check_read_only(path)

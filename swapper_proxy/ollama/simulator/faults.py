@@ -17,7 +17,7 @@ from aiohttp import web
 _LENGTH = re.compile(rb"(?i)(\r\ncontent-length: )(\d+)")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 POLL_S = 0.003
-SURPLUS = 10  # bytes that are promised and do not come
+SURPLUS = 10  # bytes that are promised and do not come, or come and were not promised
 ANSWERING = ("/api/generate", "/api/chat", "/api/embed", "/api/embeddings", "/v1/")
 TOO_BUSY = b'{"error":"server busy, please try again.  maximum pending requests exceeded"}'
 
@@ -32,6 +32,7 @@ class Answers(Enum):
     SILENT = "nothing comes, and the connection stays open"
     SILENT_INSIDE = "nothing more comes from there on"
     TOO_SHORT = "the connection is closed with 10 bytes of the promised Content-Length still to come"
+    TOO_LONG = "10 bytes more come than the Content-Length promises"
     BYTEWISE = "one byte at a time"
     GARBAGE = "something that is no HTTP"
 
@@ -147,7 +148,8 @@ class Breaking:
                 self._transport.write(b"\x00\x01 this is no HTTP\r\n\r\n")
                 self._transport.close()
             case _:
-                self._transport.write(_LENGTH.sub(lambda m: m[1] + b"%d" % (int(m[2]) + SURPLUS), data))
+                more = -SURPLUS if self._answers is Answers.TOO_LONG else SURPLUS
+                self._transport.write(_LENGTH.sub(lambda m: m[1] + b"%d" % (int(m[2]) + more), data))
 
     def _break(self) -> None:
         if self._answers is Answers.RESET_INSIDE:
