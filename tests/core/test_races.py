@@ -199,9 +199,9 @@ def test_a_request_a_moment_after_the_time_to_live_waits_for_a_new_load(talk: Ta
 
 @pytest.mark.parametrize("stage", range(4))
 def test_a_new_configuration_in_mid_swap_loses_nobody_and_begins_nothing_anew(with_a: Talk, stage: int) -> None:
-    """While A drains, is unloaded, B is loaded, and after that."""
+    """While A drains, is unloaded, B is loaded, and after that.  One who was there before waits for A."""
     reload = ConfigChanged(Limits(max_queue=5), (Sighting(A, WIDE), Sighting(B, WIDE)))
-    with_a(3, Arrived(2, A))
+    with_a(3, Arrived(2, A), Arrived(5, A))
     with_a(4, Arrived(3, B), Arrived(4, B))
     said: list[Command] = []
     for number, event in enumerate((Tick(), Finished(2), Unloaded(A, 2), Loaded(B, 3))):
@@ -209,6 +209,9 @@ def test_a_new_configuration_in_mid_swap_loses_nobody_and_begins_nothing_anew(wi
         if number == stage:
             said += with_a(70.5 + number, reload)
     assert said == [StartUnload(A, 2), StartLoad(B, 3, 3), Grant(3), Grant(4)]
+    assert with_a(80, Finished(3), Finished(4)) == [StartUnload(B, 4)]
+    assert with_a(91, Unloaded(B, 4)) == [StartLoad(A, 5, 5)]
+    assert with_a(92, Loaded(A, 5)) == [Grant(5)]
 
 
 @pytest.mark.parametrize("grown", [False, True])

@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 
 import msgspec
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from swapper_proxy.web.body import Ambiguous, Fields, Malformed, WrongType
 from swapper_proxy.web.endpoints import ENDPOINTS, Intent, Unacceptable, read
+from swapper_proxy.web.intake import QUICK_BYTES, Intake
 
 
 def model_of(body: bytes) -> str:
@@ -157,3 +159,17 @@ def test_a_key_that_comes_twice_is_never_overlooked(fillers: int, spaced: bool) 
 def test_messages_of_the_wrong_type_unload_nothing() -> None:
     with pytest.raises(WrongType):
         read(ENDPOINTS["/api/chat"], Fields.read(b'{"model":"a","messages":"","keep_alive":0}'))
+
+
+async def test_what_takes_long_is_read_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    by, reading = [], Fields.read
+
+    def read_by(body: bytes) -> Fields:
+        by.append(threading.get_ident())
+        return reading(body)
+
+    monkeypatch.setattr(Fields, "read", read_by)
+    for size in (10, QUICK_BYTES):
+        fields = await Intake().fields(b'{"model":"' + b"a" * size + b'"}')
+        assert len(fields.get("model", str, "")) == size
+    assert [thread == threading.get_ident() for thread in by] == [True, False]
