@@ -138,16 +138,31 @@ async def test_nothing_is_cut_when_it_is_deleted_through_the_proxy(proxy: Client
     assert await ollama.resident() == []
 
 
-async def test_nothing_is_cut_when_it_is_deleted_behind_the_back(proxy: Client, ollama: Client) -> None:
-    async with proxy.stream("mine", 2000) as stream:
-        await stream.content.readline()
+async def test_what_answers_stays_when_it_is_deleted_behind_the_back(
+    proxy: Client, ollama: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, look = 0, watcher.Watcher.look
+
+    async def counted(self: watcher.Watcher) -> None:
+        nonlocal looks
+        await look(self)
+        looks += 1
+
+    monkeypatch.setattr(watcher.Watcher, "look", counted)
+    async with busy(proxy, "mine") as stream:
         behind = asyncio.create_task(proxy.generate("gamma"))
         await waits(proxy, 1)
         await delete(ollama, "made")
-        await is_in(proxy, "mine", "missing")
-        lines = (await stream.text()).splitlines()
-    assert json.loads(lines[-1])["eval_count"] == 2000
+        before = looks
+
+        async def is_noticed() -> bool:
+            return looks >= before + 3
+
+        await until(is_noticed)
+        assert await proxy.state("gamma") == "unloaded"  # it waits for the end of the answer
+        assert json.loads(await stream.content.readline())["done"] is False
     assert (await behind)[0] == 200
+    await is_in(proxy, "mine", "missing")
     await at_rest(proxy)
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from swapper_proxy.app import running
 from swapper_proxy.config import MaxWait, Model, Server
+from swapper_proxy.core.policy import Policy
 from tests.e2e.conftest import LIMIT_S, Client, at_rest, busy, configured, is_in, settings, waits
 from tests.e2e.test_fairness import acquainted
 from tests.e2e.test_faults import mortal  # noqa: F401 - a fixture
@@ -34,8 +35,11 @@ async def whole(stream: aiohttp.ClientResponse) -> int:
     return int(last["eval_count"])
 
 
-async def test_a_model_is_not_evicted_before_the_request_it_was_loaded_for(ollama: Client) -> None:
+async def test_a_model_is_not_evicted_before_the_request_it_was_loaded_for(
+    ollama: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever waits for the other two is overdue all the time."""
+    monkeypatch.setattr(Policy, "_contention_s", lambda _: 0.0)  # however many models are wanted
     async with configured(ollama, ONE_AT_A_TIME, max_wait=IMPATIENT) as proxy:
         await acquainted(proxy)
         before = await loads(proxy)

@@ -100,6 +100,7 @@ async def test_in_mid_load(start: Start, ollama: Client) -> None:
         process.terminate()
         assert (await asking)[0] == 503
         assert await ends(process) == 0
+    assert await ollama.resident() == ["slow:latest"]
     assert (await ollama.generate("slow"))[0] == 200
 
 
