@@ -92,7 +92,7 @@ class Connection(web.RequestHandler):
             self._head_bytes = 0
             if self._messages and not isinstance(self._messages[-1][0], RawRequestMessage):
                 self._broken()
-        elif self.is_idle or self._is_ahead():
+        elif data and (self.is_idle or self._is_ahead()):  # aiohttp also calls it with nothing, when it reads on
             self._head_bytes += len(data)
             if self._head_bytes > MOST_HEAD_BYTES:
                 self._refuse_head()
