@@ -93,6 +93,22 @@ async def test_what_takes_longer_than_the_grace_is_cut(start: Start, grace: floa
         assert await ends(process) == 0
 
 
+async def test_who_has_no_answer_yet_when_the_grace_is_over_is_told(start: Start) -> None:
+    async with start(grace=0.5) as (proxy, process):
+        body = {"model": "alpha", "messages": [{"role": "user", "content": "x"}], "max_tokens": 20_000}
+        asking = asyncio.create_task(proxy.session.post(f"{proxy.url}/v1/chat/completions", json=body))
+
+        async def is_answering() -> bool:
+            return bool((await proxy.status())["in_flight"])
+
+        await until(is_answering)
+        process.terminate()
+        async with await asking as refused:
+            assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
+            assert (await refused.json())["error"]["code"] == "shutting_down"
+        assert await ends(process) == 0
+
+
 async def test_the_rest_of_a_body_is_read(start: Start) -> None:
     told = asyncio.Event()
 
