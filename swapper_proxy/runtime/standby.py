@@ -33,6 +33,7 @@ class Standby:
         self._engine = engine
         self._staying: dict[str, Model] = {}  # by runner: what Ollama was told to keep
         self._want(settings)
+        self._missing = self._at_start
 
     def _want(self, settings: Settings) -> None:
         self._swapper = settings.swapper
@@ -42,7 +43,7 @@ class Standby:
         self._at_start = wanted if default is None or default in wanted else [*wanted, default]
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run(self._at_start))
+        self._task = asyncio.create_task(self._run())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -50,13 +51,18 @@ class Standby:
         await asyncio.gather(self._task, return_exceptions=True)
 
     async def configure(self, settings: Settings) -> None:
-        """Other settings hold from now on.  The pinned models are asked for; what was only for the start is not."""
+        """Other settings hold from now on.
+
+        The pinned models are asked for; what is only for a start as far as it was not loaded since the last one.
+        """
         await self.__aexit__()
         self._want(settings)
+        missing = self._missing if self._engine.reachable else self._at_start
+        self._missing = [name for name in self._at_start if name in missing or settings.models[name].pinned]
         staying = self._staying.items()
         gone = [model for runner, model in staying if not any(map(self._stays, self._catalog.serving(runner)))]
         await asyncio.gather(*map(self._let_go, gone))
-        self._task = asyncio.create_task(self._run(list(self._catalog.treatment.pinned)))
+        self._task = asyncio.create_task(self._run())
 
     async def pin(self, model: Model) -> None:
         """Load the model and keep it until the proxy starts again.  Raises Rejected: then it is not pinned."""
@@ -109,21 +115,22 @@ class Standby:
         except (UpstreamUnreachable, UpstreamRefused, TimeoutError) as error:
             log.warning("Ollama was not told how long to keep it: %s", error, extra={"model": model.name})
 
-    async def _run(self, wanted: list[str]) -> None:
+    async def _run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._load_wanted(wanted))
+            tasks.create_task(self._load_missing())
             tasks.create_task(self._keep_pinned())
             tasks.create_task(self._bring_back_the_default())
 
-    async def _load_wanted(self, wanted: list[str]) -> None:
+    async def _load_missing(self) -> None:
         """These now; and whenever Ollama starts, which may be after the proxy, what is to be there at the start."""
         while True:
             await self._engine.ollama.up.wait()
-            for name in wanted:
-                await self._load(name, Cause.PRELOAD)
+            while self._missing:
+                await self._load(self._missing[0], Cause.PRELOAD)
+                self._missing = self._missing[1:]
             await self._engine.ollama.down.wait()
             self._staying.clear()
-            wanted = self._at_start
+            self._missing = self._at_start
 
     async def _keep_pinned(self) -> None:
         """Ollama may have been away for a moment, or somebody unloaded one there."""

@@ -23,8 +23,9 @@ from swapper_proxy.runtime.engine import Engine
 from swapper_proxy.web.intake import Intake
 from tests.e2e.conftest import LIMIT_S, Client, at_rest, busy, is_in, until, waits
 from tests.e2e.process import served
+from tests.e2e.test_faults import mortal  # noqa: F401 - a fixture
 from tests.e2e.test_keep_alive import stays_for
-from tests.real.server import free_port
+from tests.real.server import OllamaServer, free_port
 
 TWO = {"alpha": {"path": "ollama:alpha", "size_gb": 1}, "beta": {"path": "ollama:beta", "size_gb": 1}}
 
@@ -164,6 +165,37 @@ async def test_what_is_only_for_the_start_is_not_loaded_again(proxy: Client, fil
     await reload(proxy)
     assert (await proxy.generate("alpha"))[0] == 200
     assert await loads(proxy) == 1
+
+
+async def test_what_is_for_the_start_is_still_loaded_during_the_start(
+    session: aiohttp.ClientSession, file: File
+) -> None:
+    lazy = {"path": "ollama:slow", "size_gb": 1, "preload": True}
+    file.write(models={**TWO, "lazy": lazy}, swapper={"default_model": "beta"})
+    async with reloadable(session, file) as proxy:
+        await is_in(proxy, "lazy", "loading")
+        await reload(proxy)
+        await is_in(proxy, "beta", "loaded")
+
+
+async def test_what_is_for_the_start_is_still_loaded_when_ollama_is_back(
+    session: aiohttp.ClientSession,
+    mortal: OllamaServer,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    file = File(tmp_path / "swapper.yaml", mortal.url)
+    file.write(models={**TWO, "beta": {**TWO["beta"], "preload": True}})
+    async with reloadable(session, file) as proxy:
+        await is_in(proxy, "beta", "loaded")
+        mortal.stop()
+
+        async def is_away() -> bool:
+            return (await proxy.get("/ready"))[0] == 503
+
+        await until(is_away)
+        await reload(proxy)
+        mortal.start()
+        await is_in(proxy, "beta", "loaded")
 
 
 async def test_routes_and_limits_of_the_door(proxy: Client, file: File) -> None:
