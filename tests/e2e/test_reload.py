@@ -410,6 +410,24 @@ async def test_a_key_that_is_no_more_reads_no_events(proxy: Client, file: File) 
         assert not events.content.at_eof()
 
 
+@pytest.mark.parametrize("kind", ["clients", "management"])
+@pytest.mark.parametrize("text", ["", "swapper: {max_queue: 7}"])
+async def test_the_last_key_does_not_go(proxy: Client, file: File, kind: str, text: str) -> None:
+    key = {"Authorization": "Bearer sk-one"}
+    file.write(keys={kind: {"one": {"key": "sk-one"}}})
+    assert (await proxy.post("/reload"))[0] == 200
+    path = "/api/tags" if kind == "clients" else "/status"
+    assert [(await proxy.get(path))[0], (await proxy.get(path, **key))[0]] == [401, 200]
+    file.path.write_text(text)
+    status, answer = await proxy.post("/reload", **key)
+    assert (status, answer["error"]["code"]) == (400, "invalid_config")
+    assert f"keys.{kind}: there are none any more" in answer["error"]["message"]
+    assert (await proxy.get(path))[0] == 401
+    file.write(keys={kind: {"two": {"key": "sk-two"}}})
+    assert (await proxy.post("/reload", **key))[0] == 200
+    assert (await proxy.get(path, **key))[0] == 401
+
+
 async def test_the_grace_at_the_end(session: aiohttp.ClientSession, file: File) -> None:
     file.write(server={"shutdown_grace": 3600})
     async with contextlib.AsyncExitStack() as streams:
