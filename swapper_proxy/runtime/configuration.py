@@ -73,7 +73,7 @@ class Configuration:
 
 
 def _check_door(in_force: Settings, read: Settings) -> None:
-    """A file that is emptied, half written, or read twice though a pipe, says nothing of keys.  Raises ConfigError."""
+    """A file that is emptied, half written, or a pipe that is read again, says nothing of keys.  Raises ConfigError."""
     for kind in ("clients", "management"):
         if getattr(in_force.keys, kind) and not getattr(read.keys, kind):
             raise ConfigError(f"{read.source}: keys.{kind}: there are none any more, which takes a restart")
