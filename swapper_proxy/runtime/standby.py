@@ -59,9 +59,7 @@ class Standby:
         self._want(settings)
         missing = self._missing if self._engine.reachable else self._at_start
         self._missing = [name for name in self._at_start if name in missing or settings.models[name].pinned]
-        staying = self._staying.items()
-        gone = [model for runner, model in staying if not any(map(self._stays, self._catalog.serving(runner)))]
-        await asyncio.gather(*map(self._let_go, gone))
+        await self._let_go_of_others()
         self._task = asyncio.create_task(self._run())
 
     async def pin(self, model: Model) -> None:
@@ -69,11 +67,10 @@ class Standby:
         was_pinned = self._catalog.is_pinned(model)
         self._pin(model, True)
         try:
-            await self._engine.load(model)
+            await self._load_to_stay(model, Priority.HIGH, Cause.MANUAL)
         except Rejected:
             self._pin(model, was_pinned)
             raise
-        await self._have_it_stay(model)
 
     async def unpin(self, model: Model) -> None:
         """It may go again, when another needs its room or a time to live is over."""
@@ -90,6 +87,13 @@ class Standby:
         staying = {model.runner: model for serving in there for model in serving if self._stays(model)}
         await asyncio.gather(*map(self._let_go, (self._staying | staying).values()))
 
+    async def _load_to_stay(self, model: Model, priority: Priority, cause: Cause) -> None:
+        """Raises Rejected.  With the load Ollama is told to keep it: that counts also if nobody waits for its end."""
+        if self._stays(model) and not self._engine.holds(model.runner):
+            self._staying[model.runner] = model
+        await self._engine.load(model, priority, cause)
+        await self._have_it_stay(model)
+
     async def _have_it_stay(self, model: Model) -> None:
         """Unless Ollama was told so: what was there before the proxy, or before the pin, has a time to live."""
         if self._stays(model) and model.runner not in self._staying:
@@ -99,21 +103,30 @@ class Standby:
     def _stays(self, model: Model) -> bool:
         return self._catalog.is_pinned(model) or self._catalog.treatment.comes_back(model)
 
+    async def _let_go_of_others(self) -> None:
+        """Of what was told to stay and need not any more."""
+        staying = self._staying.items()
+        gone = [model for runner, model in staying if not any(map(self._stays, self._catalog.serving(runner)))]
+        await asyncio.gather(*map(self._let_go, gone))
+
     async def _let_go(self, model: Model) -> None:
-        self._staying.pop(model.runner, None)
+        """Later, if it is on its way in."""
         keep_alive, _ = divided(self._catalog.treatment.usual_keep_alive(model))
-        await self._keep(model, OLLAMA_KEEP_ALIVE if keep_alive is None else keep_alive)
+        if await self._keep(model, OLLAMA_KEEP_ALIVE if keep_alive is None else keep_alive):
+            self._staying.pop(model.runner, None)
 
     def _pin(self, model: Model, pinned: bool) -> None:
         self._catalog.pin(model, pinned)
         self._engine.treat_afresh()
 
-    async def _keep(self, model: Model, keep_alive: KeepAlive) -> None:
+    async def _keep(self, model: Model, keep_alive: KeepAlive) -> bool:
+        """Whether that is done with: also if it failed."""
         try:
             async with asyncio.timeout(KEEP_TIMEOUT_S):
-                await self._engine.keep(model, keep_alive)
+                return await self._engine.keep(model, keep_alive)
         except (UpstreamUnreachable, UpstreamRefused, TimeoutError) as error:
             log.warning("Ollama was not told how long to keep it: %s", error, extra={"model": model.name})
+            return True
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -139,6 +152,7 @@ class Standby:
             await asyncio.sleep(pause_s)
             await self._engine.ollama.up.wait()
             there = [await self._load(name, Cause.PRELOAD) for name in self._catalog.treatment.pinned]
+            await self._let_go_of_others()
             pause_s = KEEP_FIRST_S if all(there) else min(2 * pause_s, KEEP_MOST_S)
 
     async def _bring_back_the_default(self) -> None:
@@ -160,8 +174,8 @@ class Standby:
         try:
             model = await self._catalog.resolve(name)
             if model is not None and not self._engine.is_resident(model):
-                await self._engine.load(model, Priority.LOW, cause)
-            if model is not None:
+                await self._load_to_stay(model, Priority.LOW, cause)
+            elif model is not None:
                 await self._have_it_stay(model)
             why = "" if model else "Ollama does not have it"
         except (UpstreamUnreachable, UpstreamRefused, Rejected) as error:

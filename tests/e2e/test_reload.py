@@ -19,6 +19,7 @@ from swapper_proxy import config
 from swapper_proxy.app import running
 from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.core.types import Limits
+from swapper_proxy.runtime import standby
 from swapper_proxy.runtime.engine import Engine
 from swapper_proxy.web.intake import Intake
 from tests.e2e.conftest import LIMIT_S, Client, at_rest, busy, is_in, until, waits
@@ -157,6 +158,25 @@ async def test_pins_come_and_go(proxy: Client, ollama: Client, file: File) -> No
     await reload(proxy)
     assert await stays_for(ollama) <= 300
     assert (await proxy.generate("alpha"))[0] == 200
+
+
+async def test_a_pin_that_goes_in_mid_load(
+    session: aiohttp.ClientSession, ollama: Client, file: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ollama was told to keep it for ever."""
+    monkeypatch.setattr(standby, "KEEP_FIRST_S", 0.1)
+    lazy = {"path": "ollama:slow", "size_gb": 1}
+    file.write(models={"lazy": {**lazy, "pinned": True}})
+    async with reloadable(session, file) as proxy:
+        await is_in(proxy, "lazy", "loading")
+        file.write(models={"lazy": lazy})
+        await reload(proxy)
+        await is_in(proxy, "lazy", "loaded")
+
+        async def may_go() -> bool:
+            return await stays_for(ollama) <= 300
+
+        await until(may_go)
 
 
 async def test_what_is_only_for_the_start_is_not_loaded_again(proxy: Client, file: File) -> None:
