@@ -256,8 +256,12 @@ async def test_what_is_broken_changes_nothing(proxy: Client, file: File, broken:
 
 async def test_what_needs_a_restart_says_so(proxy: Client, file: File) -> None:
     before = (await proxy.get("/config"))[1]
-    file.write(server={"port": 1, "host": "localhost"}, upstream={"url": "http://127.0.0.1:2", "connect_timeout": 3})
-    await reload(proxy, "server.host", "server.port", "upstream.url", "upstream.connect_timeout")
+    file.write(
+        server={"port": 1, "host": "localhost"},
+        upstream={"url": "http://127.0.0.1:2", "connect_timeout": 3},
+        history={"path": str(file.path.parent / "elsewhere")},
+    )
+    await reload(proxy, "server.host", "server.port", "upstream.url", "upstream.connect_timeout", "history.path")
     assert (await proxy.get("/config"))[1] == before
     assert (await proxy.generate("alpha"))[0] == 200
     file.write()
