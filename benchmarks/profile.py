@@ -7,7 +7,8 @@ allowed to: as root, or with `kernel.yama.ptrace_scope` 0.  Each sample counts o
 frame belongs to which belongs to any.
 
 py-spy also sees a process that waits for a CPU, and that is mostly after a system call that woke another.  So the share
-of the kernel is taken from /proc, of a run that nobody looks into, and the samples in system calls do not count.
+of the kernel is taken from /proc, of a run that nobody looks into, and the samples in system calls do not count.  Nor
+do those of threads that wait for a lock.
 `--code` is another checkout to run.  The tables are Markdown.
 """
 
@@ -34,13 +35,15 @@ PARTS = {  # the first that matches a frame, such as `relay (swapper_proxy/web/r
     "reading the request": r"\(swapper_proxy/(web/(intake|decoding|body|endpoints|form|routing|terms)|core/names)\.py",
     "scheduler: decisions": r"\(swapper_proxy/core/",
     "scheduler: engine": r"\(swapper_proxy/runtime/(engine|lease)\.py",
-    "metrics and counting": r"\(swapper_proxy/(observe/|(web/(counting|usage)|runtime/ledger)\.py)",
+    "metrics and counting": r"\(swapper_proxy/(observe/|(web/(counting|usage|broadcast)|runtime/ledger)\.py)",
+    "history": r"\(swapper_proxy/storage/",
     "relaying": r"\(swapper_proxy/web/(relay|exchange|headers|proxy|front)\.py",
     "connection to Ollama": r"\((swapper_proxy/ollama/|aiohttp/(client|connector))",
     REST: r"\(swapper_proxy/",
     "aiohttp's server": r"\(aiohttp/web",
     "event loop": r"\((uvloop/|loop\.c|asyncio/runners|_asynciomodule\.c)",
 }
+WAITING = ("PyThread_acquire_lock", "take_gil")
 FIRST = 15  # functions
 REPEATED = 3  # runs, for a share that is exact to about 2 %
 Shares = dict[str, float]
@@ -63,11 +66,11 @@ def functions(raw: Iterable[str], kernel: float) -> Shares:
 
 
 def _stacks(raw: Iterable[str]) -> Iterable[tuple[list[str], int]]:
-    """Innermost first, without those in system calls."""
+    """Innermost first, without those in system calls and of threads that wait."""
     for line in raw:
         stack, _, times = line.rpartition(" ")
         frames = stack.split(";")[::-1]
-        if _part(frames[0]) != KERNEL:
+        if _part(frames[0]) != KERNEL and not any(frame.startswith(WAITING) for frame in frames):
             yield frames, int(times)
 
 

@@ -6,8 +6,8 @@ Every request has an id, which the simulated Ollama puts into the head of its an
 carry the id of its own request, be whole or visibly broken, and no id may be answered whole more often than once.
 Clients ask for one of several models, for JSON or a stream, by several routes; some leave in mid-answer, some send what
 nobody can read.  Meanwhile loads are slow or fail, answers break, lists lie.  At the end nothing may be in flight or
-waited for, memory and open files have to be where they were in the middle, the log must hold no traceback, and the
-proxy must end by itself when it is told to.
+waited for and no connection left, memory and open files have to be where they were in the middle, the log must hold no
+traceback, and the proxy must end by itself when it is told to.
 """
 
 import argparse
@@ -73,6 +73,8 @@ TROUBLES: tuple[dict[str, Any], ...] = (
     *({"answers": answers, "share": 0.05} for answers in (Answers.RESET, Answers.RESET_INSIDE, Answers.CLOSED_INSIDE)),
     *({"answers": answers, "share": 0.05} for answers in (Answers.TOO_SHORT, Answers.BYTEWISE, Answers.GARBAGE)),
 )
+# States of a connection in /proc/net/tcp: established, and left by the client only.
+ALIVE = ("01", "08")
 # What clients do, and how often.
 KINDS = {"whole": 40, "stream": 30, "embed": 12, "look": 10, "leave": 5, "junk": 3}
 STEADY = 0.97  # of the requests are for the client's own model
@@ -293,6 +295,20 @@ async def rest(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
             await asyncio.sleep(0.2)
 
 
+async def connected(port: int) -> int:
+    """How many connections the process that listens there has from clients, once these have had a while to end."""
+    for _ in range(50):
+        if not alive(port):
+            break
+        await asyncio.sleep(0.2)
+    return alive(port)
+
+
+def alive(port: int) -> int:
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(int(fields[1].partition(":")[2], 16) == port and fields[3] in ALIVE for fields in lines)
+
+
 async def mended(session: aiohttp.ClientSession, url: str, upstream: Process | None) -> None:
     """No more trouble, and nothing under way."""
     if upstream is not None:
@@ -323,6 +339,7 @@ async def soaked(proxy: Process, upstream: Process | None, given: argparse.Names
         "refused_when_all_was_well_again": refused,
         "in_flight": status["in_flight"],
         "waiting": status["waiting"],
+        "connections": await connected(proxy.port),
         "memory_kb": [sample.kb for sample in samples[:: max(1, len(samples) // 20)]],
         "files": [sample.files for sample in samples[:: max(1, len(samples) // 20)]],
         "memory_flat": flat([sample.kb for sample in samples], 0),
@@ -359,7 +376,7 @@ def real_ollama(folder: Path) -> Iterator[int]:
 
 def problems(found: dict[str, Any]) -> list[str]:
     """What is not as it should be; none if all is well."""
-    zero = ("wrong", "refused_when_all_was_well_again", "in_flight", "waiting", "in_the_log")
+    zero = ("wrong", "refused_when_all_was_well_again", "in_flight", "waiting", "connections", "in_the_log")
     wrong = [f"{name}: {found[name]}" for name in zero if found[name]]
     wrong += [f"{name}: {found[name]}" for name in ("memory_flat", "files_flat") if not found[name]]
     if found["exit_code"] != 0:

@@ -90,6 +90,7 @@ RAW = [
     f"{LOOP};epoll_pwait (libc.so.6) 40",
     f"{HANDLE} 2",
     f"{HANDLE};Connection.ask (swapper_proxy/ollama/connection.py:134);writev (libc.so.6) 60",
+    "_write_all (swapper_proxy/storage/history.py:220);PyThread_acquire_lock_timed (python.so);0x7f (libc) 50",
     f"{HANDLE};Ledger.count (swapper_proxy/runtime/ledger.py:83);Counter.inc (prometheus_client/metrics.py:340) 3",
     f"{HANDLE};Ledger.count (swapper_proxy/runtime/ledger.py:84);gc_collect_main (gc.c:1);traverse (x.c:2) 4",
 ]

@@ -52,6 +52,7 @@ class Configuration:
             before = self.settings
             try:
                 read = await asyncio.to_thread(self._read)
+                _check_door(before, read)
                 self.settings = _with_fixed(read, before)
                 await use(self.settings)
             except ConfigError as error:
@@ -69,6 +70,13 @@ class Configuration:
             log.warning("a change of %s needs a restart", path)
         for warning in warnings(self.settings):
             log.warning(warning)
+
+
+def _check_door(in_force: Settings, read: Settings) -> None:
+    """A file that is emptied, half written, or a pipe that is read again, says nothing of keys.  Raises ConfigError."""
+    for kind in ("clients", "management"):
+        if getattr(in_force.keys, kind) and not getattr(read.keys, kind):
+            raise ConfigError(f"{read.source}: keys.{kind}: there are none any more, which takes a restart")
 
 
 def _differing(first: Settings, read: Settings) -> Iterator[tuple[str, str]]:

@@ -155,15 +155,18 @@ class Engine:
         event = UnloadRequested(next(self._ids), model.runner)
         await self._answered(event, Ticket(self._loop.create_future(), model))
 
-    async def keep(self, model: Model, keep_alive: KeepAlive) -> None:
-        """Have Ollama keep the model, which is in memory, so long.
+    async def keep(self, model: Model, keep_alive: KeepAlive) -> bool:
+        """Have Ollama keep the model so long, if it is in memory; False if it is on its way in or out.
 
         Raises UpstreamRefused, UpstreamUnreachable.
         """
         occupant = self._scheduler.host.occupant(model.runner)
-        if occupant is not None and not occupant.in_transition:
-            spec = self._catalog.treatment.load_spec(model, dict(occupant.key.options), keep_alive)
-            await self._control.load(spec)
+        if occupant is None:
+            return True
+        if occupant.in_transition:
+            return False
+        await self._control.load(self._catalog.treatment.load_spec(model, dict(occupant.key.options), keep_alive))
+        return True
 
     async def back(self, within_s: float) -> bool:
         """Whether Ollama, which is away, is there again within that time.  Raises Rejected.

@@ -97,7 +97,7 @@ class Running:
     digest: str = ""
 
 
-class Usage(msgspec.Struct, frozen=True):
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """What an answer says at its end: tokens, and seconds that Ollama took to load the model for it and to generate."""
 
     prompt_tokens: int = 0
@@ -106,7 +106,7 @@ class Usage(msgspec.Struct, frozen=True):
     generation_s: float = 0.0
 
 
-class RequestRecord(msgspec.Struct, frozen=True):
+class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     """One inference request that was handed to Ollama and is over.
 
     `time` is that of its end, in seconds since the epoch; `endpoint` as in swapper_model_requests_total; all else that

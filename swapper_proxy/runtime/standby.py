@@ -33,6 +33,7 @@ class Standby:
         self._engine = engine
         self._staying: dict[str, Model] = {}  # by runner: what Ollama was told to keep
         self._want(settings)
+        self._missing = self._at_start
 
     def _want(self, settings: Settings) -> None:
         self._swapper = settings.swapper
@@ -42,7 +43,7 @@ class Standby:
         self._at_start = wanted if default is None or default in wanted else [*wanted, default]
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run(self._at_start))
+        self._task = asyncio.create_task(self._run())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -50,24 +51,26 @@ class Standby:
         await asyncio.gather(self._task, return_exceptions=True)
 
     async def configure(self, settings: Settings) -> None:
-        """Other settings hold from now on.  The pinned models are asked for; what was only for the start is not."""
+        """Other settings hold from now on.
+
+        The pinned models are asked for; what is only for a start as far as it was not loaded since the last one.
+        """
         await self.__aexit__()
         self._want(settings)
-        staying = self._staying.items()
-        gone = [model for runner, model in staying if not any(map(self._stays, self._catalog.serving(runner)))]
-        await asyncio.gather(*map(self._let_go, gone))
-        self._task = asyncio.create_task(self._run(list(self._catalog.treatment.pinned)))
+        missing = self._missing if self._engine.reachable else self._at_start
+        self._missing = [name for name in self._at_start if name in missing or settings.models[name].pinned]
+        await self._let_go_of_others()
+        self._task = asyncio.create_task(self._run())
 
     async def pin(self, model: Model) -> None:
         """Load the model and keep it until the proxy starts again.  Raises Rejected: then it is not pinned."""
         was_pinned = self._catalog.is_pinned(model)
         self._pin(model, True)
         try:
-            await self._engine.load(model)
+            await self._load_to_stay(model, Priority.HIGH, Cause.MANUAL)
         except Rejected:
             self._pin(model, was_pinned)
             raise
-        await self._have_it_stay(model)
 
     async def unpin(self, model: Model) -> None:
         """It may go again, when another needs its room or a time to live is over."""
@@ -84,6 +87,13 @@ class Standby:
         staying = {model.runner: model for serving in there for model in serving if self._stays(model)}
         await asyncio.gather(*map(self._let_go, (self._staying | staying).values()))
 
+    async def _load_to_stay(self, model: Model, priority: Priority, cause: Cause) -> None:
+        """Raises Rejected.  With the load Ollama is told to keep it: that counts also if nobody waits for its end."""
+        if self._stays(model) and not self._engine.holds(model.runner):
+            self._staying[model.runner] = model
+        await self._engine.load(model, priority, cause)
+        await self._have_it_stay(model)
+
     async def _have_it_stay(self, model: Model) -> None:
         """Unless Ollama was told so: what was there before the proxy, or before the pin, has a time to live."""
         if self._stays(model) and model.runner not in self._staying:
@@ -93,37 +103,47 @@ class Standby:
     def _stays(self, model: Model) -> bool:
         return self._catalog.is_pinned(model) or self._catalog.treatment.comes_back(model)
 
+    async def _let_go_of_others(self) -> None:
+        """Of what was told to stay and need not any more."""
+        staying = self._staying.items()
+        gone = [model for runner, model in staying if not any(map(self._stays, self._catalog.serving(runner)))]
+        await asyncio.gather(*map(self._let_go, gone))
+
     async def _let_go(self, model: Model) -> None:
-        self._staying.pop(model.runner, None)
+        """Later, if it is on its way in."""
         keep_alive, _ = divided(self._catalog.treatment.usual_keep_alive(model))
-        await self._keep(model, OLLAMA_KEEP_ALIVE if keep_alive is None else keep_alive)
+        if await self._keep(model, OLLAMA_KEEP_ALIVE if keep_alive is None else keep_alive):
+            self._staying.pop(model.runner, None)
 
     def _pin(self, model: Model, pinned: bool) -> None:
         self._catalog.pin(model, pinned)
         self._engine.treat_afresh()
 
-    async def _keep(self, model: Model, keep_alive: KeepAlive) -> None:
+    async def _keep(self, model: Model, keep_alive: KeepAlive) -> bool:
+        """Whether that is done with: also if it failed."""
         try:
             async with asyncio.timeout(KEEP_TIMEOUT_S):
-                await self._engine.keep(model, keep_alive)
+                return await self._engine.keep(model, keep_alive)
         except (UpstreamUnreachable, UpstreamRefused, TimeoutError) as error:
             log.warning("Ollama was not told how long to keep it: %s", error, extra={"model": model.name})
+            return True
 
-    async def _run(self, wanted: list[str]) -> None:
+    async def _run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._load_wanted(wanted))
+            tasks.create_task(self._load_missing())
             tasks.create_task(self._keep_pinned())
             tasks.create_task(self._bring_back_the_default())
 
-    async def _load_wanted(self, wanted: list[str]) -> None:
+    async def _load_missing(self) -> None:
         """These now; and whenever Ollama starts, which may be after the proxy, what is to be there at the start."""
         while True:
             await self._engine.ollama.up.wait()
-            for name in wanted:
-                await self._load(name, Cause.PRELOAD)
+            while self._missing:
+                await self._load(self._missing[0], Cause.PRELOAD)
+                self._missing = self._missing[1:]
             await self._engine.ollama.down.wait()
             self._staying.clear()
-            wanted = self._at_start
+            self._missing = self._at_start
 
     async def _keep_pinned(self) -> None:
         """Ollama may have been away for a moment, or somebody unloaded one there."""
@@ -132,6 +152,7 @@ class Standby:
             await asyncio.sleep(pause_s)
             await self._engine.ollama.up.wait()
             there = [await self._load(name, Cause.PRELOAD) for name in self._catalog.treatment.pinned]
+            await self._let_go_of_others()
             pause_s = KEEP_FIRST_S if all(there) else min(2 * pause_s, KEEP_MOST_S)
 
     async def _bring_back_the_default(self) -> None:
@@ -153,8 +174,8 @@ class Standby:
         try:
             model = await self._catalog.resolve(name)
             if model is not None and not self._engine.is_resident(model):
-                await self._engine.load(model, Priority.LOW, cause)
-            if model is not None:
+                await self._load_to_stay(model, Priority.LOW, cause)
+            elif model is not None:
                 await self._have_it_stay(model)
             why = "" if model else "Ollama does not have it"
         except (UpstreamUnreachable, UpstreamRefused, Rejected) as error:

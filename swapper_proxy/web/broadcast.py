@@ -37,7 +37,7 @@ def event(kind: str, data: object, id_: str = "") -> bytes:
     return b"%b%b\n\n" % (head.encode(), msgspec.json.encode(data))
 
 
-class Kept(msgspec.Struct):
+class Kept(msgspec.Struct, gc=False):
     """One record; `wire` is made when somebody wants it."""
 
     number: int

@@ -1,5 +1,6 @@
 """The door: foreign web pages are kept out, the proxy's own API and what is meant for Ollama are told apart."""
 
+import asyncio
 import contextlib
 import ipaddress
 import logging
@@ -9,7 +10,8 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from swapper_proxy import config
-from swapper_proxy.core.errors import ProxyError
+from swapper_proxy.core.errors import ProxyError, Rejected, Rejection
+from swapper_proxy.runtime.engine import RETRY_S
 from swapper_proxy.runtime.ports import Header
 from swapper_proxy.web.dialects import Dialect, dialect_of, rendered
 from swapper_proxy.web.exchange import Exchange
@@ -53,6 +55,29 @@ class Front:
         allowed = not origin or self._is_allowed(request, origin)
         exchange = Exchange(request, _cors(request, origin) if origin and allowed else [], self._server.write_timeout)
         managed = is_management(exchange.path)
+        if self._lets_in(exchange, origin, allowed, managed):
+            try:
+                await (self._management if managed else self._proxy).handle(exchange)
+            except asyncio.CancelledError:
+                if not exchange.status:  # if its client is still there, the proxy ends and waits no longer
+                    _tell(exchange, Rejected(Rejection.SHUTTING_DOWN, RETRY_S))
+                raise
+            except ConnectionError:
+                exchange.break_off()  # the client left: nobody is there to be told
+            except Exception:
+                log.exception("a request failed")
+                if exchange.status:
+                    exchange.break_off()
+                else:
+                    _refuse(exchange, 500, "internal_error", "internal error; see the proxy's log")
+        if exchange.is_full:
+            with contextlib.suppress(ConnectionError):  # it left
+                await exchange.room()  # before the next request of a client that sends them without reading
+        return exchange
+
+    def _lets_in(self, exchange: Exchange, origin: str, allowed: bool, managed: bool) -> bool:
+        """What is not let in is answered."""
+        request = exchange.request
         if not allowed:
             _refuse(exchange, 403, "origin_not_allowed", "pages of this origin are not allowed; see cors_origins")
         elif request.method == "CONNECT" or not exchange.target.startswith("/"):
@@ -67,20 +92,8 @@ class Front:
         ):
             _refuse(exchange, 403, "host_not_allowed", "this Host is not allowed; see allowed_hosts")
         else:
-            try:
-                await (self._management if managed else self._proxy).handle(exchange)
-            except ConnectionError:
-                exchange.break_off()  # the client left: nobody is there to be told
-            except Exception:
-                log.exception("a request failed")
-                if exchange.status:
-                    exchange.break_off()
-                else:
-                    _refuse(exchange, 500, "internal_error", "internal error; see the proxy's log")
-        if exchange.is_full:
-            with contextlib.suppress(ConnectionError):  # it left
-                await exchange.room()  # before the next request of a client that sends them without reading
-        return exchange
+            return True
+        return False
 
     def _is_allowed(self, request: web.BaseRequest, origin: str) -> bool:
         """The proxy's own pages, under a name that no foreign name server can point here, and the listed ones."""
@@ -108,8 +121,12 @@ class Front:
 
 
 def _refuse(exchange: Exchange, status: int, code: str, message: str) -> None:
+    _tell(exchange, ProxyError(status, code, message))
+
+
+def _tell(exchange: Exchange, error: ProxyError) -> None:
     dialect = Dialect.MANAGEMENT if is_management(exchange.path) else dialect_of(exchange.path)
-    exchange.answer(*rendered(ProxyError(status, code, message), dialect))
+    exchange.answer(*rendered(error, dialect))
 
 
 def _cors(request: web.BaseRequest, origin: str) -> list[Header]:

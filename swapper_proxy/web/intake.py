@@ -33,12 +33,12 @@ class Intake:
 
     async def read(self, request: web.BaseRequest, held: "_Reading") -> bytes:
         """The body, decoded."""
-        _check_framing(request)
+        length = _checked_length(request)
         limit = self._server.max_body_bytes
         encoding = request.headers.get("Content-Encoding", "").strip().lower() or "identity"
         if encoding != "identity" and encoding not in DECODERS:
             raise ProxyError(415, "content_encoding", "a request body may be encoded with zstd or gzip, nothing else")
-        if (request.content_length or 0) > limit:
+        if length > limit:
             raise too_large(limit)
         if encoding == "identity" and _is_at_hand(request.content):
             body = request.content.read_nowait()
@@ -58,7 +58,7 @@ class Intake:
 
     def streamed(self, request: web.BaseRequest) -> Body:
         """The body as it comes, of any size, never in memory as a whole.  Raises ProxyError: 400; later 400, 408."""
-        _check_framing(request)
+        _checked_length(request)
         return self._pieces(request) if request.can_read_body else ()
 
     async def _pieces(self, request: web.BaseRequest) -> AsyncIterator[bytes]:
@@ -93,13 +93,18 @@ class Intake:
             raise ProxyError(503, "buffers_full", "too many large requests at once, please try again later", 1.0)
 
 
-def _check_framing(request: web.BaseRequest) -> None:
-    """Raises ProxyError (400) where the HTTP parser is more lenient than Ollama."""
+def _checked_length(request: web.BaseRequest) -> int:
+    """The Content-Length, 0 if there is none.
+
+    Raises ProxyError (400) where the HTTP parser is more lenient than Ollama.
+    """
     coding = request.headers.get("Transfer-Encoding")
     if coding is not None and coding.strip().lower() != "chunked":
         raise ProxyError(400, "malformed", "a request body may be sent in chunks, under no other Transfer-Encoding")
-    if (request.content_length or 0) > MOST_LENGTH:
+    length = request.content_length or 0
+    if length > MOST_LENGTH:
         raise ProxyError(400, "malformed", "the Content-Length is no length")
+    return length
 
 
 def _is_at_hand(content: StreamReader) -> bool:

@@ -123,7 +123,7 @@ class Client:
         if not self._patterns or not _NAME.fullmatch(ollama_name):
             return False
         spellings = [s for name in (ollama_name, *others) for s in (name, name.removesuffix(_LATEST))]
-        return any(fnmatchcase(spelling, pattern) for spelling in spellings for pattern in self._patterns)
+        return any(_fits(spelling, pattern) for spelling in spellings for pattern in self._patterns)
 
     def capped(self, priority: Priority) -> Priority:
         """The highest that it may have, up to this one."""
@@ -231,6 +231,11 @@ def _digest(key_sha256: str | None) -> bytes:
 
 def _is_pattern(model: str) -> bool:
     return not {"*", "?", "["}.isdisjoint(model)
+
+
+def _fits(spelling: str, pattern: str) -> bool:
+    """Part by part: anybody may call a namespace, or a registry, so that `llama*` fits the beginning."""
+    return spelling.count("/") == pattern.count("/") and fnmatchcase(spelling, pattern)
 
 
 def _without_defaults(pattern: str) -> str:

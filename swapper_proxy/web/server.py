@@ -25,6 +25,8 @@ MOST_HEADERS = 1000
 MOST_HEAD_BYTES = 256 * 1024
 # Requests that a client may send ahead of the answer before the one that it waits for: they are in memory.
 MOST_AHEAD = 2
+# At the end of the grace a request is cancelled; so long it may take to notice.
+LAST_S = 1.0
 # When there are too many connections, this part of the bound is closed at once: the idle ones are looked for seldom.
 SHED = 64
 
@@ -65,16 +67,23 @@ class Server(web.Server):
             connection.force_close()
         return bool(idle)
 
+    def pre_shutdown(self) -> None:
+        """No request is taken any more."""
+        for made in list(self._connections):
+            if isinstance(made, Connection):
+                made.take_no_more()
+
 
 class Connection(web.RequestHandler):
     """One connection of a client."""
 
-    __slots__ = ("_head_bytes",)
+    __slots__ = ("_head_bytes", "_is_last")
 
     def __init__(self, manager: Server, *, loop: asyncio.AbstractEventLoop, **more: Any) -> None:
         super().__init__(manager, loop=loop, **more)
         self._max_msg_queue_size, self._msg_queue_resume_size = MOST_AHEAD, 0
         self._head_bytes = 0  # of a head that is not complete
+        self._is_last = False  # the request that is under way
 
     @property
     def is_idle(self) -> bool:
@@ -92,10 +101,26 @@ class Connection(web.RequestHandler):
             self._head_bytes = 0
             if self._messages and not isinstance(self._messages[-1][0], RawRequestMessage):
                 self._broken()
-        elif self.is_idle or self._is_ahead():
+        elif data and (self.is_idle or self._is_ahead()):  # aiohttp also calls it with nothing, when it reads on
             self._head_bytes += len(data)
             if self._head_bytes > MOST_HEAD_BYTES:
                 self._refuse_head()
+        if self._is_last:
+            self.take_no_more()
+
+    def take_no_more(self) -> None:
+        """No request after those that are known; the rest of a body may still come, which aiohttp would not read."""
+        body = self._latest_body()
+        self._is_last = body is not None and not body.is_eof()
+        if not self._is_last:
+            self.close()
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - aiohttp's own
+        """What is under way may end so long.  aiohttp would wait for it twice, and for ever where it is 0."""
+        if (task := self._task_handler) is not None:
+            await asyncio.wait([task], timeout=timeout)
+            task.cancel()
+        await super().shutdown(LAST_S)
 
     def _is_ahead(self) -> bool:
         """Whether what comes now belongs to the request after those that are known."""

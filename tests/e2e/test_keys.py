@@ -20,6 +20,7 @@ from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.web.endpoints import ENDPOINTS
 from swapper_proxy.web.keys import check_read_only
 from tests.e2e.conftest import Client, at_rest, busy, settings, until, waits
+from tests.e2e.process import served
 from tests.e2e.test_openapi import SERVED, Description
 from tests.real.server import OllamaServer, free_port
 
@@ -420,6 +421,23 @@ async def test_who_leaves_makes_room(ollama: Client) -> None:
         assert (await proxy.generate("beta"))[0] == 200
 
 
+async def test_one_clients_many_requests_do_not_stand_before_anothers_first(ollama: Client) -> None:
+    async with keyed(ollama, swapper=Swapper(parallel=1)) as proxy:
+        order: list[str] = []
+
+        async def ask(name: str, key: str) -> None:
+            assert (await proxy.of(key).generate("alpha", 1))[0] == 200
+            order.append(name)
+
+        asking = []
+        async with busy(proxy.of(BOB), "alpha"):
+            for name, key in (*(("ann", ANN) for _ in range(6)), ("bob", BOB)):
+                asking.append(asyncio.ensure_future(ask(name, key)))
+                await waits(proxy, len(asking))
+        await asyncio.gather(*asking)
+        assert order.index("bob") <= 1
+
+
 async def test_requests_in_a_minute(ollama: Client) -> None:
     async with keyed(ollama, {"per_minute": 2}) as proxy:
         assert [(await proxy.get("/api/version"))[0] for _ in range(3)] == [200, 200, 429]
@@ -574,6 +592,15 @@ async def command(*arguments: str, **environ: str) -> tuple[int, str]:
     )
     told, _ = await process.communicate()
     return process.returncode or 0, told.decode()
+
+
+async def test_what_may_surprise_is_logged_at_the_start(ollama: Client, tmp_path: Path) -> None:
+    file = tmp_path / "swapper.yaml"
+    file.write_text(f"history: off\nkeys: {{clients: {{ann: {{key: {ANN}}}}}}}\n")
+    async with served(ollama.session, ollama.url, tmp_path, "--config", str(file)):
+        log = (tmp_path / "serve.log").read_text()
+    assert "WARNING keys.management: there are none" in log
+    assert ANN not in log
 
 
 async def test_the_command_line_sends_a_key(ollama: Client, tmp_path: Path) -> None:

@@ -19,12 +19,14 @@ from swapper_proxy import config
 from swapper_proxy.app import running
 from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.core.types import Limits
+from swapper_proxy.runtime import standby
 from swapper_proxy.runtime.engine import Engine
 from swapper_proxy.web.intake import Intake
 from tests.e2e.conftest import LIMIT_S, Client, at_rest, busy, is_in, until, waits
 from tests.e2e.process import served
+from tests.e2e.test_faults import mortal  # noqa: F401 - a fixture
 from tests.e2e.test_keep_alive import stays_for
-from tests.real.server import free_port
+from tests.real.server import OllamaServer, free_port
 
 TWO = {"alpha": {"path": "ollama:alpha", "size_gb": 1}, "beta": {"path": "ollama:beta", "size_gb": 1}}
 
@@ -158,12 +160,62 @@ async def test_pins_come_and_go(proxy: Client, ollama: Client, file: File) -> No
     assert (await proxy.generate("alpha"))[0] == 200
 
 
+async def test_a_pin_that_goes_in_mid_load(
+    session: aiohttp.ClientSession, ollama: Client, file: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ollama was told to keep it for ever."""
+    monkeypatch.setattr(standby, "KEEP_FIRST_S", 0.1)
+    lazy = {"path": "ollama:slow", "size_gb": 1}
+    file.write(models={"lazy": {**lazy, "pinned": True}})
+    async with reloadable(session, file) as proxy:
+        await is_in(proxy, "lazy", "loading")
+        file.write(models={"lazy": lazy})
+        await reload(proxy)
+        await is_in(proxy, "lazy", "loaded")
+
+        async def may_go() -> bool:
+            return await stays_for(ollama) <= 300
+
+        await until(may_go)
+
+
 async def test_what_is_only_for_the_start_is_not_loaded_again(proxy: Client, file: File) -> None:
     await proxy.generate("alpha")
     file.write(models={**TWO, "beta": {**TWO["beta"], "preload": True}})
     await reload(proxy)
     assert (await proxy.generate("alpha"))[0] == 200
     assert await loads(proxy) == 1
+
+
+async def test_what_is_for_the_start_is_still_loaded_during_the_start(
+    session: aiohttp.ClientSession, file: File
+) -> None:
+    lazy = {"path": "ollama:slow", "size_gb": 1, "preload": True}
+    file.write(models={**TWO, "lazy": lazy}, swapper={"default_model": "beta"})
+    async with reloadable(session, file) as proxy:
+        await is_in(proxy, "lazy", "loading")
+        await reload(proxy)
+        await is_in(proxy, "beta", "loaded")
+
+
+async def test_what_is_for_the_start_is_still_loaded_when_ollama_is_back(
+    session: aiohttp.ClientSession,
+    mortal: OllamaServer,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    file = File(tmp_path / "swapper.yaml", mortal.url)
+    file.write(models={**TWO, "beta": {**TWO["beta"], "preload": True}})
+    async with reloadable(session, file) as proxy:
+        await is_in(proxy, "beta", "loaded")
+        mortal.stop()
+
+        async def is_away() -> bool:
+            return (await proxy.get("/ready"))[0] == 503
+
+        await until(is_away)
+        await reload(proxy)
+        mortal.start()
+        await is_in(proxy, "beta", "loaded")
 
 
 async def test_routes_and_limits_of_the_door(proxy: Client, file: File) -> None:
@@ -204,8 +256,12 @@ async def test_what_is_broken_changes_nothing(proxy: Client, file: File, broken:
 
 async def test_what_needs_a_restart_says_so(proxy: Client, file: File) -> None:
     before = (await proxy.get("/config"))[1]
-    file.write(server={"port": 1, "host": "localhost"}, upstream={"url": "http://127.0.0.1:2", "connect_timeout": 3})
-    await reload(proxy, "server.host", "server.port", "upstream.url", "upstream.connect_timeout")
+    file.write(
+        server={"port": 1, "host": "localhost"},
+        upstream={"url": "http://127.0.0.1:2", "connect_timeout": 3},
+        history={"path": str(file.path.parent / "elsewhere")},
+    )
+    await reload(proxy, "server.host", "server.port", "upstream.url", "upstream.connect_timeout", "history.path")
     assert (await proxy.get("/config"))[1] == before
     assert (await proxy.generate("alpha"))[0] == 200
     file.write()
@@ -376,6 +432,24 @@ async def test_a_key_that_is_no_more_reads_no_events(proxy: Client, file: File) 
         assert (await proxy.post("/reload", **new))[0] == 200  # the same keys: the stream goes on
         assert await events.content.readline()
         assert not events.content.at_eof()
+
+
+@pytest.mark.parametrize("kind", ["clients", "management"])
+@pytest.mark.parametrize("text", ["", "swapper: {max_queue: 7}"])
+async def test_the_last_key_does_not_go(proxy: Client, file: File, kind: str, text: str) -> None:
+    key = {"Authorization": "Bearer sk-one"}
+    file.write(keys={kind: {"one": {"key": "sk-one"}}})
+    assert (await proxy.post("/reload"))[0] == 200
+    path = "/api/tags" if kind == "clients" else "/status"
+    assert [(await proxy.get(path))[0], (await proxy.get(path, **key))[0]] == [401, 200]
+    file.path.write_text(text)
+    status, answer = await proxy.post("/reload", **key)
+    assert (status, answer["error"]["code"]) == (400, "invalid_config")
+    assert f"keys.{kind}: there are none any more" in answer["error"]["message"]
+    assert (await proxy.get(path))[0] == 401
+    file.write(keys={kind: {"two": {"key": "sk-two"}}})
+    assert (await proxy.post("/reload", **key))[0] == 200
+    assert (await proxy.get(path, **key))[0] == 401
 
 
 async def test_the_grace_at_the_end(session: aiohttp.ClientSession, file: File) -> None:

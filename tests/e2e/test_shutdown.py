@@ -83,12 +83,50 @@ async def test_who_waits_for_what_is_there_is_served_and_who_needs_a_load_is_not
         assert await ends(process) == 0
 
 
-async def test_what_takes_longer_than_the_grace_is_cut(start: Start) -> None:
-    async with start(grace=0.5) as (proxy, process), proxy.stream("alpha", 20_000) as stream:
+@pytest.mark.parametrize("grace", [0.5, 0.0])
+async def test_what_takes_longer_than_the_grace_is_cut(start: Start, grace: float) -> None:
+    async with start(grace=grace) as (proxy, process), proxy.stream("alpha", 20_000) as stream:
         await stream.content.readany()
         process.terminate()
         with pytest.raises(aiohttp.ClientPayloadError):
             await stream.read()
+        assert await ends(process) == 0
+
+
+async def test_who_has_no_answer_yet_when_the_grace_is_over_is_told(start: Start) -> None:
+    async with start(grace=0.5) as (proxy, process):
+        body = {"model": "alpha", "messages": [{"role": "user", "content": "x"}], "max_tokens": 20_000}
+        asking = asyncio.create_task(proxy.session.post(f"{proxy.url}/v1/chat/completions", json=body))
+
+        async def is_answering() -> bool:
+            return bool((await proxy.status())["in_flight"])
+
+        await until(is_answering)
+        process.terminate()
+        async with await asking as refused:
+            assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
+            assert (await refused.json())["error"]["code"] == "shutting_down"
+        assert await ends(process) == 0
+
+
+async def test_the_rest_of_a_body_is_read(start: Start) -> None:
+    told = asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b'{"model": "alpha", "prompt": "x", "stream": false,'
+        await told.wait()
+        yield b'"options": {"num_predict": 1}}'
+
+    async with start() as (proxy, process):
+        assert (await proxy.generate("alpha"))[0] == 200
+        asking = asyncio.create_task(proxy.session.post(f"{proxy.url}/api/generate", data=body()))
+        for _ in range(20):  # its head is there before these
+            await proxy.status()
+        process.terminate()
+        await takes_nobody(proxy)
+        told.set()
+        async with await asking as answer:
+            assert (answer.status, (await answer.json())["done"]) == (200, True)
         assert await ends(process) == 0
 
 

@@ -35,6 +35,7 @@ def test_it_is_locked_in_and_comes_back() -> None:
         "NoNewPrivileges": "yes",
         "CapabilityBoundingSet": "",
         "Restart": "on-failure",
+        "RestartForceExitStatus": "SIGHUP",
     }
     assert {name: SETTINGS[name] for name in wanted} == wanted
     assert int(SETTINGS["LimitNOFILE"]) >= 65536

@@ -217,7 +217,15 @@ def test_the_highest_priority(highest: str, expected: list[str]) -> None:
         ("team/*", ["myteam/x:v1"], False),
         ("chat", ["llama3:latest", "chat:latest"], True),
         ("cha[st]", ["llama3:latest", "chat:latest"], True),
-        ("*", ["anything/at-all:x"], True),
+        ("*", ["anything:x"], True),
+        ("*/*", ["anything/at-all:x"], True),
+        ("hf.co/*/*", ["hf.co/anything/at-all:x"], True),
+        # anybody may have a namespace, or a registry
+        ("llama*", ["llama-of-mine/mixtral:latest"], False),
+        ("llama*", ["llama.example.com/library/mixtral:latest"], False),
+        ("team*/*", ["team.example.com/library/mixtral:latest"], False),
+        ("*", ["anything/at-all:x"], False),
+        ("llama[!x]*", ["llama/mixtral:latest"], False),
         # Ollama would drop what stands before or behind, and take the rest for the model
         ("team*", ["team://registry.ollama.ai/library/secret:latest"], False),
         ("team/*", ["team//secret:latest"], False),
