@@ -21,7 +21,7 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
     return [data[a:b] for a, b in itertools.pairwise(bounds) if a < b]
 
 
-PLACES = st.lists(st.integers(0, 1 << 16), max_size=8)
+PLACES = st.lists(st.integers(0, 1 << 16) | st.integers(-300, -1), max_size=8)  # the latter from the end
 
 # Tokens and times
 
