@@ -33,8 +33,8 @@ class Scene:
     ) -> None:
         self.ollama, self.faults = ollama, Faults()
         self.session, self.start = session, start
-        self.kept: list[asyncio.Task[int]] = []  # who is not to suffer
-        self.served: list[float] = []  # when each answer with status 200 was there
+        self.kept: list[asyncio.Task[bool]] = []  # who is not to suffer
+        self.served: list[float] = []  # when each whole answer was there
 
     async def run(self, *steps: Step) -> dict[str, float]:
         """Seconds from the end of a fault to the first answer, and how many of those who waited got theirs."""
@@ -46,22 +46,22 @@ class Scene:
         kept = [await task for task in self.kept]
         self.asking.cancel()
         after_s = next(at for at in self.served if at > over) - over
-        return {"seconds": after_s, "kept": kept.count(200), "of": len(kept)}
+        return {"seconds": after_s, "kept": sum(kept), "of": len(kept)}
 
-    async def ask(self, model: str, tokens: int = 4, begun: asyncio.Event | None = None) -> int:
-        """The status; 0 without a whole answer.  It is a stream if somebody wants to know when it has begun."""
-        body = {"model": model, "prompt": "x", "stream": begun is not None, "options": {"num_predict": tokens}}
+    async def ask(self, model: str, tokens: int = 4, begun: asyncio.Event | None = None) -> bool:
+        """Whether it got a whole answer.  It is a stream if somebody wants to know when it has begun."""
+        wanted = {"model": model, "prompt": "x", "stream": begun is not None, "options": {"num_predict": tokens}}
         url = f"http://127.0.0.1:{self.proxy.port}/api/generate"
         with suppress(aiohttp.ClientError):
-            async with self.session.post(url, json=body) as answer:
+            async with self.session.post(url, json=wanted) as answer:
                 if begun is not None:
                     await answer.content.readline()
                     begun.set()
-                await answer.read()
-                if answer.status == 200 and begun is None:
+                whole = b'"done":true' in await answer.read()
+                if whole and begun is None:
                     self.served.append(time.monotonic())
-                return answer.status
-        return 0
+                return whole
+        return False
 
     def client(self, model: str = "alpha") -> None:
         async def again_and_again() -> None:

@@ -3,8 +3,8 @@
     python -m benchmarks.recovery [--rounds 3] [--only NAME] [--json FILE]
 
 Each fault befalls the proxy as it ships, a process of its own, or the real or simulated Ollama behind it, while a
-client asks again as soon as it has its answer.  Measured are the seconds from the end of the fault to the first answer
-with status 200, the load of the model included.  A limit that ends a fault is set short; what comes beyond it counts.
+client asks again as soon as it has its answer.  Measured are the seconds from the end of the fault to the first whole
+answer, the load of the model included.  A limit that ends a fault is set short; what comes beyond it counts.
 """
 
 import argparse
@@ -58,15 +58,23 @@ FAULTS = REAL | {
     "a list that is old": (Scene.resident, wrong("listing", "old", "beta")),
     "a list that is an error": (Scene.resident, wrong("listing", "error", "beta")),
 }
-CONFIG = {
-    "swapper": {"unload_settle": 0, "load_stall_timeout": LASTS_S, "unload_timeout": 2},
-    "models": {name: {"path": f"ollama:{name}", "size_gb": 1} for name in NAMES},
-    "server": {"shutdown_grace": 1},
+SHORT_S = 2.0
+LIMITS = {  # shorter than the default ones
+    "its runner stopped in mid-load": {"load_stall_timeout": LASTS_S},
+    "a load never ends": {"load_stall_timeout": LASTS_S},
+    "an unload does not happen": {"unload_timeout": SHORT_S},
+    "a list that is old": {"unload_timeout": SHORT_S},
+    "a list that is an error": {"unload_timeout": SHORT_S},
 }
 
 
 async def one_round(name: str, ollama: OllamaServer, folder: Path) -> dict[str, float]:
     """A proxy, and an Ollama, that were started for it."""
+    config = {
+        "swapper": {"unload_settle": 0, **LIMITS.get(name, {})},
+        "models": {model: {"path": f"ollama:{model}", "size_gb": 1} for model in NAMES},
+        "server": {"shutdown_grace": 1},
+    }
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=LIMIT_S)))
         started = ExitStack()
@@ -74,7 +82,7 @@ async def one_round(name: str, ollama: OllamaServer, folder: Path) -> dict[str, 
 
         async def start() -> Process:
             """In a thread: the simulated Ollama has to answer meanwhile."""
-            return await asyncio.to_thread(started.enter_context, processes.proxy(port, CONFIG, folder))
+            return await asyncio.to_thread(started.enter_context, processes.proxy(port, config, folder))
 
         scene, port = Scene(ollama, session, start), ollama.port
         if name in REAL:
