@@ -126,6 +126,16 @@ def test_a_short_soak(more: tuple[str, ...]) -> None:
     assert done.stdout.endswith("all is well\n")
 
 
+def test_recovery_is_measured(tmp_path: Path) -> None:
+    file = tmp_path / "found.json"
+    command = [sys.executable, "-m", "benchmarks.recovery", "--rounds", "1", "--only", "one load fails", "--json", file]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads(file.read_text())["faults"]["one load fails"]
+    assert figures["worst_s"] > 0.9  # the model is given a second
+    assert figures["median_s"] == figures["worst_s"]
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

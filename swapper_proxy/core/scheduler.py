@@ -241,6 +241,8 @@ class Scheduler:
         self.host.swap = None
         for record in list(self.host.occupants.values()):
             self.host.become_absent(record, Cause.UPSTREAM, now)
+        for record in self.host.records.values():  # what this one could not do, the one that comes back may
+            record.load_backoff.clear()
 
     def _on_upstream_up(self, event: UpstreamUp, now: float) -> None:
         self.host.down_since = None

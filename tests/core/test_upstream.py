@@ -141,6 +141,14 @@ def test_there_is_no_back_off_from_ollama_being_down(talk: Talk) -> None:
     assert talk(2, UpstreamUp(), Arrived(2, A)) == [StartLoad(A, 2, 1)]
 
 
+def test_an_ollama_that_comes_back_may_load_what_failed_before(talk: Talk) -> None:
+    talk(0, Arrived(1, A))
+    talk(1, LoadFailed(A, 1))
+    assert talk(1.25, UpstreamDown(), Arrived(2, A)) == []
+    assert talk(1.5, UpstreamUp()) == [StartLoad(A, 2, 2)]
+    assert talk(2, LoadFailed(A, 2)) == [Reject(2, Rejection.LOAD_FAILED, 1.0)]
+
+
 # Reloads behind the scheduler's back
 
 
