@@ -89,9 +89,9 @@ def upstream() -> Iterator[Process]:
 
 @contextmanager
 def troubled(seed: int, report: Path) -> Iterator[Process]:
-    """A simulated Ollama with which things go wrong (see benchmarks.soak)."""
+    """A simulated Ollama with which things go wrong (see benchmarks.troubled)."""
     port = free_port()
-    command = [sys.executable, "-m", "benchmarks.soak", "--seed", str(seed), "--upstream", str(port), str(report)]
+    command = [sys.executable, "-m", "benchmarks.troubled", str(seed), str(port), str(report)]
     with _started(command, port) as process:
         yield process
 

@@ -141,13 +141,14 @@ def test_recovery_is_measured(tmp_path: Path) -> None:
     [
         ("wrong", ["1/1-1: no answer"]),
         ("waiting", 1),
+        ("connections", 2),
         ("exit_code", None),
         ("in_the_log", ["x"]),
         ("files_flat", False),
     ],
 )
 def test_a_soak_with_one_thing_wrong_is_not_well(field: str, value: object) -> None:
-    zeros = ("refused_when_all_was_well_again", "in_flight", "waiting", "exit_code")
+    zeros = ("refused_when_all_was_well_again", "in_flight", "waiting", "connections", "exit_code")
     well = dict.fromkeys(zeros, 0) | {"wrong": [], "in_the_log": [], "memory_flat": True, "files_flat": True}
     well |= {"upstream": {"twice": []}}
     assert soak.problems(well) == []

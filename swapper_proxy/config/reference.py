@@ -45,7 +45,7 @@ MEANINGS = {
     "server.read_only": "true: clients may not pull, push, create, copy, delete or alias models, send blobs, sign out",
     "upstream.url": "Ollama",
     "upstream.connect_timeout": "seconds to connect to Ollama",
-    "upstream.first_byte_timeout": "seconds for an answer of a model to begin, prompt included; then 504",
+    "upstream.first_byte_timeout": "seconds for an answer to begin, prompt included; then 504, and another load",
     "upstream.idle_timeout": "seconds without a byte in such an answer; then it is broken off (none: `null`)",
     "upstream.grace": "seconds that requests wait for an Ollama that went away",
     "swapper.mode": "one model in memory, or several",

@@ -91,10 +91,14 @@ class LoadRequested:
 
 @dataclass(frozen=True, slots=True)
 class UnloadRequested:
-    """The operator, or `ollama stop`, wants this runner gone; answered when it is."""
+    """The operator, or `ollama stop`, wants this runner gone; answered when it is.
+
+    `silent`: it is the one that does not answer any more, which is to go even if the model is pinned.
+    """
 
     id: int
     runner: str
+    silent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

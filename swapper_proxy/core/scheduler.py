@@ -140,7 +140,7 @@ class Scheduler:
         record = self.host.occupant(event.runner)
         if record is None:
             self.host.out.append(Answer(event.id))
-        elif record.profile.pinned:
+        elif record.profile.pinned and not event.silent:
             self.host.out.append(Reject(event.id, Rejection.PINNED))
         else:
             record.unloaders.append(event.id)

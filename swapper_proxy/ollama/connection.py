@@ -279,7 +279,7 @@ class Connection(asyncio.Protocol):
     def _more(self) -> asyncio.Future[None]:
         """Until something has come.  Raises UpstreamBroken if nothing can."""
         if self._lost:
-            raise UpstreamBroken(self._lost)
+            raise UpstreamBroken(self._lost, silent=self._silent)
         self._waiter = self._loop.create_future()
         return self._waiter
 

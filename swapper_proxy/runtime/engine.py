@@ -155,6 +155,13 @@ class Engine:
         event = UnloadRequested(next(self._ids), model.runner)
         await self._answered(event, Ticket(self._loop.create_future(), model))
 
+    def renew(self, model: Model) -> None:
+        """What serves the model does not answer: it is to go when all that it was sent is over, and is loaded anew.
+
+        Ollama forgets a place of a runner for good when a client leaves in a bad moment (ollama/ollama#17131).
+        """
+        self.submit(UnloadRequested(next(self._ids), model.runner, silent=True))
+
     async def keep(self, model: Model, keep_alive: KeepAlive) -> bool:
         """Have Ollama keep the model so long, if it is in memory; False if it is on its way in or out.
 

@@ -31,7 +31,11 @@ class UpstreamSilent(UpstreamUnreachable):
 
 
 class UpstreamBroken(Exception):
-    """Ollama broke an answer off in the middle."""
+    """Ollama broke an answer off in the middle; `silent` if by saying nothing for too long."""
+
+    def __init__(self, why: str, *, silent: bool = False) -> None:
+        super().__init__(why)
+        self.silent = silent
 
 
 class UpstreamRefused(Exception):

@@ -304,8 +304,12 @@ class Proxy:
             try:
                 async with lease:
                     exchange.waited_s = lease.waited_s
-                    await self._send(exchange, fields.pieces(), outcome)
-                    lease.load_s = outcome.load_s
+                    try:
+                        await self._send(exchange, fields.pieces(), outcome)
+                        lease.load_s = outcome.load_s
+                    finally:
+                        if outcome.silent:
+                            self._engine.renew(model)
             finally:
                 exchange.waited_s = lease.waited_s  # a refusal tells it too
         finally:

@@ -29,10 +29,11 @@ QUESTION = Silence(60.0, 60.0)
 class Outcome(msgspec.Struct):
     """What is known of an answer while and after it is relayed.
 
-    `sent`: Ollama had the request; `status` is that of its answer.
+    `sent`: Ollama had the request; `status` is that of its answer.  `silent`: it said nothing for too long.
     """
 
     sent: bool = False
+    silent: bool = False
     status: int = LEFT
 
     @property
@@ -72,6 +73,7 @@ async def relay(
         answer = await upstream.send(exchange.request.method, exchange.target, headers, body, silence=silence)
     except UpstreamUnreachable as error:
         told = _unreachable(error)
+        outcome.silent = isinstance(error, UpstreamSilent)
         if error.sent:
             outcome.head(told.status, "")
         else:
@@ -80,6 +82,7 @@ async def relay(
     try:
         await _stream(exchange, answer, outcome)
     except UpstreamBroken as broken:
+        outcome.silent = broken.silent
         why = f"Ollama broke off: {broken}"
         ndjson = exchange.content_type.startswith(NDJSON)
         exchange.break_off(msgspec.json.encode({"error": why}) + b"\n" if ndjson else b"")

@@ -55,6 +55,14 @@ def test_a_manual_unload(with_a: Talk) -> None:
     assert with_a(6, UnloadRequested(4, "a")) == [Answer(4)]
 
 
+def test_one_that_does_not_answer_goes_although_it_is_pinned(talk: Talk) -> None:
+    talk(0, Arrived(1, A, PINNED))
+    talk(1, Loaded(A, 1))
+    assert talk(2, Arrived(2, A, PINNED)) == []
+    assert talk(3, UnloadRequested(3, "a", silent=True), Finished(1)) == [StartUnload(A, 2)]
+    assert talk(4, Unloaded(A, 2)) == [Answer(3), StartLoad(A, 3, 2)]
+
+
 def test_a_manual_unload_drains_and_its_queue_loads_it_again(with_a: Talk) -> None:
     with_a(3, Arrived(2, A), Arrived(3, A))
     assert with_a(4, UnloadRequested(4, "a")) == []

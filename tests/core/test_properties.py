@@ -86,9 +86,9 @@ class Machine(RuleBasedStateMachine):
         priority = Priority.HIGH if cause is Cause.MANUAL else Priority.LOW
         w.happen(LoadRequested(w.ask(key), key, w.profiles[key.runner], priority, cause), more)
 
-    @rule(runner=runners, more=more)
-    def request_unload(self, runner: str, more: bool) -> None:
-        self.witness.happen(UnloadRequested(self.witness.ask(None), runner), more)
+    @rule(runner=runners, silent=st.booleans(), more=more)
+    def request_unload(self, runner: str, silent: bool, more: bool) -> None:
+        self.witness.happen(UnloadRequested(self.witness.ask(None), runner, silent), more)
 
     @precondition(lambda self: self.witness.asked)
     @rule(data=st.data(), more=more)

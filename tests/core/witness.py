@@ -3,7 +3,16 @@
 from collections import Counter
 
 from swapper_proxy.core.commands import Answer, Changed, Command, Grant, Reject, StartLoad, StartUnload, WakeAt
-from swapper_proxy.core.events import Arrived, Cancelled, ConfigChanged, Event, Finished, Loaded, UpstreamDown
+from swapper_proxy.core.events import (
+    Arrived,
+    Cancelled,
+    ConfigChanged,
+    Event,
+    Finished,
+    Loaded,
+    UnloadRequested,
+    UpstreamDown,
+)
 from swapper_proxy.core.host import Host
 from swapper_proxy.core.residency import Residency
 from swapper_proxy.core.scheduler import Scheduler
@@ -77,6 +86,7 @@ class Witness:
         self.in_flight: dict[int, Key] = {}  # granted, neither finished nor orphaned
         self.orphans: dict[int, Key] = {}  # granted by an Ollama that went down
         self.states: dict[Key, State] = {}
+        self.silent: set[str] = set()  # runners that go although they may be pinned, until they went
         self.excused: set[Key] = set()  # what somebody else loaded, and what was there when limits or sizes changed
         self.owed: dict[Key, set[int]] = {}  # who waited at the end of a load that has served nobody yet
         self.under_way: tuple[State, Key, int] | None = None
@@ -123,6 +133,7 @@ class Witness:
         self.told, self.events = self.events, []
         if any(isinstance(event, ConfigChanged) for event in self.told):
             self.excused |= self.states.keys()
+        self.silent |= {event.runner for event in self.told if isinstance(event, UnloadRequested) and event.silent}
         self.owe()
         commands = self.scheduler.handle(self.told, self.now)
         if self.twin is not None:
@@ -181,7 +192,7 @@ class Witness:
                 self.check_room_for(key)
             case StartUnload(key, generation):
                 assert key.runner not in {other.runner for other in self.in_flight.values()}
-                assert not self.profiles[key.runner].pinned
+                assert not self.profiles[key.runner].pinned or key.runner in self.silent
                 assert key not in self.owed, "a load for nothing"
                 self.start(State.UNLOADING, key, generation)
             case Changed(key, state, cause):
@@ -223,6 +234,7 @@ class Witness:
         assert self.states.get(key) is not state or state is State.DRAINING
         if state is State.ABSENT:
             self.states.pop(key)
+            self.silent.discard(key.runner)
             self.excused.discard(key)
             self.owed.pop(key, None)
             return
@@ -257,7 +269,8 @@ class Witness:
             assert number <= (self.profiles[key.runner].max_queue or number)
         own = self.states.keys() - self.excused
         self.check_limits(own, {"", *self.limits.slots})
-        assert not any(self.profiles[k.runner].pinned for k, s in self.states.items() if s is State.DRAINING)
+        leaving = {key.runner for key, state in self.states.items() if state is State.DRAINING}
+        assert not any(self.profiles[runner].pinned for runner in leaving - self.silent)
 
     def check_all_over(self) -> None:
         """Nobody is left, and nothing of them."""

@@ -9,7 +9,7 @@ import pytest
 
 from swapper_proxy.ollama import connection
 from swapper_proxy.ollama.simulator import Answers
-from tests.e2e.conftest import Client
+from tests.e2e.conftest import Client, busy, waits
 from tests.e2e.faulty import MESSAGES, faulty, healthy, is_served, text_of
 
 BODIES: dict[str, dict[str, Any]] = {
@@ -83,6 +83,22 @@ async def test_in_the_middle(session, path: str, stream: bool, answers: Answers)
         assert not stream or not any(end in content for end in ENDS)
         faults.answers = Answers.WHOLE
         await is_served(proxy)
+
+
+@pytest.mark.parametrize("answers", [Answers.SILENT, Answers.SILENT_INSIDE])
+async def test_a_model_that_falls_silent_is_loaded_anew(session: aiohttp.ClientSession, answers: Answers) -> None:
+    """Once, and after the answers that others get from it."""
+    async with faulty(session, limits=LIMITS) as (proxy, _, faults), busy(proxy, "alpha") as stream:
+        faults.answers = answers
+        await asyncio.gather(*(proxy.generate("alpha") for _ in range(3)), return_exceptions=True)
+        faults.answers = Answers.WHOLE
+        behind = asyncio.create_task(proxy.generate("alpha"))
+        await waits(proxy, 1)
+        assert json.loads(await stream.content.readline())["done"] is False
+        stream.close()
+        assert (await behind)[0] == 200
+        counts = [await proxy.metric(f"swapper_{what}_seconds_count") for what in ("unload", "load")]
+        assert counts == [1, 2]
 
 
 async def test_what_a_silent_stream_says_at_its_end(session: aiohttp.ClientSession) -> None:

@@ -11,6 +11,7 @@ import aiohttp
 import msgspec
 import pytest
 
+from swapper_proxy import config
 from swapper_proxy.app import running
 from swapper_proxy.config import Upstream
 from swapper_proxy.ollama import client, connection
@@ -45,10 +46,13 @@ def mortal(tmp_path) -> Iterator[OllamaServer]:
 
 
 @contextlib.asynccontextmanager
-async def before(session: aiohttp.ClientSession, url: str, limits: Any, **swapper: Any) -> AsyncIterator[Client]:
+async def before(
+    session: aiohttp.ClientSession, url: str, limits: Any, models: Any = None, **swapper: Any
+) -> AsyncIterator[Client]:
     """The proxy; `limits` are those of `upstream`."""
     swapper = {"model_swap_timeout": 300.0} | swapper  # loads are slow on a busy machine
     chosen = msgspec.structs.replace(settings(url, **swapper), upstream=Upstream(url=url, **limits))
+    chosen = msgspec.structs.replace(chosen, models=models or chosen.models)
     async with running(chosen) as proxy:
         yield Client(session, proxy.url)
 
@@ -208,7 +212,7 @@ async def test_frozen_in_mid_unload(session: aiohttp.ClientSession, mortal: Olla
 
 async def test_a_runner_frozen_in_mid_load(session: aiohttp.ClientSession, mortal: OllamaServer) -> None:
     """The watch over loads ends it, and Ollama is of use again."""
-    async with before(session, mortal.url, HASTY, load_stall_timeout=10.0) as proxy:
+    async with before(session, mortal.url, PATIENT, load_stall_timeout=10.0) as proxy:
         asking = asyncio.create_task(proxy.generate("slow"))
 
         async def frozen() -> bool:
@@ -233,6 +237,21 @@ async def test_a_runner_lost_in_mid_stream(session, mortal: OllamaServer, number
             assert b'"done":true' not in await stream.read()
         assert (await behind)[0] == 200
         await is_served(proxy)
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+async def test_a_runner_that_does_not_answer_is_replaced(session, mortal: OllamaServer, pinned: bool) -> None:
+    limits = {"grace": 60.0, "first_byte_timeout": 2.0, "idle_timeout": 2.0}
+    models = {"alpha": config.Model(path="ollama:alpha", pinned=pinned)}
+    async with before(session, mortal.url, limits, models) as proxy, proxy.stream("alpha", 20000) as stream:
+        await stream.content.readline()
+        assert mortal.signal_runners(signal.SIGSTOP) > 0
+        asking = [asyncio.create_task(proxy.generate("alpha")) for _ in range(2)]
+        with contextlib.suppress(aiohttp.ClientPayloadError):
+            assert b'"done":true' not in await stream.read()
+        await asyncio.gather(*asking)
+        await is_served(proxy, "alpha")
+        assert await proxy.metric("swapper_unload_seconds_count") == 1
 
 
 # Another one, or something else
