@@ -544,8 +544,6 @@ async def test_read_only(ollama: Client) -> None:
 def test_read_only_knows_all_routes_of_ollama(ollama_server: OllamaServer) -> None:
     """As it tells them in its log: each one asks or is refused."""
     routes = re.findall(r"\[GIN-debug\] (\w+) +(/\S*) +-->", ollama_server.log.read_text())
-    if not routes:
-        pytest.skip("this build of Ollama does not tell its routes")
     changing = {(m, p) for m, p in routes if m not in ("GET", "HEAD") and p not in (*ENDPOINTS, "/api/show")}
     assert ("POST", "/api/pull") in changing
     for _, path in changing:
