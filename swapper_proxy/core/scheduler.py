@@ -11,7 +11,6 @@
    once its victims are done, one unload or the load itself; else a load that disturbs nobody; else a key whose time
    to live is over is unloaded;
 6. the earliest time at which something is due is asked for as a wake-up.
-
 While nobody asks for anything but what is resident, only 1 and 4 are done, and `admit` does without these, too.
 
 Held at all times: each id is granted, answered or rejected exactly once; nothing is unloaded with work in flight; at
@@ -239,10 +238,10 @@ class Scheduler:
             return
         self.host.down_since = self.host.changed_at = now
         self.host.swap = None
-        for record in list(self.host.occupants.values()):
-            self.host.become_absent(record, Cause.UPSTREAM, now)
-        for record in self.host.records.values():  # what this one could not do, the one that comes back may
-            record.load_backoff.clear()
+        for record in self.host.records.values():
+            record.load_backoff.clear()  # what this one could not do, the one that comes back may
+            if record.occupies:
+                self.host.become_absent(record, Cause.UPSTREAM, now)
 
     def _on_upstream_up(self, event: UpstreamUp, now: float) -> None:
         self.host.down_since = None

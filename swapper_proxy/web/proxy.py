@@ -213,8 +213,7 @@ class Proxy:
         try:
             await relay_edited(self._upstream, exchange, target, headers, body, edit)
         except ProxyError as error:
-            if error.status in (502, 504):  # else the client is to blame
-                await self._lost(error)
+            await self._lost(error)
             raise
 
     # Through a swap
@@ -365,8 +364,7 @@ class Proxy:
         try:
             broken = await relay(self._upstream, exchange, headers, body, outcome, self._silence(exchange))
         except ProxyError as error:
-            if error.status in (502, 504):  # else the client is to blame
-                await self._lost(error)
+            await self._lost(error)
             raise
         if broken:
             log.warning("Ollama broke off in mid-answer", extra=self._who(exchange) | {"status": exchange.status})
@@ -378,10 +376,11 @@ class Proxy:
         return QUESTION if exchange.request.method in ("GET", "HEAD") else ANY_SILENCE
 
     async def _lost(self, error: ProxyError) -> None:
-        """Ollama did not answer: the scheduler is to know."""
-        self._metrics.rejected(error.code)
-        self._missing.clear()  # it may come back as a newer version
-        await self._engine.probe()
+        """Ollama did not answer, unless the client is to blame: the scheduler is to know."""
+        if error.status in (502, 504):
+            self._metrics.rejected(error.code)
+            self._missing.clear()  # it may come back as a newer version
+            await self._engine.probe()
 
 
 def _consumed(exchange: Exchange) -> frozenset[bytes]:
