@@ -5,6 +5,7 @@ All of it happens in one event loop: events of one turn of the loop are collecte
 
 import asyncio
 import itertools
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Self, TypeVar
@@ -84,6 +85,7 @@ class Engine:
         self._swaps = Swaps(Loader(control, catalog, swapper), observer, self.submit, self.probe)
         self._names: dict[Key, str] = {}  # under which name each resident is known to people
         self._draining: dict[Key, float] = {}  # since when
+        self._heard_at: dict[str, float] = {}  # when a runner last answered anybody
         self._cause = Cause.IDLE  # of the last change: a load or unload is started right after its own
         self._grace_ends = 0.0
         self.idle_since: float | None = None  # since when nobody waits and nothing is answered; the loop's clock
@@ -155,12 +157,17 @@ class Engine:
         event = UnloadRequested(next(self._ids), model.runner)
         await self._answered(event, Ticket(self._loop.create_future(), model))
 
-    def renew(self, model: Model) -> None:
-        """What serves the model does not answer: it is to go when all that it was sent is over, and is loaded anew.
+    def heard(self, model: Model, answered: bool, since: float) -> None:
+        """A request that was granted then was answered, or Ollama fell silent before the end of its answer.
 
-        Ollama forgets a place of a runner for good when a client leaves in a bad moment (ollama/ollama#17131).
+        If nobody was answered by the same model since, it does not answer any more: it is to go when all that it was
+        sent is over, and is loaded anew.  Ollama forgets a place of a runner for good when a client leaves in a bad
+        moment (ollama/ollama#17131).
         """
-        self.submit(UnloadRequested(next(self._ids), model.runner, silent=True))
+        if answered:
+            self._heard_at[model.runner] = self.now
+        elif self._heard_at.get(model.runner, -math.inf) < since:
+            self.submit(UnloadRequested(next(self._ids), model.runner, silent=True))
 
     async def keep(self, model: Model, keep_alive: KeepAlive) -> bool:
         """Have Ollama keep the model so long, if it is in memory; False if it is on its way in or out.
@@ -297,6 +304,7 @@ class Engine:
             self._observer.drained(self.name_of(change.key), self._loop.time() - began)
         elif change.state is State.ABSENT:
             self._names.pop(change.key, None)
+            self._heard_at.pop(change.key.runner, None)
 
     def _settle(self, id_: int, error: Rejected | None) -> None:
         ticket = self._tickets.get(id_)

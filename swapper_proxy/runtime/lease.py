@@ -15,7 +15,8 @@ class Lease:
 
     Raises Rejected on entering.  `queued` is entered by those that have to wait, as long as they do; what it raises
     keeps them from it.  `waited_s` is the time spent in the queue, granted or not.  `load_s` may be set to
-    what Ollama says it took to load the model for this request.
+    what Ollama says it took to load the model for this request.  `heard` may be set: True if it was answered, False
+    if Ollama fell silent.
     """
 
     def __init__(self, engine: Engine, demand: Demand, queued: AbstractContextManager[None] = _ANYBODY) -> None:
@@ -25,6 +26,7 @@ class Lease:
         self._id = 0
         self.waited_s = 0.0
         self.load_s = 0.0
+        self.heard: bool | None = None
 
     async def __aenter__(self) -> Self:
         self._id = self._engine.admit(self._demand)
@@ -35,7 +37,10 @@ class Lease:
                     self._id = await self._engine.acquire(self._demand)
             finally:
                 self.waited_s = self._engine.now - began
+        self._granted_at = self._engine.now
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        if self.heard is not None:
+            self._engine.heard(self._demand.model, self.heard, self._granted_at)
         self._engine.finish(Finished(self._id, self.load_s))

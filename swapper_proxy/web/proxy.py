@@ -307,8 +307,7 @@ class Proxy:
                         await self._send(exchange, fields.pieces(), outcome)
                         lease.load_s = outcome.load_s
                     finally:
-                        if outcome.silent:
-                            self._engine.renew(model)
+                        lease.heard = False if outcome.silent else exchange.status == 200 or None
             finally:
                 exchange.waited_s = lease.waited_s  # a refusal tells it too
         finally:

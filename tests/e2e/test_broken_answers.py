@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 from typing import Any
 
 import aiohttp
@@ -99,6 +100,26 @@ async def test_a_model_that_falls_silent_is_loaded_anew(session: aiohttp.ClientS
         assert (await behind)[0] == 200
         counts = [await proxy.metric(f"swapper_{what}_seconds_count") for what in ("unload", "load")]
         assert counts == [1, 2]
+
+
+async def test_a_model_that_answers_others_meanwhile_stays(session: aiohttp.ClientSession) -> None:
+    thrown = asyncio.Event()
+
+    class Dice(random.Random):
+        def random(self) -> float:
+            thrown.set()
+            return super().random()
+
+    async with faulty(session, limits=LIMITS) as (proxy, _, faults):
+        assert (await proxy.generate("alpha"))[0] == 200
+        faults.dice, faults.answers = Dice(), Answers.SILENT
+        silent = asyncio.create_task(proxy.generate("alpha"))
+        await thrown.wait()
+        faults.answers = Answers.WHOLE
+        assert (await proxy.generate("alpha"))[0] == 200
+        assert (await silent)[0] == 504
+        await is_served(proxy, "alpha")
+        assert await proxy.metric("swapper_load_seconds_count") == 1
 
 
 async def test_what_a_silent_stream_says_at_its_end(session: aiohttp.ClientSession) -> None:
