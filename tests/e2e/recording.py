@@ -75,6 +75,20 @@ async def recording() -> AsyncIterator[Recording]:
         await asyncio.wait(tasks)
 
 
+@contextlib.asynccontextmanager
+async def connected(url: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """For so long as a test may take."""
+    host, _, port = url.removeprefix("http://").partition(":")
+    async with asyncio.timeout(LIMIT_S):
+        reader, writer = await asyncio.open_connection(host, int(port))
+        try:
+            yield reader, writer
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+
 @dataclass
 class Wire:
     """A connection to the proxy on which everything is written by hand."""
@@ -111,15 +125,8 @@ class Target:
 
     @contextlib.asynccontextmanager
     async def wire(self) -> AsyncIterator[Wire]:
-        host, _, port = self.url.removeprefix("http://").partition(":")
-        async with asyncio.timeout(LIMIT_S):
-            reader, writer = await asyncio.open_connection(host, int(port))
-            try:
-                yield Wire(reader, writer)
-            finally:
-                writer.close()
-                with contextlib.suppress(ConnectionError):
-                    await writer.wait_closed()
+        async with connected(self.url) as streams:
+            yield Wire(*streams)
 
     async def serves_others(self) -> None:
         """Somebody else is answered meanwhile, by the proxy and through it."""

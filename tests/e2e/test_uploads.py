@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import LIMIT_S, Client, at_rest, until
+from tests.e2e.conftest import Client, at_rest, until
 from tests.e2e.process import memory_mib, served
+from tests.e2e.recording import connected
 from tests.real.server import OllamaServer
 
 MIB = 1 << 20
@@ -109,15 +110,8 @@ class Wire:
 
 @contextlib.asynccontextmanager
 async def wire(proxy: Client) -> AsyncIterator[Wire]:
-    host, _, port = proxy.url.removeprefix("http://").partition(":")
-    async with asyncio.timeout(LIMIT_S):
-        reader, writer = await asyncio.open_connection(host, int(port))
-        try:
-            yield Wire(reader, writer)
-        finally:
-            writer.close()
-            with contextlib.suppress(ConnectionError):
-                await writer.wait_closed()
+    async with connected(proxy.url) as streams:
+        yield Wire(*streams)
 
 
 @pytest.mark.parametrize(
