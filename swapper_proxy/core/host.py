@@ -79,7 +79,7 @@ class Host:
             profile.size_gb,
             profile.slot,
         )
-        if profile.pinned and record.state is not State.UNLOADING:
+        if profile.pinned and not before.pinned and record.state is not State.UNLOADING:
             self.end_unloaders(record, Rejection.PINNED)
             self.stay(record, Cause.LIMITS, now)
 

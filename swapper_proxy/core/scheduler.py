@@ -237,7 +237,6 @@ class Scheduler:
         if self.host.down_since is not None:
             return
         self.host.down_since = self.host.changed_at = now
-        self.host.swap = None
         for record in self.host.records.values():
             record.load_backoff.clear()  # what this one could not do, the one that comes back may
             if record.occupies:

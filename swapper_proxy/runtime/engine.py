@@ -277,7 +277,7 @@ class Engine:
             case Grant(id) | Answer(id):
                 self._settle(id, None)
             case Reject(id, reason, retry_after_s, failure):
-                if reason is not Rejection.MADE_ANEW:  # it is asked for again
+                if reason is not Rejection.MADE_ANEW and id in self._tickets:  # else it is asked for again, or nobody's
                     self._observer.rejected(reason.code)
                 self._settle(id, Rejected(reason, retry_after_s, failure))
             case StartLoad():

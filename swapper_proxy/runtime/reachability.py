@@ -17,6 +17,7 @@ class Reachability:
         self.up.set()
         self.closing = asyncio.Event()
         self.waiting = 0
+        self.falls = 0  # how often it was lost
         self._control = control
         self._asking: asyncio.Task[bool] | None = None
 
@@ -24,6 +25,7 @@ class Reachability:
         """It was found to be there, or not; whether that is new."""
         now, before = (self.up, self.down) if reachable else (self.down, self.up)
         is_new = not now.is_set()
+        self.falls += is_new and not reachable
         now.set()
         before.clear()
         return is_new

@@ -96,9 +96,8 @@ class Standby:
 
     async def _have_it_stay(self, model: Model) -> None:
         """Unless Ollama was told so: what was there before the proxy, or before the pin, has a time to live."""
-        if self._stays(model) and model.runner not in self._staying:
+        if self._stays(model) and model.runner not in self._staying and await self._keep(model, FOREVER):
             self._staying[model.runner] = model
-            await self._keep(model, FOREVER)
 
     def _stays(self, model: Model) -> bool:
         return self._catalog.is_pinned(model) or self._catalog.treatment.comes_back(model)
@@ -138,10 +137,12 @@ class Standby:
         """These now; and whenever Ollama starts, which may be after the proxy, what is to be there at the start."""
         while True:
             await self._engine.ollama.up.wait()
+            falls = self._engine.ollama.falls
             while self._missing:
                 await self._load(self._missing[0], Cause.PRELOAD)
                 self._missing = self._missing[1:]
-            await self._engine.ollama.down.wait()
+            if self._engine.ollama.falls == falls:  # else it went and came back meanwhile
+                await self._engine.ollama.down.wait()
             self._staying.clear()
             self._missing = self._at_start
 

@@ -307,7 +307,8 @@ class Proxy:
                         await self._send(exchange, fields.pieces(), outcome)
                         lease.load_s = outcome.load_s
                     finally:
-                        lease.heard = False if outcome.silent else exchange.status == 200 or None
+                        generated = exchange.status == 200 and asked.intent is Intent.INFERENCE
+                        lease.heard = False if outcome.silent else generated or None
             finally:
                 exchange.waited_s = lease.waited_s  # a refusal tells it too
         finally:
