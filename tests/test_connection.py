@@ -74,6 +74,29 @@ async def test_answers_end_and_connections_are_kept(answer: bytes, kept: bool) -
         assert len(made) == (1 if kept else 2)
 
 
+async def test_what_nobody_uses_any_more_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "LOOK_S", 0.01)
+    closed = asyncio.Queue[int]()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(2):
+            if await reader.read(1000):
+                writer.write(SIZED)
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        closed.put_nowait(1)
+
+    async with served(serve) as (client, made):
+        for fresh in (True, True, False, True):  # the load of a model comes on a connection of its own
+            assert await (await client.send("GET", "/x", (), (), fresh=fresh)).rest() == b"hello"
+        assert len(made) == 3
+        assert closed.empty()
+        monkeypatch.setattr(connection, "KEPT_S", 0.0)
+        for _ in made:
+            await closed.get()
+
+
 async def test_an_answer_in_single_bytes() -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

@@ -29,6 +29,8 @@ HIGH_BYTES = 256 * 1024
 MOST_HEAD_BYTES = 1024 * 1024
 # How often all connections are looked at for silence: instead of a timer for each, which would cost every request.
 LOOK_S = 1.0
+# A connection that nobody has used for so long is closed: each load has one of its own, and Ollama closes none.
+KEPT_S = 60.0
 
 
 class Stale(Exception):
@@ -294,7 +296,7 @@ class Pool:
         self._address = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
         self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
         self._connect_timeout_s = connect_timeout_s
-        self._kept: dict[Connection, None] = {}
+        self._kept: dict[Connection, float] = {}  # since when, the longest first
         self._all: set[Connection] = set()
         self.loop = asyncio.get_running_loop()
         self._timer = self.loop.call_later(LOOK_S, self._look)
@@ -304,6 +306,8 @@ class Pool:
         self._timer = self.loop.call_at(now + LOOK_S, self._look)
         for connection in list(self._all):
             connection.look(now)
+        for connection in [kept for kept, since in self._kept.items() if now - since >= KEPT_S]:
+            connection.lose("nobody used it")
 
     def kept(self) -> Connection | None:
         """The latest that was kept."""
@@ -323,7 +327,7 @@ class Pool:
         return connection
 
     def keep(self, connection: Connection) -> None:
-        self._kept[connection] = None
+        self._kept[connection] = self.loop.time()
 
     def forget(self, connection: Connection) -> None:
         self._kept.pop(connection, None)
