@@ -63,6 +63,14 @@ def test_one_that_does_not_answer_goes_although_it_is_pinned(talk: Talk) -> None
     assert talk(4, Unloaded(A, 2)) == [Answer(3), StartLoad(A, 3, 2)]
 
 
+def test_nor_does_it_stay_for_another_change_of_its_profile(talk: Talk) -> None:
+    talk(0, Arrived(1, A, PINNED))
+    talk(1, Loaded(A, 1))
+    assert talk(2, UnloadRequested(2, "a", silent=True)) == []
+    assert talk(3, Arrived(3, A, Profile(pinned=True, max_queue=5))) == []
+    assert talk(4, Finished(1)) == [StartUnload(A, 2)]
+
+
 def test_a_manual_unload_drains_and_its_queue_loads_it_again(with_a: Talk) -> None:
     with_a(3, Arrived(2, A), Arrived(3, A))
     assert with_a(4, UnloadRequested(4, "a")) == []

@@ -149,6 +149,14 @@ def test_an_ollama_that_comes_back_may_load_what_failed_before(talk: Talk) -> No
     assert talk(2, LoadFailed(A, 2)) == [Reject(2, Rejection.LOAD_FAILED, 1.0)]
 
 
+def test_who_waits_for_a_load_that_ollama_does_not_survive_is_told_in_time(talk: Talk) -> None:
+    talk(0, Arrived(1, A))
+    for time in range(1, 30):
+        talk(time, UpstreamDown())
+        assert talk(time + 0.5, UpstreamUp()) == [StartLoad(A, time + 1, 1)]
+    assert talk(30, Tick()) == [Reject(1, Rejection.SWAP_TIMEOUT)]
+
+
 # Reloads behind the scheduler's back
 
 

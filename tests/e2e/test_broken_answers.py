@@ -10,7 +10,7 @@ import pytest
 
 from swapper_proxy.ollama import connection
 from swapper_proxy.ollama.simulator import Answers
-from tests.e2e.conftest import Client, busy, waits
+from tests.e2e.conftest import Client, busy, until, waits
 from tests.e2e.faulty import MESSAGES, faulty, healthy, is_served, text_of
 
 BODIES: dict[str, dict[str, Any]] = {
@@ -120,6 +120,24 @@ async def test_a_model_that_answers_others_meanwhile_stays(session: aiohttp.Clie
         assert (await silent)[0] == 504
         await is_served(proxy, "alpha")
         assert await proxy.metric("swapper_load_seconds_count") == 1
+
+
+async def test_a_load_is_no_answer(session: aiohttp.ClientSession) -> None:
+    """Ollama gives it without asking the model."""
+    async with faulty(session, limits=LIMITS) as (proxy, _, faults), busy(proxy, "alpha") as stream:
+        faults.answers = Answers.SILENT
+        silent = asyncio.create_task(proxy.generate("alpha"))
+
+        async def both() -> bool:
+            return (await proxy.status())["in_flight"] == 2
+
+        await until(both)
+        assert (await proxy.post("/api/generate", {"model": "alpha"}))[0] == 200
+        assert (await silent)[0] == 504
+        faults.answers = Answers.WHOLE
+        stream.close()
+        await is_served(proxy, "alpha")
+        assert await proxy.metric("swapper_load_seconds_count") == 2
 
 
 async def test_what_a_silent_stream_says_at_its_end(session: aiohttp.ClientSession) -> None:

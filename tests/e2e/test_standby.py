@@ -2,15 +2,19 @@
 
 import asyncio
 import logging
+from contextlib import AsyncExitStack
 
+import msgspec
 import pytest
 
-from swapper_proxy.config import Model
+from swapper_proxy.app import running
+from swapper_proxy.config import Model, Upstream
 from swapper_proxy.core import estimates
+from swapper_proxy.ollama.simulator import SimulatedModel, Simulator, serving
 from swapper_proxy.runtime import watcher
-from tests.e2e.conftest import Client, at_rest, busy, configured, is_in, until, waits
+from tests.e2e.conftest import Client, at_rest, busy, configured, is_in, settings, until, waits
 from tests.e2e.test_faults import mortal  # noqa: F401 - a fixture
-from tests.real.server import OllamaServer
+from tests.real.server import OllamaServer, free_port
 
 BOTH = {name: Model(path=f"ollama:{name}") for name in ("alpha", "beta")}
 
@@ -163,3 +167,29 @@ async def test_other_options_than_thought_are_told_as_such(ollama: Client) -> No
         assert (await proxy.generate("alpha", 1))[0] == 200
         await at_rest(proxy)
         assert await proxy.metric("swapper_upstream_reloads_total", model="alpha", cause="options") == 1
+
+
+async def test_a_preload_that_ollama_lost_while_it_loaded_the_next_is_loaded_again(session) -> None:
+    """It was away for so short a time that who loaded the next one only waited."""
+    simulated = [SimulatedModel("alpha", size=1, load_s=0.01), SimulatedModel("beta", size=1, load_s=3600)]
+    models = {name: Model(path=f"ollama:{name}", preload=True) for name in ("alpha", "beta")}
+    port = free_port()
+    limits = Upstream(url=f"http://127.0.0.1:{port}", grace=3600)
+    chosen = settings(limits.url, mode="multi-active", max_concurrent_models=2)
+    chosen = msgspec.structs.replace(chosen, models=models, upstream=limits)
+    async with AsyncExitStack() as stack:
+        first = await stack.enter_async_context(AsyncExitStack())
+        await first.enter_async_context(serving(Simulator(simulated, max_loaded=2), port=port))
+        proxy = Client(session, (await stack.enter_async_context(running(chosen))).url)
+        await is_in(proxy, "beta", "loading")
+        assert await proxy.state("alpha") == "loaded"
+        await first.aclose()
+
+        async def away() -> bool:
+            return (await proxy.get("/health"))[1]["status"] == "degraded"
+
+        await until(away)
+        simulated[1] = SimulatedModel("beta", size=1, load_s=0.01)
+        await stack.enter_async_context(serving(Simulator(simulated, max_loaded=2), port=port))
+        for name in models:
+            await is_in(proxy, name, "loaded")
