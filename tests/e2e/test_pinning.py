@@ -1,6 +1,7 @@
 """Pins set and lifted by hand, on the real Ollama."""
 
 import asyncio
+from typing import Any
 
 import msgspec
 import pytest
@@ -8,7 +9,9 @@ import pytest
 from swapper_proxy.app import running
 from swapper_proxy.config import MaxWait, Model, Server
 from swapper_proxy.config.keep_alive import FOREVER
+from swapper_proxy.runtime import standby
 from swapper_proxy.runtime.engine import Engine
+from swapper_proxy.runtime.loader import Loader
 from tests.e2e.conftest import LIMIT_S, Client, at_rest, busy, configured, is_in, settings, until, waits
 from tests.e2e.test_keep_alive import stays_for
 
@@ -44,6 +47,33 @@ async def test_one_that_is_there_stays_from_then_on(ollama: Client) -> None:
         assert await stays_for(ollama) <= 300
         assert (await proxy.generate("beta"))[0] == 200
         assert (await proxy.state("alpha"), await pinned(proxy, "alpha")) == ("unloaded", False)
+
+
+async def test_one_that_is_on_its_way_in_stays(ollama: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if the watch over the pinned models looks before it is there."""
+    looked, go_on, load, keep = asyncio.Event(), asyncio.Event(), Loader.load, Engine.keep
+
+    async def held(*arguments: Any) -> None:
+        await go_on.wait()
+        await load(*arguments)
+
+    async def noticed(*arguments: Any) -> bool:
+        done = await keep(*arguments)
+        if not done:
+            looked.set()
+        return done
+
+    monkeypatch.setattr(standby, "KEEP_FIRST_S", 0.05)
+    monkeypatch.setattr(Loader, "load", held)
+    monkeypatch.setattr(Engine, "keep", noticed)
+    async with configured(ollama, MODELS) as proxy:
+        asking = [asyncio.create_task(proxy.post("/models/alpha/load"))]
+        await is_in(proxy, "alpha", "loading")
+        asking.append(asyncio.create_task(proxy.post("/models/alpha/pin")))
+        await looked.wait()
+        go_on.set()
+        assert [status for status, _ in await asyncio.gather(*asking)] == [200, 200]
+        assert await stays_for(ollama) > 1e6
 
 
 async def test_one_that_drains_need_not_go(ollama: Client) -> None:
