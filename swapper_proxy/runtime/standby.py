@@ -64,12 +64,13 @@ class Standby:
 
     async def pin(self, model: Model) -> None:
         """Load the model and keep it until the proxy starts again.  Raises Rejected: then it is not pinned."""
-        was_pinned = self._catalog.is_pinned(model)
+        was_pinned, treatment = self._catalog.is_pinned(model), self._catalog.treatment
         self._pin(model, True)
         try:
             await self._load_to_stay(model, Priority.HIGH, Cause.MANUAL)
         except Rejected:
-            self._pin(model, was_pinned)
+            if self._catalog.treatment is treatment:  # else the pins are those of another configuration
+                self._pin(model, was_pinned)
             raise
 
     async def unpin(self, model: Model) -> None:

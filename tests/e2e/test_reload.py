@@ -21,6 +21,7 @@ from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.core.types import Limits
 from swapper_proxy.runtime import standby
 from swapper_proxy.runtime.engine import Engine
+from swapper_proxy.runtime.loader import Loader
 from swapper_proxy.web.intake import Intake
 from tests.e2e.conftest import LIMIT_S, Client, at_rest, busy, is_in, until, waits
 from tests.e2e.process import served
@@ -146,6 +147,26 @@ async def test_during_a_load(proxy: Client, file: File) -> None:
     await reload(proxy)
     assert (await asking)[0] == 200
     assert (await proxy.state("lazy"), await loads(proxy)) == ("loaded", 1)
+
+
+async def test_a_pin_by_hand_that_fails_leaves_that_of_the_file(
+    proxy: Client, file: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = asyncio.Event()
+
+    async def failing(*_: object) -> None:
+        await go_on.wait()
+        raise TimeoutError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loader, "load", failing)
+        pinning = asyncio.create_task(proxy.post("/models/beta/pin"))
+        await is_in(proxy, "beta", "loading")
+        file.write(models={**TWO, "beta": {**TWO["beta"], "pinned": True}})
+        await reload(proxy)
+        go_on.set()
+        assert (await pinning)[0] == 503
+    assert (await proxy.get("/models/beta"))[1]["pinned"]
 
 
 async def test_pins_come_and_go(proxy: Client, ollama: Client, file: File) -> None:
