@@ -67,7 +67,7 @@ async def test_streams_end_and_nobody_comes_in(start: Start, ollama: Client) -> 
 
 
 async def test_who_waits_for_what_is_there_is_served_and_who_needs_a_load_is_not(start: Start) -> None:
-    async with start(parallel=1) as (proxy, process), proxy.stream("alpha", 500) as stream:
+    async with start(parallel=1) as (proxy, process), proxy.stream("alpha", 4000) as stream:
         await stream.content.readany()
         same = asyncio.create_task(proxy.generate("alpha"))
         other = asyncio.create_task(
