@@ -15,8 +15,9 @@ import msgspec
 from swapper_proxy.config import ConfigError, Settings, warnings
 from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.observe import logs
+from swapper_proxy.observe.fanout import Fanout
 from swapper_proxy.observe.metrics import Metrics
-from swapper_proxy.observe.recording import Recorders, Recording
+from swapper_proxy.observe.recording import Recording
 from swapper_proxy.ollama.client import OllamaClient
 from swapper_proxy.ollama.simulator import SimulatedModel, Simulator, serving
 from swapper_proxy.runtime.board import Board
@@ -60,8 +61,8 @@ class Service:
         self._ledger, self._metrics = Ledger(history.past), Metrics()
         self._catalog = Catalog(client, settings)
         broadcast = Broadcast()
-        self._recorder = Recorders([broadcast, history])
-        observer = logs.SwapLog(Recording(self._metrics, self._recorder))
+        self._recorder = Fanout(broadcast, history)
+        observer = Fanout(logs.SwapLog(), Recording(self._recorder), self._metrics)
         self.engine = Engine(client, self._catalog, self._ledger, observer, settings.swapper, settings.limits)
         self._watcher = Watcher(client, self._catalog, self.engine)
         self._standby = Standby(settings, self._catalog, self.engine)
@@ -97,8 +98,8 @@ class Service:
             self._client,
             self.engine,
             self._catalog,
-            self._ledger,
-            self._metrics,
+            Fanout(self._ledger),
+            Fanout(self._metrics),
             self._recorder,
             Router(settings.routes, self._board.is_at_hand),
             Changes(self.engine, self._catalog, self._watcher.look),

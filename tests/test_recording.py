@@ -1,8 +1,9 @@
 """What is recorded of swaps and states."""
 
 from swapper_proxy.core.types import Cause, State
+from swapper_proxy.observe.fanout import Fanout
 from swapper_proxy.observe.metrics import Metrics
-from swapper_proxy.observe.recording import Recorders, Recording
+from swapper_proxy.observe.recording import Recording
 from swapper_proxy.runtime.ports import ProblemRecord, RequestRecord, StateRecord, SwapRecord
 
 
@@ -32,7 +33,7 @@ class Kept:
 
 def test_a_swap_has_the_drain_and_the_unload_of_what_went_for_it() -> None:
     kept, metrics = Kept(), Metrics()
-    recording = Recording(metrics, Recorders([kept]))
+    recording = Fanout(Recording(kept), metrics)
     recording.loaded("a", 2.0, 1.5, "", "idle")
     recording.drained("a", 1.0)
     recording.unloaded("a", 0.5, "deadline")
@@ -51,7 +52,7 @@ def test_a_swap_has_the_drain_and_the_unload_of_what_went_for_it() -> None:
 
 def test_the_drain_of_an_unload_that_failed_is_not_that_of_a_later_one() -> None:
     kept = Kept()
-    recording = Recording(Metrics(), Recorders([kept]))
+    recording = Fanout(Recording(kept))
     recording.drained("a", 9.0)
     recording.changed("a", State.RESIDENT, Cause.FAILED)
     recording.unloaded("a", 0.5, "idle")
@@ -61,7 +62,7 @@ def test_the_drain_of_an_unload_that_failed_is_not_that_of_a_later_one() -> None
 
 def test_states() -> None:
     kept = Kept()
-    recording = Recording(Metrics(), Recorders([kept]))
+    recording = Fanout(Recording(kept))
     recording.changed("a", State.LOADING, Cause.IDLE)
     recording.changed("a", State.RESIDENT, Cause.IDLE)
     assert kept.states == [("a", "loading", "idle"), ("a", "loaded", "idle")]
@@ -69,14 +70,16 @@ def test_states() -> None:
 
 def test_problems() -> None:
     kept = Kept()
-    recording = Recording(Metrics(), Recorders([kept]))
+    recording = Fanout(Recording(kept))
     recording.load_failed("a", 1.0, 500)
     recording.load_failed("b", 60.0, 504)
     recording.upstream(False)
     recording.upstream(True)
+    recording.scheduler_fault()
     assert kept.problems == [
         ("a", "load_failed", "the load failed: Ollama answered 500"),
         ("b", "load_failed", "the load failed: it was not loaded in time"),
         ("", "upstream_unreachable", "Ollama is not reachable"),
         ("", "upstream_back", "Ollama is reachable again"),
+        ("", "scheduler_fault", "the scheduler failed and was started anew; see the proxy's log"),
     ]

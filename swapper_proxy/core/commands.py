@@ -38,6 +38,7 @@ class StartLoad:
     generation: int
     for_id: int
     expected_s: float = field(default=0.0, compare=False)
+    cause: Cause = field(default=Cause.IDLE, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class StartUnload:
 
     key: Key
     generation: int
+    cause: Cause = field(default=Cause.IDLE, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 What is made for every request is not frozen: that would take three times as long to make.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from swapper_proxy.core.errors import Failure
@@ -127,6 +128,15 @@ class Shutdown:
 
 
 @dataclass(frozen=True, slots=True)
+class TakenOver:
+    """A scheduler before this one granted requests for `key` that are in flight: when, by id.  The key is resident."""
+
+    key: Key
+    granted_at: Mapping[int, float]
+    profile: Profile = Profile()
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Nothing happened but time."""
 
@@ -146,5 +156,6 @@ Event = (
     | UpstreamUp
     | ConfigChanged
     | Shutdown
+    | TakenOver
     | Tick
 )

@@ -4,12 +4,13 @@ Each change adds the commands that tell of it to `out`.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from swapper_proxy.core.commands import Answer, Changed, Command, Grant, Held, Reject
 from swapper_proxy.core.errors import Failure, Rejection
 from swapper_proxy.core.estimates import Speed
+from swapper_proxy.core.events import TakenOver
 from swapper_proxy.core.residency import Residency, Waiter
 from swapper_proxy.core.types import Cause, Key, Limits, Profile, Sighting, State
 
@@ -52,6 +53,11 @@ class Host:
         self.shrunk = False  # more may be in memory than the limits allow
         self.out: list[Command] = []
         self.numbers = 0  # of all who ever waited
+
+    def handed_over(self, over: Collection[int]) -> list[TakenOver]:
+        """Return what is in flight, but for what is `over`: for a scheduler that takes this one's place."""
+        granted = ((r, {i: at for i, at in r.in_flight.items() if i not in over}) for r in self.records.values())
+        return [TakenOver(r.key, in_flight, r.profile) for r, in_flight in granted if in_flight]
 
     # Records
 

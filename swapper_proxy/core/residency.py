@@ -157,7 +157,7 @@ class Backoff:
         return now >= self.until + BACKOFF_MOST_S or not self.failures
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Residency:
     """One key.  Times are the scheduler's `now`; `generation` tells the current load or unload from older ones.
 
@@ -193,6 +193,11 @@ class Residency:
     hold_until: float | None = None
     load_backoff: Backoff = field(default_factory=Backoff)
     unload_backoff: Backoff = field(default_factory=Backoff)
+
+    def __repr__(self) -> str:
+        """Return what matters in a log line."""
+        options = "".join(f" {name}={value}" for name, value in self.key.options)
+        return f"<{self.key.runner}{options} {self.state}, {len(self.waiters)} wait, {len(self.in_flight)} in flight>"
 
     @property
     def occupies(self) -> bool:

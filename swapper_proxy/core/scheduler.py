@@ -36,6 +36,7 @@ from swapper_proxy.core.events import (
     LoadRequested,
     Observed,
     Shutdown,
+    TakenOver,
     Tick,
     Unloaded,
     UnloadFailed,
@@ -46,15 +47,16 @@ from swapper_proxy.core.events import (
 from swapper_proxy.core.host import Host, Swap
 from swapper_proxy.core.policy import Plan, Policy
 from swapper_proxy.core.residency import Residency, Waiter
-from swapper_proxy.core.types import Cause, Limits, State
+from swapper_proxy.core.types import Cause, Limits, Sighting, State
 
 
 class Scheduler:
     """One Ollama host.  Not to be shared between threads; the caller owns the clock."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, generation: int = 0) -> None:
+        """`generation`: the last one of the scheduler before this one, whose results do not count."""
         self.host = Host(limits)
-        self._generation = 0
+        self.generation = generation
         self._wake_at = math.inf
         self.calm = False  # whether the host was when the last events had been handled
 
@@ -259,6 +261,12 @@ class Scheduler:
         self.host.closing_until = event.until
         self._lift((), now)
 
+    def _on_taken_over(self, event: TakenOver, now: float) -> None:
+        record = self.host.record(event.key, event.profile, now)
+        record.in_flight = dict(event.granted_at)
+        self.host.holder |= dict.fromkeys(record.in_flight, record)
+        self.host.adopt(Sighting(event.key, event.profile), now)
+
     def _on_tick(self, event: Tick, now: float) -> None:
         self._wake_at = math.inf  # a clock may ring a little early: ask again
 
@@ -277,6 +285,7 @@ class Scheduler:
         UpstreamUp: _on_upstream_up,
         ConfigChanged: _on_config_changed,
         Shutdown: _on_shutdown,
+        TakenOver: _on_taken_over,
         Tick: _on_tick,
     }
 
@@ -371,22 +380,22 @@ class Scheduler:
                 self.host.change(record, State.DRAINING, Cause.LIMITS, now)
 
     def _start_load(self, record: Residency, cause: Cause, now: float) -> None:
-        self._generation += 1
-        record.generation = self._generation
+        self.generation += 1
+        record.generation = self.generation
         asked = next(iter(record.waiters.loaders.values()), None)
         self.host.change(record, State.LOADING, asked.cause if asked and asked.cause else cause, now)
         head = record.head or record.oldest
-        self.host.out.append(StartLoad(record.key, record.generation, head.id, record.speed.load_s))
+        self.host.out.append(StartLoad(record.key, record.generation, head.id, record.speed.load_s, record.cause))
         if record.profile.pinned:
             self.host.unsettled = True
             self._reject_hopeless()
 
     def _start_unload(self, record: Residency, cause: Cause, now: float) -> None:
-        self._generation += 1
-        record.generation = self._generation
+        self.generation += 1
+        record.generation = self.generation
         self.host.report_hold(record, now, paid=False)
         self.host.change(record, State.UNLOADING, cause, now)
-        self.host.out.append(StartUnload(record.key, record.generation))
+        self.host.out.append(StartUnload(record.key, record.generation, cause))
 
     # 6. Time
 

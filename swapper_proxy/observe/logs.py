@@ -5,9 +5,6 @@ import time
 
 import msgspec
 
-from swapper_proxy.observe.passing import Passing
-from swapper_proxy.runtime.ports import Observer
-
 # The attributes that `extra` may carry.
 FIELDS = (
     "request_id",
@@ -65,32 +62,26 @@ def configure(level: str, style: str) -> None:
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
 
 
-class SwapLog(Passing):
+class SwapLog:
     """One line per swap."""
 
-    def __init__(self, following: Observer) -> None:
-        super().__init__(following)
+    def __init__(self) -> None:
         self._log = logging.getLogger("swapper_proxy.swaps")
 
     def loaded(self, model: str, seconds: float, expected_s: float, replaced: str, cause: str) -> None:
         times = {"load_s": round(seconds, 3), "expected_s": round(expected_s, 3)}
         self._log.info("loaded", extra={"model": model, **times, "replaced": replaced, "cause": cause})
-        super().loaded(model, seconds, expected_s, replaced, cause)
 
     def load_failed(self, model: str, seconds: float, status: int) -> None:
         self._log.warning("load failed", extra={"model": model, "load_s": round(seconds, 3), "status": status})
-        super().load_failed(model, seconds, status)
 
     def unloaded(self, model: str, seconds: float, cause: str) -> None:
         self._log.info("unloaded", extra={"model": model, "unload_s": round(seconds, 3), "cause": cause})
-        super().unloaded(model, seconds, cause)
 
     def reloaded(self, model: str, seconds: float, cause: str) -> None:
         text = "Ollama loaded it behind the proxy's back"
         self._log.warning(text, extra={"model": model, "load_s": round(seconds, 3), "cause": cause})
-        super().reloaded(model, seconds, cause)
 
     def upstream(self, reachable: bool) -> None:
         level = logging.INFO if reachable else logging.ERROR
         self._log.log(level, "Ollama is %sreachable", "" if reachable else "not ")
-        super().upstream(reachable)

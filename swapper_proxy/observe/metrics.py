@@ -7,7 +7,6 @@ from itertools import chain
 from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics, generate_latest
 
 from swapper_proxy import __version__
-from swapper_proxy.core.types import Cause, State
 from swapper_proxy.observe.exposition import Histogram, Histograms, head, labelled, samples
 from swapper_proxy.runtime.board import Board, Snapshot
 from swapper_proxy.runtime.ports import Usage
@@ -72,6 +71,7 @@ class Metrics:
         self._reloads = counter("upstream_reloads", "Loads by Ollama behind the proxy's back.", "model", "cause")
         self._load_failures = counter("load_failures", "Loads that failed.", "model")
         self._rejected = counter("rejected_requests", "Requests the proxy answered with an error.", "reason")
+        self._faults = counter("scheduler_faults", "Errors of the scheduler, after each of which it was started anew.")
         self._configured = Gauge(
             "swapper_config_last_reload_successful",
             "Whether the configuration in force is the one that was read last.",
@@ -99,9 +99,6 @@ class Metrics:
     def drained(self, model: str, seconds: float) -> None:
         self._drain.of(model).observe(seconds)
 
-    def changed(self, model: str, state: State, cause: Cause) -> None:
-        """Read from the snapshot."""
-
     def unloaded(self, model: str, seconds: float, cause: str) -> None:
         self._unload.of(model).observe(seconds)
 
@@ -112,8 +109,8 @@ class Metrics:
     def reloaded(self, model: str, seconds: float, cause: str) -> None:
         self._count(self._reloads, model, cause)
 
-    def upstream(self, reachable: bool) -> None:
-        """Read from the snapshot."""
+    def scheduler_fault(self) -> None:
+        self._count(self._faults)
 
     def configured(self, successfully: bool) -> None:
         """The configuration was read again."""
@@ -121,7 +118,7 @@ class Metrics:
         self._rare_text = b""
 
     def _count(self, counter: Counter, *labels: str, amount: float = 1.0) -> None:
-        counter.labels(*labels).inc(amount)
+        (counter.labels(*labels) if labels else counter).inc(amount)
         self._rare_text = b""
 
     # Of single requests

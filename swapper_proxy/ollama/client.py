@@ -1,7 +1,7 @@
 """The way to Ollama: the proxy's own calls, and client requests handed on."""
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -129,7 +129,7 @@ class OllamaClient:
         body that is still at hand is sent once more, on a fresh connection.  Nothing else is retried.
         """
         lines = [b"%b: %b\r\n" % header for header in headers]
-        if not isinstance(body, tuple) and not any(line.lower().startswith(b"content-length:") for line in lines):
+        if not isinstance(body, Sequence) and not any(line.lower().startswith(b"content-length:") for line in lines):
             lines.append(b"Transfer-Encoding: chunked\r\n")
             body = _chunked(body)
         start = f"{method} {self._pool.prefix}{target} HTTP/1.1\r\nHost: {self._pool.host}\r\n"

@@ -7,7 +7,7 @@ be used again.
 import asyncio
 import math
 import ssl
-from collections.abc import AsyncIterable, Callable
+from collections.abc import AsyncIterable, Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -184,7 +184,7 @@ class Connection(asyncio.Protocol):
         kept, self._used = self._used, True
         self._silence, self._quiet_since = silence, math.inf
         self._begin(method)
-        if isinstance(body, tuple):
+        if isinstance(body, Sequence):
             self._transport.writelines([piece for piece in (head, *body) if piece])  # from 3.12 on an empty one spins
         else:
             self._transport.write(head)
@@ -197,7 +197,7 @@ class Connection(asyncio.Protocol):
                 raise self._refused from None
             if self._silent:
                 raise UpstreamSilent(str(error)) from None
-            if kept and not self._touched and isinstance(body, tuple):
+            if kept and not self._touched and isinstance(body, Sequence):
                 raise Stale(str(error)) from None
             raise UpstreamUnreachable(str(error), sent=True) from None
 

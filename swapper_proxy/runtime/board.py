@@ -129,6 +129,17 @@ class Board:
         )
 
     @property
+    def trouble(self) -> str:
+        """Return what keeps requests from being served, for people; empty if nothing does."""
+        if not self._engine.reachable:
+            return "Ollama is not reachable"
+        now = self._engine.now
+        for record in self._engine.residencies():
+            if record.state is State.LOADING and now - record.changed_at > record.profile.swap_timeout_s:
+                return f"a load takes longer than model_swap_timeout: {self._engine.name_of(record.key)}"
+        return ""
+
+    @property
     def waiting(self) -> int:
         """All who wait."""
         return self._engine.waiting

@@ -5,9 +5,11 @@ All of it happens in one event loop: events of one turn of the loop are collecte
 
 import asyncio
 import itertools
+import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Self, TypeVar
 
 from swapper_proxy.config import Swapper
@@ -25,7 +27,7 @@ from swapper_proxy.core.commands import (
     StartUnload,
     WakeAt,
 )
-from swapper_proxy.core.errors import Rejected, Rejection
+from swapper_proxy.core.errors import ProxyError, Rejected, Rejection
 from swapper_proxy.core.events import (
     Arrived,
     Cancelled,
@@ -54,7 +56,12 @@ from swapper_proxy.runtime.swaps import Swaps
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
 RETRY_S = 1.0  # when there may be another proxy, or room in the queue; nobody can tell
+MOST_LOGGED = 4000  # characters of the events and of the state that made the scheduler fail
+
+Notice = Callable[[], None]
 
 
 @dataclass(slots=True)
@@ -86,8 +93,10 @@ class Engine:
         self._names: dict[Key, str] = {}  # under which name each resident is known to people
         self._draining: dict[Key, float] = {}  # since when
         self._heard_at: dict[str, float] = {}  # when a runner last answered anybody
-        self._cause = Cause.IDLE  # of the last change: a load or unload is started right after its own
         self._grace_ends = 0.0
+        self._failed_at = -math.inf  # when the scheduler failed last
+        self._is_blind = False  # /api/ps was not read since
+        self.look_wanted = asyncio.Event()  # what is in memory is not known: look at once
         self.idle_since: float | None = None  # since when nobody waits and nothing is answered; the loop's clock
 
     async def __aenter__(self) -> Self:
@@ -107,8 +116,12 @@ class Engine:
         model = demand.model
         if self._events or self._catalog.is_changing(model.runner):
             return 0
-        event = self._arrival(demand, model)
-        if not self._scheduler.admit(event, self._loop.time()):
+        event, now = self._arrival(demand, model), self._loop.time()
+        try:
+            if not self._scheduler.admit(event, now):
+                return 0
+        except Exception:
+            self._perform(self._start_over([Cancelled(event.id)], now))
             return 0
         self.idle_since = None
         self._observer.waited(model.name, 0.0)
@@ -228,6 +241,10 @@ class Engine:
             self._decide()
 
     def observed(self, asked_at: float, present: tuple[Sighting, ...]) -> None:
+        """Ollama was asked then, and listed these runners."""
+        if self._is_blind and asked_at > self._failed_at:
+            self._is_blind = False
+            self.submit(UpstreamUp())
         self.submit(Observed(asked_at, present))
 
     def upstream(self, reachable: bool) -> None:
@@ -263,50 +280,94 @@ class Engine:
     def _decide(self) -> None:
         events, self._events = self._events, []
         now = self._loop.time()
-        for command in self._scheduler.handle(events, now):
-            self._perform(command)
+        try:
+            commands = self._scheduler.handle(events, now)
+        except Exception:
+            commands = self._start_over(events, now)
+        self._perform(commands)
         if self._scheduler.host.at_rest:
             self.idle_since = now if self.idle_since is None else self.idle_since
         else:
             self.idle_since = None
 
+    def _start_over(self, events: Sequence[Event], now: float) -> list[Command]:
+        """Put another scheduler in the place of one that failed at these events.
+
+        Every request that waits gets a 500.  What was granted stays in flight, so that its model is not unloaded.
+        Nothing is loaded or unloaded before the next look at what is in memory.
+        """
+        old = self._scheduler
+        records = [record for record in old.residencies() if record.occupies or record.waiters]
+        log.exception("the scheduler failed at %s with %s", repr(events)[:MOST_LOGGED], repr(records)[:MOST_LOGGED])
+        failed = ProxyError(500, "scheduler_fault", "internal error; see the proxy's log")
+        waiting = [id_ for id_, ticket in self._tickets.items() if not ticket.future.done()]
+        for id_ in waiting:
+            self._observer.rejected(failed.code)
+            self._settle(id_, failed)
+        self._swaps.abandon()
+        self._observer.scheduler_fault()
+        over = {*waiting, *(event.id for event in events if isinstance(event, Finished | Cancelled))}
+        limits = [event.limits for event in events if isinstance(event, ConfigChanged)] or [old.host.limits]
+        self._scheduler = Scheduler(limits[-1], old.generation)
+        if now - self._failed_at > RETRY_S:  # else the next look in turn is soon enough
+            self.look_wanted.set()
+        self._failed_at, self._is_blind = now, True
+        closing = [Shutdown(self._grace_ends)] if self.ollama.closing.is_set() else []
+        gone = [Changed(r.key, State.ABSENT, Cause.OBSERVED) for r in old.residencies() if r.occupies]
+        return [*gone, *self._scheduler.handle([UpstreamDown(), *old.host.handed_over(over), *closing], now)]
+
     # Commands out
 
-    def _perform(self, command: Command) -> None:
+    def _perform(self, commands: Iterable[Command]) -> None:
+        """Carry out all commands, and only then tell what happened: nobody who is told can keep one from that."""
+        notices: list[Notice] = []
+        for command in commands:
+            self._carry_out(command, notices)
+        for notice in notices:
+            try:
+                notice()
+            except Exception:
+                log.exception("what happened could not be told")
+
+    def _carry_out(self, command: Command, notices: list[Notice]) -> None:
         match command:
             case Grant(id) | Answer(id):
                 self._settle(id, None)
             case Reject(id, reason, retry_after_s, failure):
                 if reason is not Rejection.MADE_ANEW and id in self._tickets:  # else it is asked for again, or nobody's
-                    self._observer.rejected(reason.code)
+                    notices.append(partial(self._observer.rejected, reason.code))
                 self._settle(id, Rejected(reason, retry_after_s, failure))
-            case StartLoad():
-                self._start_load(command, self._tickets[command.for_id])
+            case StartLoad(key, _, for_id):
+                ticket = self._tickets[for_id]
+                self._names[key] = ticket.model.name
+                self._swaps.load(command, ticket.model, ticket.keep_alive)
             case StartUnload(key):
-                self._swaps.unload(command, self.name_of(key), self._cause)
+                self._swaps.unload(command, self.name_of(key))
             case Changed():
-                self._changed(command)
+                notices += self._changed(command)
             case Held(key, seconds, paid):
-                self._observer.held(self.name_of(key), seconds, paid)
+                notices.append(partial(self._observer.held, self.name_of(key), seconds, paid))
             case Reloaded(key, seconds, guessed):
-                self._observer.reloaded(self.name_of(key), seconds, "options" if guessed else "gone")
+                cause = "options" if guessed else "gone"
+                notices.append(partial(self._observer.reloaded, self.name_of(key), seconds, cause))
             case WakeAt(time):
                 self._set_wake(time)
 
-    def _changed(self, change: Changed) -> None:
-        self._cause = change.cause
-        self._ledger.changed(change)
-        self._observer.changed(self.name_of(change.key), change.state, change.cause)
+    def _changed(self, change: Changed) -> Iterator[Notice]:
+        """Keep what is known of the resident, and say what is to be told of the change."""
+        name = self.name_of(change.key)
+        yield partial(self._ledger.changed, change)
+        yield partial(self._observer.changed, name, change.state, change.cause)
         began = self._draining.pop(change.key, None)
         if change.state is State.DRAINING:
             self._draining[change.key] = self._loop.time()
         elif change.state is State.UNLOADING and began is not None:
-            self._observer.drained(self.name_of(change.key), self._loop.time() - began)
+            yield partial(self._observer.drained, name, self._loop.time() - began)
         elif change.state is State.ABSENT:
             self._names.pop(change.key, None)
             self._heard_at.pop(change.key.runner, None)
 
-    def _settle(self, id_: int, error: Rejected | None) -> None:
+    def _settle(self, id_: int, error: ProxyError | None) -> None:
         ticket = self._tickets.get(id_)
         if ticket is None or ticket.future.done():
             return  # its client left in this very turn; its Cancelled is on the way
@@ -319,11 +380,6 @@ class Engine:
         if self._wake is not None:
             self._wake.cancel()
         self._wake = self._loop.call_at(time, self.submit, Tick())
-
-    def _start_load(self, command: StartLoad, ticket: Ticket) -> None:
-        self._names[command.key] = ticket.model.name
-        spec = self._catalog.load_spec(ticket.model, dict(command.key.options), ticket.keep_alive)
-        self._swaps.load(command, spec, ticket.model.name, self._cause)
 
     async def probe(self) -> None:
         """Ask Ollama whether it is there, and tell the scheduler."""

@@ -4,9 +4,12 @@ import asyncio
 import contextlib
 
 from swapper_proxy.config import Swapper
+from swapper_proxy.config.keep_alive import KeepAlive
 from swapper_proxy.core.names import canonical
+from swapper_proxy.core.types import Key
 from swapper_proxy.runtime.catalog import Catalog
-from swapper_proxy.runtime.ports import Control, LoadSpec, Running, UpstreamRefused, UpstreamUnreachable
+from swapper_proxy.runtime.model import Model
+from swapper_proxy.runtime.ports import Control, Running, UpstreamRefused, UpstreamUnreachable
 
 # How often /api/ps is asked whether an unloaded runner is gone: at first often, because it takes milliseconds.
 ABSENCE_POLL_FIRST_S = 0.01
@@ -25,25 +28,26 @@ class Loader:
         self._catalog = catalog
         self._swapper = swapper
 
-    async def load(self, spec: LoadSpec, runner: str) -> None:
+    async def load(self, model: Model, key: Key, keep_alive: KeepAlive | None) -> None:
         """Returns when it is loaded.
 
         Raises MadeAnew before anything is done, UpstreamRefused, UpstreamUnreachable, or TimeoutError if it takes
         longer than `load_stall_timeout`: then the connection has been closed, which makes Ollama give the load up, and
         the runner is gone again.
         """
-        if self._catalog.is_changing(runner):
+        if self._catalog.is_changing(key.runner):
             raise MadeAnew
+        spec = self._catalog.load_spec(model, dict(key.options), keep_alive)
         self._catalog.forget()
-        model = await self._catalog.find(canonical(spec.name))
-        if model is not None and model.runner != runner:
+        found = await self._catalog.find(canonical(spec.name))
+        if found is not None and found.runner != key.runner:
             raise MadeAnew
         try:
             async with asyncio.timeout(self._swapper.load_stall_timeout):
                 await self._control.load(spec)
         except TimeoutError:
             with contextlib.suppress(UpstreamUnreachable, UpstreamRefused, TimeoutError):
-                await self._gone(runner)
+                await self._gone(key.runner)
             raise
 
     async def unload(self, runner: str) -> None:

@@ -1,6 +1,6 @@
 """What the runtime needs of the outside, and what the outside may be told: protocols, wired in `app`."""
 
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -11,8 +11,10 @@ from swapper_proxy.core.types import Cause, RunnerOption, State
 
 # A header as it stands on the wire.
 Header = tuple[bytes, bytes]
-# Of a request: at hand, in pieces that are sent one after the other, or still to come.
-Body = tuple[bytes | memoryview, ...] | AsyncIterable[bytes]
+# A request body that is in memory, to be sent piece by piece.  Whoever owns it empties the list when it is over.
+Pieces = list[bytes | memoryview]
+# A request body, in memory or still to come.
+Body = Sequence[bytes | memoryview] | AsyncIterable[bytes]
 
 
 class UpstreamUnreachable(Exception):
@@ -226,3 +228,4 @@ class Observer(Protocol):
     def held(self, model: str, seconds: float, paid: bool) -> None: ...
     def reloaded(self, model: str, seconds: float, cause: str) -> None: ...
     def upstream(self, reachable: bool) -> None: ...
+    def scheduler_fault(self) -> None: ...

@@ -5,12 +5,14 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+from swapper_proxy.config.keep_alive import KeepAlive
 from swapper_proxy.core.commands import StartLoad, StartUnload
 from swapper_proxy.core.errors import Failure
 from swapper_proxy.core.events import Event, Loaded, LoadFailed, Unloaded, UnloadFailed
 from swapper_proxy.core.types import Cause
 from swapper_proxy.runtime.loader import Loader, MadeAnew
-from swapper_proxy.runtime.ports import LoadSpec, Observer, UpstreamRefused, UpstreamUnreachable
+from swapper_proxy.runtime.model import Model
+from swapper_proxy.runtime.ports import Observer, UpstreamRefused, UpstreamUnreachable
 
 log = logging.getLogger(__name__)
 
@@ -38,14 +40,15 @@ class Swaps:
         self._tasks: set[asyncio.Task[None]] = set()
         self._replaced = ""  # what was unloaded to make room for the next load
 
-    def load(self, command: StartLoad, spec: LoadSpec, name: str, cause: Cause) -> None:
-        """`name` is what people call it, here and below."""
+    def load(self, command: StartLoad, model: Model, keep_alive: KeepAlive | None) -> None:
+        """Load the model as the request that needs it asks for it."""
         otherwise = LoadFailed(command.key, command.generation)
-        self._start(self._load(command, spec, name, cause, otherwise), otherwise)
+        self._start(self._load(command, model, keep_alive, otherwise), otherwise)
 
-    def unload(self, command: StartUnload, name: str, cause: Cause) -> None:
+    def unload(self, command: StartUnload, name: str) -> None:
+        """`name` is what people call it."""
         otherwise = UnloadFailed(command.key, command.generation)
-        self._start(self._unload(command, name, cause, otherwise), otherwise)
+        self._start(self._unload(command, name, otherwise), otherwise)
 
     def abandon(self) -> None:
         """Ollama is away: what it was asked for is not waited for any more."""
@@ -71,12 +74,12 @@ class Swaps:
             log.exception("a load or unload ended in an error of the proxy's own")
             self._report(otherwise)
 
-    async def _load(self, command: StartLoad, spec: LoadSpec, name: str, cause: Cause, failed: LoadFailed) -> None:
-        key, generation = command.key, command.generation
+    async def _load(self, command: StartLoad, model: Model, keep_alive: KeepAlive | None, failed: LoadFailed) -> None:
+        key, generation, name = command.key, command.generation, model.name
         began = _now()
         replaced, self._replaced = self._replaced, ""
         try:
-            await self.loader.load(spec, key.runner)
+            await self.loader.load(model, key, keep_alive)
         except MadeAnew:
             self._report(LoadFailed(key, generation, made_anew=True))
         except UpstreamRefused as error:
@@ -87,14 +90,14 @@ class Swaps:
             await self._probe()
             self._report(failed)  # ignored if Ollama is down: then the waiters are kept
         else:
-            self._observer.loaded(name, _now() - began, command.expected_s, replaced, cause)
             self._report(Loaded(key, generation))
+            self._observer.loaded(name, _now() - began, command.expected_s, replaced, command.cause)
 
     def _load_failed(self, command: StartLoad, name: str, began: float, failure: Failure | None) -> None:
-        self._observer.load_failed(name, _now() - began, failure.status if failure else 504)
         self._report(LoadFailed(command.key, command.generation, failure))
+        self._observer.load_failed(name, _now() - began, failure.status if failure else 504)
 
-    async def _unload(self, command: StartUnload, name: str, cause: Cause, failed: UnloadFailed) -> None:
+    async def _unload(self, command: StartUnload, name: str, failed: UnloadFailed) -> None:
         began = _now()
         try:
             await self.loader.unload(command.key.runner)
@@ -104,9 +107,9 @@ class Swaps:
             await self._probe()
             self._report(failed)
         else:
-            self._replaced = name if cause in SWAPPING else ""
-            self._observer.unloaded(name, _now() - began, cause)
+            self._replaced = name if command.cause in SWAPPING else ""
             self._report(Unloaded(command.key, command.generation))
+            self._observer.unloaded(name, _now() - began, command.cause)
 
 
 def _now() -> float:

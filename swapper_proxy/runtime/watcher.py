@@ -1,6 +1,7 @@
 """Follows what happens behind the proxy's back: /api/ps every second while anything is going on, else every five."""
 
 import asyncio
+import contextlib
 import logging
 from typing import Self
 
@@ -48,7 +49,10 @@ class Watcher:
             except Exception:  # a bug here must not blind the proxy for the rest of its life
                 log.exception("looking at Ollama failed")
             self._looked.set()
-            await asyncio.sleep(BUSY_S if self._engine.busy or not self._engine.reachable else QUIET_S)
+            self._engine.look_wanted.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(BUSY_S if self._engine.busy or not self._engine.reachable else QUIET_S):
+                    await self._engine.look_wanted.wait()
 
     async def look(self) -> None:
         """One look at Ollama; the engine is told."""

@@ -9,14 +9,17 @@ import io
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from swapper_proxy.core.errors import ProxyError
+from swapper_proxy.core.names import LONGEST
+from swapper_proxy.runtime.ports import Pieces
 
-# What is sent one after the other.
-Pieces = tuple[bytes | memoryview, ...]
+# The longest model name that is read; a longer one is no name, and Ollama says so.
+Name = Annotated[str, Meta(max_length=LONGEST)]
 # A body with more elements or bytes is not checked before its swap, which is the safe side.
 MOST_ELEMENTS = 100_000
 MOST_BYTES = 8 << 20
@@ -70,13 +73,12 @@ class Fields:
 
     def get(self, name: str, kind: Any, default: Any) -> Any:
         """The value of a field.  null counts as absent, as in Go.  Raises WrongType, Ambiguous."""
-        raw = self._raw.get(name)
-        if raw is None or raw == _NULL:
+        if name not in self._raw or self._raw[name] == _NULL:
             return default
-        if not self.light and kind is not msgspec.Raw and has_many_elements(raw):
+        if not self.light and kind is not msgspec.Raw and has_many_elements(self._raw[name]):
             raise Ambiguous(f"{name} has too many elements")
         try:
-            return _decoder(kind).decode(raw)
+            return _decoder(kind).decode(self._raw[name])  # no variable for it: the frame may outlive the body
         except msgspec.MsgspecError as error:
             raise WrongType(f"{name}: {error}") from None
         except RecursionError:
@@ -87,6 +89,10 @@ class Fields:
         for name in self._raw:
             if name in kinds:
                 self.get(name, kinds[name], None)
+
+    def size(self, name: str) -> int:
+        """Return how many bytes the value of a field has, 0 if the field is absent."""
+        return len(self._raw.get(name, b""))
 
     def is_empty(self, name: str) -> bool:
         """Whether it is absent, null, an empty text or an empty list."""
@@ -104,11 +110,16 @@ class Fields:
     def pieces(self) -> Pieces:
         """In pieces, so that large values are not copied."""
         if self._body:
-            return (self._body,)
-        pieces: list[bytes | memoryview] = []
+            return [self._body]
+        pieces: Pieces = []
         for name, value in self._raw.items():
             pieces += (b"," if pieces else b"{", msgspec.json.encode(name), b":", memoryview(value))
-        return (*pieces, b"}") if pieces else (b"{}",)
+        return [*pieces, b"}"] if pieces else [b"{}"]
+
+    def clear(self) -> None:
+        """Let go of the body."""
+        self._raw.clear()
+        self._body = b""
 
 
 _decoder = cache(msgspec.json.Decoder)
@@ -117,7 +128,7 @@ _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 def named(fields: Fields) -> str:
     """The model, as the routes that do not run it read it.  Raises WrongType, Ambiguous."""
-    name: str = fields.get("model", str, "") or fields.get("name", str, "")
+    name: str = fields.get("model", Name, "") or fields.get("name", Name, "")
     return name
 
 

@@ -12,7 +12,7 @@ from swapper_proxy.core.names import canonical, is_plausible
 from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.engine import Engine
 from swapper_proxy.runtime.model import Model
-from swapper_proxy.web.body import Fields, WrongType, named
+from swapper_proxy.web.body import Fields, Name, WrongType, named
 
 CHANGES = {
     ("POST", "/api/pull"),
@@ -54,7 +54,7 @@ class Changes:
 
     async def _leaving(self, path: str, fields: Fields) -> Model | None:
         """The model in memory that would stay there without a name."""
-        name = fields.get("destination", str, "") if path == "/api/copy" else named(fields)
+        name = fields.get("destination", Name, "") if path == "/api/copy" else named(fields)
         if not name or not is_plausible(name):
             return None
         model = await self._catalog.find(canonical(name))
@@ -67,7 +67,7 @@ class Changes:
     async def _weights(self, path: str, fields: Fields) -> str | None:
         """What the name will stand for; None: something new, empty: nothing, since Ollama will refuse it."""
         made = bool(fields.get("adapters", dict[str, str], {}) or fields.get("quantize", str, ""))
-        source = fields.get("source" if path == "/api/copy" else "from", str, "")
+        source = fields.get("source" if path == "/api/copy" else "from", Name, "")
         if source and is_plausible(source):
             model = await self._catalog.find(canonical(source))
             if model is None:

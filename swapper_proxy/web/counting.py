@@ -3,7 +3,6 @@
 import time
 from typing import Protocol
 
-from swapper_proxy.runtime.ledger import Ledger
 from swapper_proxy.runtime.ports import Recorder, RequestRecord, Usage
 from swapper_proxy.web import usage
 from swapper_proxy.web.relay import Outcome
@@ -23,10 +22,18 @@ class RequestMetrics(Protocol):
     def keyed(self, key: str, status: int) -> None: ...
 
 
+class RequestTotals(Protocol):
+    """What requests come to in the end (see runtime.ledger.Ledger)."""
+
+    def count(self, model: str, endpoint: str, status: int, usage: Usage) -> None: ...
+    def count_remote(self, model: str, endpoint: str, status: int) -> None: ...
+    def first_token(self, model: str, seconds: float) -> None: ...
+
+
 class Counted(Outcome, kw_only=True):
     """Of one inference request; `arrived` and `handed_over` are on the monotonic clock."""
 
-    ledger: Ledger
+    totals: RequestTotals
     metrics: RequestMetrics
     recorder: Recorder
     model: str
@@ -60,7 +67,7 @@ class Counted(Outcome, kw_only=True):
         self.began = time.monotonic()
         self.metrics.first_byte(self.model, self.began - self.handed_over)
         if self.streams and self.status == 200:
-            self.ledger.first_token(self.model, self.began - self.arrived)
+            self.totals.first_token(self.model, self.began - self.arrived)
             self.metrics.first_token(self.model, self.began - self.arrived)
 
     @property
@@ -81,7 +88,7 @@ class Counted(Outcome, kw_only=True):
         model, endpoint, status, said = self.model, self.endpoint, self.status, self.usage
         duration_s = time.monotonic() - self.arrived
         first_byte_s = self.began - self.handed_over if self.pieces else None
-        self.ledger.count(model, endpoint, status, said)
+        self.totals.count(model, endpoint, status, said)
         self.metrics.answered(model, duration_s, said)
         record = RequestRecord(time.time(), model, endpoint, status, waited_s, first_byte_s, duration_s, said)
         self.recorder.request(record)
@@ -90,10 +97,10 @@ class Counted(Outcome, kw_only=True):
 class CountedRemote(Outcome, kw_only=True):
     """Of one request for a model that runs elsewhere: apart from the others, and not timed."""
 
-    ledger: Ledger
+    totals: RequestTotals
     model: str
     endpoint: str
 
     def count(self, waited_s: float = 0.0) -> None:
         if self.sent:
-            self.ledger.count_remote(self.model, self.endpoint, self.status)
+            self.totals.count_remote(self.model, self.endpoint, self.status)

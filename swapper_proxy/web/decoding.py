@@ -1,6 +1,5 @@
-"""Encoded bodies of requests, decoded as they come, so that they are never in memory in both forms."""
+"""Decode request bodies as they come, so that they are never in memory in both forms."""
 
-import io
 import sys
 import zlib
 from collections.abc import Callable
@@ -14,7 +13,7 @@ else:
     from backports import zstd
 
 MOST_PARTS = 1000  # members or frames; each costs a decoder
-PIECE_BYTES = 256 * 1024
+STEP_BYTES = 1024 * 1024  # decoded at a time: as much more than is counted may be in memory
 
 
 class Decoder(Protocol):
@@ -56,53 +55,45 @@ DECODERS: dict[str, Callable[[], Decoder]] = {"gzip": _Member, "x-gzip": _Member
 
 
 class Decoding:
-    """All members or frames; never more than `limit` bytes, whatever a small body unfolds to."""
+    """All members or frames of one body, decoded step by step: a small body may unfold to any size."""
 
-    def __init__(self, decoder: Callable[[], Decoder], limit: int) -> None:
+    def __init__(self, decoder: Callable[[], Decoder]) -> None:
         self._decoder = decoder
-        self._limit = limit
         self._part = decoder()
         self._parts = 0  # that were begun
-        self._decoded = io.BytesIO()
+        self._left = b""  # of the encoded body, behind the end of a part
 
-    def write(self, data: bytes) -> int:
-        """More of the encoded body has come; how many bytes it is decoded.  Raises ProxyError: 400, 413."""
-        before = self._decoded.tell()
+    def more(self, encoded: bytes = b"") -> bytes:
+        """Return the next STEP_BYTES at most of what has come so far, `encoded` included; empty if all was returned.
+
+        Raises ProxyError (400).
+        """
+        encoded = self._left + encoded if self._left else encoded
+        self._left = b""
         try:
-            while data:
+            while encoded or not self._waits:
                 if self._part.eof or not self._parts:
                     self._begin()
-                data = self._unfold(data)
+                decoded = self._part.decompress(encoded, STEP_BYTES)
+                encoded = self._left = self._part.unused_data if self._part.eof else b""
+                if decoded:
+                    return decoded
         except (zlib.error, zstd.ZstdError) as error:
             raise ProxyError(400, "malformed", f"the request body cannot be decoded: {error}") from None
-        return self._decoded.tell() - before
+        return b""
 
-    def getvalue(self) -> bytes:
-        """All of it, which has come.  Raises ProxyError (400) if there should be more."""
+    def end(self) -> None:
+        """The encoded body is over.  Raises ProxyError (400) if there should be more."""
         if self._parts and not self._part.eof:
             raise ProxyError(400, "malformed", "the encoded request body ends too soon")
-        return self._decoded.getvalue()
+
+    @property
+    def _waits(self) -> bool:
+        """Whether nothing comes without more of the encoded body."""
+        return not self._parts or self._part.eof or self._part.needs_input
 
     def _begin(self) -> None:
         if self._parts == MOST_PARTS:
             raise ProxyError(400, "malformed", f"the encoded request body has more than {MOST_PARTS} parts")
         self._parts += 1
         self._part = self._decoder()
-
-    def _unfold(self, data: bytes) -> bytes:
-        """What comes after this part."""
-        part = self._part
-        self._keep(part.decompress(data, PIECE_BYTES))
-        while not (part.eof or part.needs_input):
-            self._keep(part.decompress(b"", PIECE_BYTES))
-        return part.unused_data
-
-    def _keep(self, piece: bytes) -> None:
-        if self._decoded.tell() + len(piece) > self._limit:
-            raise too_large(self._limit)
-        self._decoded.write(piece)
-
-
-def too_large(limit: int) -> ProxyError:
-    """A body of more than so many bytes."""
-    return ProxyError(413, "body_too_large", f"the request body is larger than {limit} bytes")

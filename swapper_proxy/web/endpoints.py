@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from swapper_proxy.config.keep_alive import InvalidKeepAlive, KeepAlive, seconds_of
 from swapper_proxy.core.types import RUNNER_OPTIONS, RunnerOption
-from swapper_proxy.web.body import Ambiguous, Fields
+from swapper_proxy.web.body import Ambiguous, Fields, Name
 from swapper_proxy.web.form import Form
 
 
@@ -165,7 +165,7 @@ _ENDPOINTS = (
 ENDPOINTS = {endpoint.path: endpoint for endpoint in _ENDPOINTS}
 
 
-MOST_CHARACTERS = 1000  # of a keep_alive: Go adds up as many parts as there are
+MOST_KEEP_ALIVE_BYTES = 1000  # Go adds up as many parts as there are
 
 
 class Unacceptable(Exception):
@@ -187,7 +187,7 @@ class Asked(msgspec.Struct, frozen=True):
 
 def read(endpoint: Endpoint, fields: Fields | Form) -> Asked:
     """What a request asks for.  Raises Unacceptable, WrongType, Ambiguous."""
-    model = fields.get("model", str, "")
+    model = fields.get("model", Name, "")
     if not model:
         raise Unacceptable("no model")
     if fields.light:
@@ -195,9 +195,9 @@ def read(endpoint: Endpoint, fields: Fields | Form) -> Asked:
     if not endpoint.native:
         _check(endpoint, fields)
         return Asked(model, wants=_wants(endpoint, fields))
-    keep_alive = fields.get("keep_alive", KeepAlive | None, None)
-    if isinstance(keep_alive, str) and len(keep_alive) > MOST_CHARACTERS:
+    if fields.size("keep_alive") > MOST_KEEP_ALIVE_BYTES:
         raise Ambiguous("keep_alive is too long")
+    keep_alive = fields.get("keep_alive", KeepAlive | None, None)
     leaves_at_once, options = _leaves_at_once(keep_alive), fields.get("options", _Options, None)
     empty = fields.is_empty(endpoint.content)
     if empty and leaves_at_once and endpoint.stops:
@@ -222,14 +222,13 @@ def _has(fields: Fields | Form, name: str) -> bool:
     return not fields.is_empty(name)
 
 
-def check(endpoint: Endpoint, asked: Asked, capabilities: frozenset[str] | None) -> None:
-    """Whether the model can do this at all; no opinion where Ollama does not tell.  Raises Unacceptable."""
+def is_able(endpoint: Endpoint, asked: Asked, capabilities: frozenset[str] | None) -> bool:
+    """Return False if a model with these capabilities cannot do this; True also where Ollama does not tell them."""
     if capabilities is None or asked.intent is Intent.UNLOAD:
-        return
+        return True
     if endpoint.needs and capabilities.isdisjoint(endpoint.needs):
-        raise Unacceptable(f"no capability {' or '.join(endpoint.needs)}")
-    if missing := asked.wants - capabilities:
-        raise Unacceptable(f"no capability {' or '.join(missing)}")
+        return False
+    return asked.wants <= capabilities
 
 
 def unloaded(endpoint: Endpoint, name: str) -> bytes:

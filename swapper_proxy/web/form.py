@@ -10,10 +10,13 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
-from swapper_proxy.web.body import Ambiguous, Malformed, Pieces
+from swapper_proxy.core.names import LONGEST
+from swapper_proxy.runtime.ports import Pieces
+from swapper_proxy.web.body import Ambiguous, Malformed
 
 MAX_PARTS = 1000  # Go's own limit
 MAX_HEAD_BYTES = 8192  # of the header lines of one part
+MAX_MODEL_BYTES = 4 * LONGEST  # of the model, four for each character
 
 _TOKEN = r"[\w!#$%&'*+.^`|~-]+"
 _PARAMETER = re.compile(rf'[ \t]*;[ \t]*({_TOKEN})=(?:({_TOKEN})|"((?:[^"\\]|\\.)*)")', re.ASCII)
@@ -39,6 +42,8 @@ class Form:
             raise Ambiguous("a form's model must not be in the query")
         self._body = body
         self._place = _place_of_model(body, boundary)
+        if self._place.stop - self._place.start > MAX_MODEL_BYTES:
+            raise Ambiguous("the name of the model is too long")
         try:
             self._model = body[self._place].decode()
         except UnicodeDecodeError:
@@ -47,6 +52,10 @@ class Form:
     def get(self, name: str, kind: Any, default: Any) -> Any:
         """The model; of nothing else a form holds is there anything to decide."""
         return self._model if name == "model" else default
+
+    def size(self, name: str) -> int:
+        """Return 0: a form has no field but the model whose size matters."""
+        return 0
 
     def check(self, kinds: Mapping[str, Any]) -> None:
         """Nothing else is known of what is in it."""
@@ -63,7 +72,11 @@ class Form:
     def pieces(self) -> Pieces:
         """In pieces, so that files are not copied."""
         whole = memoryview(self._body)
-        return whole[: self._place.start], self._model.encode(), whole[self._place.stop :]
+        return [whole[: self._place.start], self._model.encode(), whole[self._place.stop :]]
+
+    def clear(self) -> None:
+        """Let go of the body."""
+        self._body = b""
 
 
 def _boundary(content_type: str) -> str:

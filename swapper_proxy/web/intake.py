@@ -2,99 +2,192 @@
 
 import asyncio
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Container
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from aiohttp import StreamReader, web
 
 from swapper_proxy import config
 from swapper_proxy.core.errors import ProxyError
-from swapper_proxy.runtime.ports import Body
-from swapper_proxy.web.body import Fields
-from swapper_proxy.web.decoding import DECODERS, Decoding, too_large
+from swapper_proxy.runtime.ports import Body, Pieces
+from swapper_proxy.web.body import Ambiguous, Fields, Malformed
+from swapper_proxy.web.decoding import DECODERS, Decoding
+from swapper_proxy.web.form import Form
+
+T = TypeVar("T")
 
 MOST_LENGTH = (1 << 63) - 1  # what Go takes
 QUICK_BYTES = 256 * 1024  # are read in a millisecond, and in a tenth of a second at worst
 
 
 class Intake:
-    """Counts what is in memory of all requests together; decodes a piece of one body at a time."""
+    """Count the bytes that all request bodies together keep in memory, and lend them one thread.
+
+    One thread only: what it works on is in memory until it is done, also if the client has left meanwhile.
+    """
 
     def __init__(self) -> None:
         self._buffered = 0
-        self._beside = asyncio.Semaphore(1)  # of a thread's work: more of them at once would hold the loop up
+        self._thread = ThreadPoolExecutor(1, "bodies")
 
     def configure(self, server: config.Server) -> None:
-        """Other limits hold from now on; what is in memory stays counted."""
-        self._server = server
+        """Use other limits from now on; what is in memory stays counted."""
+        self.server = server
 
-    def reading(self, request: web.BaseRequest) -> "_Reading":
-        """`async with` it: the body, as long as it is needed.  Raises ProxyError: 400, 408, 413, 415, 503."""
-        return _Reading(self, request)
-
-    async def read(self, request: web.BaseRequest, held: "_Reading") -> bytes:
-        """The body, decoded."""
-        length = _checked_length(request)
-        limit = self._server.max_body_bytes
-        encoding = request.headers.get("Content-Encoding", "").strip().lower() or "identity"
-        if encoding != "identity" and encoding not in DECODERS:
-            raise ProxyError(415, "content_encoding", "a request body may be encoded with zstd or gzip, nothing else")
-        if length > limit:
-            raise too_large(limit)
-        if encoding == "identity" and _is_at_hand(request.content):
-            body = request.content.read_nowait()
-            if len(body) > limit:
-                raise too_large(limit)
-            held.add(len(body))
-            return body
-        decoding = Decoding(DECODERS[encoding], limit) if encoding != "identity" else None
-        whole = decoding or io.BytesIO()  # which gives its bytes away without a copy
-        came = 0
-        while piece := await self._piece(request):
-            came += len(piece)
-            if came > limit:
-                raise too_large(limit)
-            held.add(await self._decoded(decoding, piece) if decoding else whole.write(piece))
-        return whole.getvalue()
+    def reading(self, request: web.BaseRequest) -> "RequestBody":
+        """Return the body to enter with `async with`.  Entering raises ProxyError: 400, 408, 413, 415, 503."""
+        return RequestBody(self, request)
 
     def streamed(self, request: web.BaseRequest) -> Body:
-        """The body as it comes, of any size, never in memory as a whole.  Raises ProxyError: 400; later 400, 408."""
+        """Return the body as it comes, of any size, never in memory as a whole.
+
+        Raises ProxyError (400); its pieces raise ProxyError: 400, 408.
+        """
         _checked_length(request)
-        return self._pieces(request) if request.can_read_body else ()
+        return self._pieces(request) if request.can_read_body else []
 
     async def _pieces(self, request: web.BaseRequest) -> AsyncIterator[bytes]:
-        while piece := await self._piece(request):
+        while piece := await self.piece(request):
             yield piece
 
-    async def _piece(self, request: web.BaseRequest) -> bytes:
-        """What has come since, empty at the end.  Raises ProxyError: 400, 408."""
+    async def piece(self, request: web.BaseRequest) -> bytes:
+        """Return what has come since the last piece, empty at the end.  Raises ProxyError: 400, 408."""
         try:
-            async with asyncio.timeout(self._server.body_idle_timeout):
+            async with asyncio.timeout(self.server.body_idle_timeout):
                 return await request.content.readany()
         except TimeoutError:
             raise ProxyError(408, "body_timeout", "the request body did not come") from None
         except web.RequestPayloadError as error:
             raise ProxyError(400, "malformed", str(error)) from None
 
-    async def _decoded(self, decoding: Decoding, piece: bytes) -> int:
-        async with self._beside:
-            return await asyncio.to_thread(decoding.write, piece)
-
-    async def fields(self, body: bytes) -> Fields:
-        """The body read, beside the loop if that may take long.  Raises Malformed, Ambiguous."""
-        if len(body) <= QUICK_BYTES:
-            return Fields.read(body)
-        async with self._beside:
-            return await asyncio.to_thread(Fields.read, body)
+    async def in_thread(self, function: Callable[..., T], *arguments: bytes) -> T:
+        """Run what takes long beside the loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
     def hold(self, size: int) -> None:
-        """So many bytes more are in memory, or less.  Raises ProxyError (503) if all together are too many."""
+        """Count so many bytes more in memory, or less.  Raises ProxyError (503) if all together are too many."""
         self._buffered += size
-        if size > 0 and self._buffered > self._server.max_buffered_bytes:
+        if size > 0 and self._buffered > self.server.max_buffered_bytes:
             raise ProxyError(503, "buffers_full", "too many large requests at once, please try again later", 1.0)
 
 
+class RequestBody:
+    """The body of one request: the owner of all that is in memory of it.
+
+    It is empty once it was left, and so is what `pieces` returned: an exception may keep the frames of a refused
+    request alive for long, and these frames must keep no body.  `fields` is what was read of it, None if nothing was.
+    """
+
+    __slots__ = ("_came", "_held", "_intake", "_pieces", "_request", "_whole", "fields")
+
+    def __init__(self, intake: Intake, request: web.BaseRequest) -> None:
+        self._intake = intake
+        self._request = request
+        self._held = 0  # bytes that are counted
+        self._whole: io.BytesIO | None = None  # while it comes in pieces
+        self._came = b""
+        self._pieces: Pieces = []
+        self.fields: Fields | Form | None = None
+
+    async def __aenter__(self) -> "RequestBody":
+        try:
+            await self._take_in()
+        except BaseException:
+            self.release()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Let go of every byte."""
+        self._intake.hold(-self._held)
+        self._held = 0
+        self._came = b""
+        self._pieces.clear()
+        if self._whole is not None:
+            self._whole.close()
+        if self.fields is not None:
+            self.fields.clear()
+
+    async def json(self) -> Fields:
+        """Read it as a JSON object, beside the loop if that may take long.  Raises Malformed, Ambiguous."""
+        try:
+            quick = len(self._came) <= QUICK_BYTES
+            fields = Fields.read(self._came) if quick else await self._intake.in_thread(Fields.read, self._came)
+        except (Malformed, Ambiguous) as error:
+            raise _without_frames(error) from None
+        self.fields = fields
+        return fields
+
+    def form(self, content_type: str, query: Container[str]) -> Form:
+        """Read it as a form.  Raises Malformed, Ambiguous."""
+        try:
+            form = Form(self._came, content_type, query)
+        except (Malformed, Ambiguous) as error:
+            raise _without_frames(error) from None
+        self.fields = form
+        return form
+
+    def pieces(self) -> Pieces:
+        """Return what is to be sent: what `fields` say, or the body as it came."""
+        self._pieces = [self._came] if self.fields is None else self.fields.pieces()
+        return self._pieces
+
+    async def _take_in(self) -> None:
+        request, limit = self._request, self._intake.server.max_body_bytes
+        length = _checked_length(request)
+        encoding = request.headers.get("Content-Encoding", "").strip().lower() or "identity"
+        if encoding != "identity" and encoding not in DECODERS:
+            raise ProxyError(415, "content_encoding", "a request body may be encoded with zstd or gzip, nothing else")
+        if length > limit:
+            raise _too_large(limit)
+        if encoding == "identity" and _has_come(request.content):
+            self._came = request.content.read_nowait()
+            self._add(len(self._came), limit)
+            return
+        self._whole = io.BytesIO()
+        if encoding == "identity":
+            await self._copy(limit)
+        else:
+            await self._decode(Decoding(DECODERS[encoding]), limit)
+        self._came = self._whole.getvalue()  # without a copy
+        self._whole.close()
+
+    async def _copy(self, limit: int) -> None:
+        while piece := await self._intake.piece(self._request):
+            self._keep(piece, limit)
+
+    async def _decode(self, decoding: Decoding, limit: int) -> None:
+        """Decode a little at a time: how much comes of a few bytes is known only afterwards."""
+        encoded = 0
+        while piece := await self._intake.piece(self._request):
+            encoded += len(piece)
+            if encoded > limit:
+                raise _too_large(limit)
+            decoded = await self._intake.in_thread(decoding.more, piece)
+            while decoded:
+                self._keep(decoded, limit)
+                decoded = await self._intake.in_thread(decoding.more)
+        decoding.end()
+
+    def _keep(self, piece: bytes, limit: int) -> None:
+        self._add(len(piece), limit)
+        if self._whole is not None:
+            self._whole.write(piece)
+
+    def _add(self, size: int, limit: int) -> None:
+        """Raises ProxyError: 413, 503."""
+        if self._held + size > limit:
+            raise _too_large(limit)
+        self._held += size
+        self._intake.hold(size)
+
+
 def _checked_length(request: web.BaseRequest) -> int:
-    """The Content-Length, 0 if there is none.
+    """Return the Content-Length, 0 if there is none.
 
     Raises ProxyError (400) where the HTTP parser is more lenient than Ollama.
     """
@@ -107,36 +200,19 @@ def _checked_length(request: web.BaseRequest) -> int:
     return length
 
 
-def _is_at_hand(content: StreamReader) -> bool:
-    """Whether all of it has come already, as small bodies do."""
+def _has_come(content: StreamReader) -> bool:
+    """Return True if all of it is here already, as with small bodies."""
     return content.is_eof() and content.exception() is None
 
 
-class _Reading:
-    """What one request holds in memory, in bytes."""
+def _too_large(limit: int) -> ProxyError:
+    return ProxyError(413, "body_too_large", f"the request body is larger than {limit} bytes")
 
-    __slots__ = ("_intake", "_request", "size")
 
-    def __init__(self, intake: Intake, request: web.BaseRequest) -> None:
-        self._intake = intake
-        self._request = request
-        self.size = 0
+E = TypeVar("E", bound=Exception)
 
-    async def __aenter__(self) -> bytes:
-        try:
-            return await self._intake.read(self._request, self)
-        except BaseException:
-            self.release()
-            raise
 
-    async def __aexit__(self, *_: object) -> None:
-        self.release()
-
-    def add(self, size: int) -> None:
-        """Raises ProxyError (503)."""
-        self.size += size
-        self._intake.hold(size)
-
-    def release(self) -> None:
-        self._intake.hold(-self.size)
-        self.size = 0
+def _without_frames(error: E) -> E:
+    """Make the error forget the frames that it came from, which hold the body."""
+    error.__context__ = None
+    return error.with_traceback(None)

@@ -23,7 +23,7 @@ from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.core.names import DEFAULT_HOST, DEFAULT_NAMESPACE, canonical
 from swapper_proxy.core.types import Priority
 from swapper_proxy.runtime.catalog import Catalog
-from swapper_proxy.web.body import Fields, Malformed, WrongType
+from swapper_proxy.web.body import Fields, Malformed, Name, WrongType
 
 HEADERS = ("Authorization", "x-api-key")
 CONSUMED = frozenset(header.lower().encode() for header in HEADERS)
@@ -181,7 +181,7 @@ def check_named(catalog: Catalog, client: Client, fields: Fields) -> None:
     if not client.restricted:
         return
     try:
-        names = [name for field in NAMING if (name := fields.get(field, str, ""))]
+        names = [name for field in NAMING if (name := fields.get(field, Name, ""))]
     except (Malformed, WrongType):
         raise ProxyError(400, "malformed", "the request body cannot be read") from None
     if not all(fields.is_empty(name) for name in _UNJUDGED):

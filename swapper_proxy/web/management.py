@@ -174,12 +174,15 @@ class Management:
 
     async def health(self, _: web.BaseRequest) -> Response:
         snapshot = self._board.snapshot()
+        reason = self._board.trouble
         answer: schemas.HealthAnswer = {
-            "status": "healthy" if snapshot.reachable else "degraded",
+            "status": "degraded" if reason else "healthy",
             "service": "swapper-service",
             "active_model": snapshot.active,
             "mode": self._configuration.settings.swapper.mode,
         }
+        if reason:
+            answer["reason"] = reason
         if self._note:
             answer["note"] = self._note
         return _json(answer)

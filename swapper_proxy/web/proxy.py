@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Coroutine
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -13,12 +13,12 @@ from swapper_proxy.core.names import is_plausible
 from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.engine import Engine
 from swapper_proxy.runtime.lease import Lease
-from swapper_proxy.runtime.ledger import Ledger
 from swapper_proxy.runtime.model import Demand, Model
 from swapper_proxy.runtime.ports import (
     ANY_SILENCE,
     Body,
     Header,
+    Pieces,
     ProblemRecord,
     Recorder,
     Relay,
@@ -26,16 +26,16 @@ from swapper_proxy.runtime.ports import (
     UpstreamUnreachable,
 )
 from swapper_proxy.web import endpoints, keys, offered, terms
-from swapper_proxy.web.body import Ambiguous, Fields, Malformed, Pieces, WrongType, named
+from swapper_proxy.web.body import Ambiguous, Fields, Malformed, WrongType, named
 from swapper_proxy.web.changes import CHANGES, Changes
-from swapper_proxy.web.counting import Counted, CountedRemote, RequestMetrics
+from swapper_proxy.web.counting import Counted, CountedRemote, RequestMetrics, RequestTotals
 from swapper_proxy.web.dialects import dialect_of, message, rendered
 from swapper_proxy.web.endpoints import ENDPOINTS, Asked, Endpoint, Intent, Unacceptable
 from swapper_proxy.web.exchange import Exchange
 from swapper_proxy.web.form import Form
 from swapper_proxy.web.forwarded import Forwarding
 from swapper_proxy.web.headers import CREDENTIALS, towards_ollama
-from swapper_proxy.web.intake import Intake
+from swapper_proxy.web.intake import Intake, RequestBody
 from swapper_proxy.web.offered import Edit
 from swapper_proxy.web.relay import LEFT, QUESTION, Outcome, relay, relay_edited
 from swapper_proxy.web.routing import Router
@@ -54,7 +54,7 @@ class Proxy:
         upstream: Relay,
         engine: Engine,
         catalog: Catalog,
-        ledger: Ledger,
+        totals: RequestTotals,
         metrics: RequestMetrics,
         recorder: Recorder,
         router: Router,
@@ -67,7 +67,7 @@ class Proxy:
         self._upstream = upstream
         self._engine = engine
         self._catalog = catalog
-        self._ledger = ledger
+        self._totals = totals
         self._metrics = metrics
         self._recorder = recorder
         self._router = router
@@ -90,7 +90,8 @@ class Proxy:
             client = exchange.client = self.keys.client(exchange.request.headers)
         except ProxyError as refused:
             self._metrics.rejected(refused.code)
-            return self._refuse(exchange, refused)
+            self._refuse(exchange, refused)
+            return
         try:
             with client.admitted(exchange.arrived):
                 await self._answer(exchange)
@@ -107,13 +108,12 @@ class Proxy:
             await self._swap(exchange, endpoint)
             if exchange.status == 404 and exchange.content_type.startswith("text/plain") and endpoint.recent:
                 self._missing.add(endpoint)  # says a version of Ollama without it; the next one is worth no swap
-            return None
         except UpstreamUnreachable as unreachable:
             self._metrics.rejected("upstream_unreachable")
-            error = ProxyError(502, "upstream_unreachable", f"Ollama is not reachable: {unreachable}")
+            why = f"Ollama is not reachable: {unreachable}"
+            self._refuse(exchange, ProxyError(502, "upstream_unreachable", why))
         except ProxyError as refused:
-            error = refused
-        return self._refuse(exchange, error)
+            self._refuse(exchange, refused)
 
     def _refuse(self, exchange: Exchange, error: ProxyError) -> None:
         """The proxy's own answer, with a line in the log under the same request id."""
@@ -149,7 +149,7 @@ class Proxy:
                 keys.check_model(self._catalog, client, name)
         if request.method == "GET" and (edited := self._edited(exchange)) is not None:
             target, edit = edited
-            return await self._edit(exchange, target, (), edit)
+            return await self._edit(exchange, target, [], edit)
         if request.method == "POST" and path == "/api/show":
             return await self._show(exchange)
         changes = (request.method, path) in CHANGES
@@ -157,15 +157,15 @@ class Proxy:
         if changes or judged:
             async with self._intake.reading(request) as body:
                 try:
-                    fields = await self._intake.fields(body)
-                except Malformed:  # Ollama says so itself, where nothing is to be judged
-                    if judged:
-                        raise ProxyError(400, "malformed", "the request body cannot be read") from None
-                    fields = Fields.read(b"{}")
+                    fields = await body.json()
+                except Malformed:
+                    fields = Fields({}, light=True)  # Ollama says so itself, where nothing is to be judged
+                if judged and body.fields is None:
+                    raise ProxyError(400, "malformed", "the request body cannot be read")
                 if client is not None:
                     keys.check_named(self._catalog, client, fields)
                 async with self._changes.around(path, fields) if changes else nullcontext():
-                    return await self._send(exchange, (body,), Outcome())
+                    return await self._send(exchange, body, Outcome())
         without = self._withheld(offered.asked_for(path) or "") or _consumed(exchange)
         headers = towards_ollama(request.raw_headers, None, without)
         return await self._relay(exchange, headers, self._intake.streamed(request), Outcome())
@@ -185,23 +185,21 @@ class Proxy:
     async def _show(self, exchange: Exchange) -> None:
         """A name that only the config knows is replaced by Ollama's; whatever else is asked stays as it is."""
         async with self._intake.reading(exchange.request) as body:
-            try:
-                fields = await self._intake.fields(body)
+            fields, name = None, ""
+            with suppress(Malformed, Ambiguous, WrongType):  # Ollama says so itself
+                fields = await body.json()
                 name = named(fields)
-            except (Malformed, Ambiguous, WrongType):
-                keys.check_model(self._catalog, exchange.client, "")
-                return await self._send(exchange, (body,), Outcome())
             keys.check_model(self._catalog, exchange.client, name)
             meant, without = self._catalog.stands_for(name), self._withheld(name)
-            if not meant:
-                return await self._send(exchange, (body,), Outcome(), without)
+            if fields is None or not meant:
+                return await self._send(exchange, body, Outcome(), without)
             fields.set("model", meant[0])
             several = meant if len(meant) > 1 else ()
             models = [model for other in several if (model := await self._catalog.resolve(other))]
             able = {capability for m in models if m.shown for capability in m.shown.capabilities or ()}
             if not able:
-                return await self._send(exchange, fields.pieces(), Outcome(), without)
-            return await self._edit(exchange, exchange.target, fields.pieces(), offered.able(able))
+                return await self._send(exchange, body, Outcome(), without)
+            return await self._edit(exchange, exchange.target, body.pieces(), offered.able(able))
 
     def _withheld(self, name: str) -> frozenset[bytes]:
         """The headers that do not go with a request for this model."""
@@ -221,45 +219,42 @@ class Proxy:
     async def _swap(self, exchange: Exchange, endpoint: Endpoint) -> None:
         wished = terms.wished_priority(exchange.request.headers, self._catalog)
         async with self._intake.reading(exchange.request) as body:
-            try:
-                fields = await self._fields(exchange, endpoint, body)
-            except Malformed:
-                keys.check_model(self._catalog, exchange.client, "")
-                return await self._send(exchange, (body,), Outcome())
-            name = self._direct(exchange, endpoint, fields)
+            name, asked = "", None
+            with suppress(Malformed):
+                name = self._direct(exchange, endpoint, await self._fields(exchange, endpoint, body))
             keys.check_model(self._catalog, exchange.client, name)
-            without = self._withheld(name)
-            try:
-                asked = endpoints.read(endpoint, fields)
-            except (Unacceptable, WrongType):
-                return await self._send(exchange, fields.pieces(), Outcome(), without)
-            try:
-                model = await self._catalog.resolve(asked.model)
-            except UpstreamUnreachable as away:
-                model = await self._once_back(exchange, asked.model, away)
-            if model is None and not self._engine.reachable:
-                model = await self._once_back(
-                    exchange, asked.model, UpstreamUnreachable("what answers there is no Ollama")
-                )
+            if (fields := body.fields) is not None:
+                with suppress(Unacceptable, WrongType):
+                    asked = endpoints.read(endpoint, fields)
+            if fields is None or asked is None:  # Ollama says so itself, and needs no swap for it
+                return await self._send(exchange, body, Outcome(), self._withheld(name))
+            model = await self._resolved(exchange, asked.model)
             if model is None:
-                return await self._unknown(exchange, endpoint, asked, fields)
+                return await self._unknown(exchange, endpoint, asked, body)
             if alias := self._catalog.meaning(asked.model).alias:
                 fields.set("model", alias)
             if model.remote:
-                return await self._elsewhere(exchange, endpoint, asked, fields)
+                return await self._elsewhere(exchange, endpoint, asked, body)
             if asked.intent is Intent.UNLOAD:
                 return await self._unload(exchange, endpoint, asked, model)
             demand = terms.demand(self._catalog, endpoint, asked, model, wished, exchange.client)
-            return await self._serve(exchange, endpoint, asked, fields, demand)
+            return await self._serve(exchange, endpoint, asked, body, demand)
 
-    async def _once_back(self, exchange: Exchange, name: str, away: UpstreamUnreachable) -> Model | None:
-        """The model of a name that cannot be looked up while Ollama is away; raises `away` if it stays away.
+    async def _resolved(self, exchange: Exchange, name: str) -> Model | None:
+        """Return the model of this name, None if Ollama has none.
 
-        Whose model is not known yet waits as long as the others.  Raises Rejected.
+        A name that cannot be looked up while Ollama is away waits as long as other requests.  Raises Rejected, and
+        UpstreamUnreachable if Ollama stays away.
         """
+        away = "the upstream is not an Ollama server"
+        try:
+            if (model := await self._catalog.resolve(name)) or self._engine.reachable:
+                return model
+        except UpstreamUnreachable as error:
+            away = str(error)
         with exchange.client.queued() if exchange.client is not None else nullcontext():
             if not await self._engine.back(self._grace_s):
-                raise away
+                raise UpstreamUnreachable(away)
         return await self._catalog.resolve(name)
 
     def _direct(self, exchange: Exchange, endpoint: Endpoint, fields: Fields | Form) -> str:
@@ -277,15 +272,15 @@ class Proxy:
         return name
 
     async def _serve(
-        self, exchange: Exchange, endpoint: Endpoint, asked: Asked, fields: Fields | Form, demand: Demand
+        self, exchange: Exchange, endpoint: Endpoint, asked: Asked, body: RequestBody, demand: Demand
     ) -> None:
         if endpoint in self._missing:
-            return await self._send(exchange, fields.pieces(), _Found(missing=self._missing, endpoint=endpoint))
+            return await self._send(exchange, body, _Found(missing=self._missing, endpoint=endpoint))
         model = demand.model
         outcome = Outcome()
         if asked.intent is Intent.INFERENCE:
             outcome = Counted(
-                ledger=self._ledger,
+                totals=self._totals,
                 metrics=self._metrics,
                 recorder=self._recorder,
                 model=model.name,
@@ -293,18 +288,16 @@ class Proxy:
                 arrived=exchange.arrived,
             )
         try:
-            try:
-                endpoints.check(endpoint, asked, model.shown.capabilities if model.shown else None)
-            except Unacceptable:
-                return await self._send(exchange, fields.pieces(), outcome)
-            terms.rewrite(fields, endpoint, asked, demand)
+            if not endpoints.is_able(endpoint, asked, model.shown.capabilities if model.shown else None):
+                return await self._send(exchange, body, outcome)
+            terms.rewrite(body.fields, endpoint, asked, demand)
             client = exchange.client
             lease = Lease(self._engine, demand) if client is None else Lease(self._engine, demand, client.queued())
             try:
                 async with lease:
                     exchange.waited_s = lease.waited_s
                     try:
-                        await self._send(exchange, fields.pieces(), outcome)
+                        await self._send(exchange, body, outcome)
                         lease.load_s = outcome.load_s
                     finally:
                         generated = exchange.status == 200 and asked.intent is Intent.INFERENCE
@@ -314,15 +307,15 @@ class Proxy:
         finally:
             outcome.count(exchange.waited_s or 0.0)
 
-    async def _elsewhere(self, exchange: Exchange, endpoint: Endpoint, asked: Asked, fields: Fields | Form) -> None:
+    async def _elsewhere(self, exchange: Exchange, endpoint: Endpoint, asked: Asked, body: RequestBody) -> None:
         """A model that runs on somebody else's machine: no swap, counted apart, and no credentials of the client's."""
         known = self._catalog.meaning(asked.model).model
         outcome = Outcome()
         if asked.intent is Intent.INFERENCE:
             name = known.name if known else "other"
-            outcome = CountedRemote(ledger=self._ledger, model=name, endpoint=endpoint.label)
+            outcome = CountedRemote(totals=self._totals, model=name, endpoint=endpoint.label)
         try:
-            return await self._send(exchange, fields.pieces(), outcome, CREDENTIALS)
+            return await self._send(exchange, body, outcome, CREDENTIALS)
         finally:
             outcome.count()
 
@@ -335,30 +328,32 @@ class Proxy:
         headers = [(b"Content-Type", b"application/json; charset=utf-8"), *exchange.own_headers]
         exchange.answer(200, headers, done)
 
-    async def _unknown(self, exchange: Exchange, endpoint: Endpoint, asked: Asked, fields: Fields | Form) -> None:
+    async def _unknown(self, exchange: Exchange, endpoint: Endpoint, asked: Asked, body: RequestBody) -> None:
         """Ollama says so itself, unless it knows the model and the config does not let it be used."""
         if not self._catalog.meaning(asked.model).denied:
-            return await self._send(exchange, fields.pieces(), Outcome())
+            return await self._send(exchange, body, Outcome())
         quoted, hint = (
             (f"'{asked.model}'", "") if endpoint.content == "prompt" else (f'"{asked.model}"', ", try pulling it first")
         )
         raise ProxyError(404, "model_not_found", f"model {quoted} not found{hint}")
 
-    async def _fields(self, exchange: Exchange, endpoint: Endpoint, body: bytes) -> Fields | Form:
+    async def _fields(self, exchange: Exchange, endpoint: Endpoint, body: RequestBody) -> Fields | Form:
         request = exchange.request
         try:
-            content_type = request.headers.get("Content-Type", "")
-            return Form(body, content_type, request.query) if endpoint.multipart else await self._intake.fields(body)
+            if endpoint.multipart:
+                return body.form(request.headers.get("Content-Type", ""), request.query)
+            return await body.json()
         except Ambiguous as error:
             raise ProxyError(400, "malformed", f"the request body cannot be read: {error}") from None
 
     # To Ollama
 
     def _send(
-        self, exchange: Exchange, body: Pieces, outcome: Outcome, without: frozenset[bytes] = frozenset()
+        self, exchange: Exchange, body: RequestBody, outcome: Outcome, without: frozenset[bytes] = frozenset()
     ) -> Coroutine[Any, Any, None]:
-        headers = towards_ollama(exchange.request.raw_headers, sum(map(len, body)), without or _consumed(exchange))
-        return self._relay(exchange, headers, body, outcome)
+        pieces = body.pieces()
+        headers = towards_ollama(exchange.request.raw_headers, sum(map(len, pieces)), without or _consumed(exchange))
+        return self._relay(exchange, headers, pieces, outcome)
 
     async def _relay(self, exchange: Exchange, headers: list[Header], body: Body, outcome: Outcome) -> None:
         try:

@@ -10,7 +10,7 @@ import msgspec
 from swapper_proxy.config import Route
 from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.core.names import canonical
-from swapper_proxy.web.body import MOST_BYTES, Ambiguous, Fields, WrongType, has_many_elements
+from swapper_proxy.web.body import MOST_BYTES, Ambiguous, Fields, Name, WrongType, has_many_elements
 from swapper_proxy.web.endpoints import Endpoint
 from swapper_proxy.web.form import Form
 
@@ -25,6 +25,7 @@ _LIST = list[msgspec.Raw]
 _OBJECT = dict[str, msgspec.Raw]
 _QUOTE = ord('"')
 _TEXT = msgspec.json.Decoder(str)
+_NAME = msgspec.json.Decoder(Name)
 _ENTRIES = msgspec.json.Decoder(_LIST)
 _ANY_OF = msgspec.json.Decoder(str | _LIST | _OBJECT)
 _UNREADABLE = (UnicodeDecodeError, RecursionError)  # what msgspec raises beside its own errors
@@ -90,7 +91,7 @@ class Router:
         Raises ProxyError (400).
         """
         wish = use_llm(fields)
-        asked = wish or _field(fields, "model", str) or ""
+        asked = wish or _field(fields, "model", Name) or ""
         found = self._routes.get(canonical(asked)) if self._routes else None
         if found is None:
             return Direction(asked, bool(wish))
@@ -107,9 +108,9 @@ def use_llm(fields: Fields | Form) -> str:
     wish = (_field(fields, "metadata", _OBJECT) or {}).get("use_llm")
     if wish is None or bytes(wish) == b"null":
         return ""
-    named = _decoded(wish, _TEXT)
+    named = _decoded(wish, _NAME)
     if named is None:
-        raise ProxyError(400, "invalid_use_llm", "metadata.use_llm must be a string")
+        raise ProxyError(400, "invalid_use_llm", "metadata.use_llm must be the name of a model")
     return str(named)
 
 

@@ -37,12 +37,13 @@ class ErrorAnswer(TypedDict):
 
 
 class HealthAnswer(TypedDict):
-    """`degraded` if Ollama is not reachable; `note` if it is simulated."""
+    """`degraded` if Ollama is not reachable, or a load takes too long (`reason`); `note` if Ollama is simulated."""
 
     status: Health
     service: Literal["swapper-service"]
     active_model: Name | None
     mode: Mode
+    reason: NotRequired[str]
     note: NotRequired[str]
 
 

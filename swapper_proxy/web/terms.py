@@ -35,7 +35,7 @@ def demand(
     return Demand(model, options, keep_alive, ttl_s, client.capped(priority), client.name)
 
 
-def rewrite(fields: Fields | Form, endpoint: Endpoint, asked: Asked, demand: Demand) -> None:
+def rewrite(fields: Fields | Form | None, endpoint: Endpoint, asked: Asked, demand: Demand) -> None:
     """Make the request say what it was granted for; what already does keeps its bytes."""
     if not endpoint.native or not isinstance(fields, Fields):
         return

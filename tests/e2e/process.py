@@ -15,16 +15,29 @@ from tests.real.server import free_port
 
 @contextlib.asynccontextmanager
 async def served(
-    session: aiohttp.ClientSession, upstream: str, folder: Path, *more: str, before: tuple[str, ...] = ()
+    session: aiohttp.ClientSession,
+    upstream: str,
+    folder: Path,
+    *more: str,
+    before: tuple[str, ...] = (),
+    ready: bool = True,
 ) -> AsyncIterator[tuple[Client, int]]:
-    """The proxy as a process of its own, with `more` arguments, and its number; `before` stands before its command."""
-    async with started(session, upstream, folder, *more, before=before) as (proxy, process):
+    """The proxy as a process of its own, with `more` arguments, and its number; `before` stands before its command.
+
+    `ready` is false where Ollama is not there.
+    """
+    async with started(session, upstream, folder, *more, before=before, ready=ready) as (proxy, process):
         yield proxy, process.pid
 
 
 @contextlib.asynccontextmanager
 async def started(
-    session: aiohttp.ClientSession, upstream: str, folder: Path, *more: str, before: tuple[str, ...] = ()
+    session: aiohttp.ClientSession,
+    upstream: str,
+    folder: Path,
+    *more: str,
+    before: tuple[str, ...] = (),
+    ready: bool = True,
 ) -> AsyncIterator[tuple[Client, asyncio.subprocess.Process]]:
     """The same with the process itself, which the test may end."""
     port = free_port()
@@ -34,13 +47,13 @@ async def started(
         process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
     proxy = Client(session, f"http://127.0.0.1:{port}")
 
-    async def ready() -> bool:
+    async def answers() -> bool:
         with contextlib.suppress(aiohttp.ClientConnectionError):
-            return (await proxy.get("/ready"))[0] == 200
+            return (await proxy.get("/ready"))[0] == (200 if ready else 503)
         return False
 
     try:
-        await until(ready)
+        await until(answers)
         yield proxy, process
     finally:
         if process.returncode is None:

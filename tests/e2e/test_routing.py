@@ -213,7 +213,7 @@ async def test_no_rule_takes_it(routed: Client, ollama: Client, path: str, error
 @pytest.mark.parametrize(("path", "error"), DIALECTS)
 async def test_a_wish_that_is_no_name(routed: Client, ollama: Client, path: str, error) -> None:
     wish = chat("first", metadata={"use_llm": ["beta"]})
-    expected = error("metadata.use_llm must be a string", "invalid_use_llm")
+    expected = error("metadata.use_llm must be the name of a model", "invalid_use_llm")
     assert await refused(routed, path, wish) == (400, expected, None)
     assert await ollama.resident() == []
 

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from swapper_proxy.observe.recording import Recorders
+from swapper_proxy.observe.fanout import Fanout
 from swapper_proxy.ollama.connection import Connection
 from swapper_proxy.runtime.ledger import Ledger
 from swapper_proxy.runtime.ports import UpstreamBroken, UpstreamUnreachable, Usage
@@ -38,7 +38,7 @@ ANSWERS = st.sampled_from(
 
 def usage(pieces: list[bytes]) -> tuple[int, int, float]:
     metrics = Noted()
-    more: Any = {"ledger": Ledger(), "metrics": metrics, "recorder": Recorders(()), "endpoint": "chat"}
+    more: Any = {"totals": Ledger(), "metrics": metrics, "recorder": Fanout(), "endpoint": "chat"}
     outcome = Counted(model="a", arrived=0.0, **more)
     outcome.sending()
     outcome.head(200, "text/event-stream")

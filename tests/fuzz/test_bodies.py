@@ -208,10 +208,14 @@ def test_an_encoded_body_is_decoded_alike_however_it_is_cut(
 
 def decoded(encoding: str, pieces: list[bytes]) -> bytes | int:
     """The content, or the status of the refusal."""
-    decoding = Decoding(DECODERS[encoding], 1000)
+    decoding, whole = Decoding(DECODERS[encoding]), b""
     try:
         for piece in pieces:
-            decoding.write(piece)
-        return decoding.getvalue()
+            more = decoding.more(piece)
+            while more:
+                whole += more
+                more = decoding.more()
+        decoding.end()
+        return whole
     except ProxyError as refused:
         return refused.status

@@ -74,7 +74,7 @@ def test_what_is_said(body: dict, where: tuple[str, ...], model: str, why: str, 
     ("body", "complaint"),
     [
         ({"model": "auto", "prompt": "hi"}, "no rule of auto takes this request (no images, no tools,"),
-        ({"model": "a", "prompt": "hi", "metadata": {"use_llm": 5}}, "metadata.use_llm must be a string"),
+        ({"model": "a", "prompt": "hi", "metadata": {"use_llm": 5}}, "metadata.use_llm must be the name of a model"),
         ({"prompt": "hi"}, "the request names no model"),
         ({"model": 5, "prompt": "hi"}, "the request names no model"),
     ],

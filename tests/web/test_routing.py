@@ -256,7 +256,7 @@ def test_a_form_goes_by_rules_too() -> None:
 
 @pytest.mark.parametrize("wish", [5, True, ["a"], {"name": "a"}])
 def test_a_wish_that_is_no_name(wish: object) -> None:
-    with pytest.raises(ProxyError, match=r"^metadata.use_llm must be a string$") as refused:
+    with pytest.raises(ProxyError, match=r"^metadata.use_llm must be the name of a model$") as refused:
         use_llm(fields({"model": "a", "metadata": {"use_llm": wish}}))
     assert (refused.value.status, refused.value.code) == (400, "invalid_use_llm")
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from swapper_proxy.observe.recording import Recorders
+from swapper_proxy.observe.fanout import Fanout
 from swapper_proxy.runtime.ledger import Ledger
 from swapper_proxy.runtime.ports import Usage
 from swapper_proxy.web.counting import Counted
@@ -44,7 +44,7 @@ class Noted:
 
 def counted(content_type: str, *pieces: bytes) -> tuple[Usage, Noted, Ledger]:
     metrics, ledger = Noted(), Ledger()
-    outcome = Counted(ledger=ledger, metrics=metrics, recorder=Recorders(()), model="a", endpoint="chat", arrived=0.0)
+    outcome = Counted(totals=ledger, metrics=metrics, recorder=Fanout(), model="a", endpoint="chat", arrived=0.0)
     outcome.sending()
     outcome.head(200, content_type)
     for piece in pieces:
