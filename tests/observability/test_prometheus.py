@@ -121,6 +121,7 @@ async def test_all_that_is_asked_for_is_there(proxy: Client, ollama: Client) -> 
     assert [base for base in sorted(bases) if not any(name.startswith(base) for name in wanted)] == [
         "swapper_build_info",
         "swapper_config_last_reload_successful",
+        "swapper_scheduler_faults_total",
     ]
 
 
