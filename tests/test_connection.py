@@ -8,7 +8,7 @@ import pytest
 
 from swapper_proxy.ollama import connection
 from swapper_proxy.ollama.client import OllamaClient
-from swapper_proxy.ollama.connection import HIGH_BYTES, MOST_HEAD_BYTES
+from swapper_proxy.ollama.connection import HIGH_BYTES, MOST_HEAD_BYTES, MOST_KEPT
 from swapper_proxy.runtime.ports import Silence, UpstreamBroken, UpstreamSilent, UpstreamUnreachable
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -95,6 +95,27 @@ async def test_what_nobody_uses_any_more_is_closed(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(connection, "KEPT_S", 0.0)
         for _ in made:
             await closed.get()
+
+
+async def test_only_so_many_idle_ones_are_kept_the_latest() -> None:
+    closed: list[int] = []
+    all_but_the_kept = asyncio.Event()
+    number = MOST_KEPT + 10
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = await reader.readuntil(b"\r\n\r\n")
+        writer.write(SIZED)
+        await reader.read()
+        closed.append(int(asked.split()[1].removeprefix(b"/")))
+        if len(closed) == number - MOST_KEPT:
+            all_but_the_kept.set()
+
+    async with served(serve) as (client, made):
+        for one in range(number):  # as loads do, which come on connections of their own
+            assert await (await client.send("GET", f"/{one}", (), (), fresh=True)).rest() == b"hello"
+        await all_but_the_kept.wait()
+        assert sorted(closed) == list(range(number - MOST_KEPT))
+        assert len(made) == number
 
 
 async def test_an_answer_in_single_bytes() -> None:

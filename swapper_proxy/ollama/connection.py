@@ -6,7 +6,10 @@ be used again.
 
 import asyncio
 import math
+import select
+import socket
 import ssl
+import sys
 from collections.abc import AsyncIterable, Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,10 +34,19 @@ MOST_HEAD_BYTES = 1024 * 1024
 LOOK_S = 1.0
 # A connection that nobody has used for so long is closed: each load has one of its own, and Ollama closes none.
 KEPT_S = 60.0
+# More idle connections are not kept: each load leaves one, and a burst of requests leaves as many as it had.
+MOST_KEPT = 64
+# A request that is only a question: Ollama may be asked again even if it had it.
+SAFE = ("GET", "HEAD")
+# Where Linux tells how many bytes the other side has acknowledged (`tcpi_bytes_acked` in linux/tcp.h).
+_ACKED = slice(120, 128)
 
 
 class Stale(Exception):
-    """A kept connection was closed before a byte of an answer came: Ollama has not acted upon the request."""
+    """A kept connection was closed before a byte of an answer came, and the request may be sent once more.
+
+    Either it only asks, or nothing of it reached Ollama.
+    """
 
 
 class Connection(asyncio.Protocol):
@@ -52,6 +64,8 @@ class Connection(asyncio.Protocol):
         self._refused: ProxyError | None = None  # why the client is to blame that it did not get all of the request
         self._lost = ""  # why there is no connection any more
         self._used = False
+        self._sent_bytes = 0  # of all requests
+        self._untaken = False  # it is certain that Ollama got nothing of the request
         self._silence = ANY_SILENCE
         self._silent = False  # given up for it
         self._quiet_since = math.inf  # as far as was seen
@@ -72,6 +86,14 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
+        if sys.platform != "win32":
+            self._readable = select.poll()
+            self._readable.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+
+    @property
+    def is_open(self) -> bool:
+        """Return False if a kept connection was closed, or sent something, though the loop has not read that yet."""
+        return sys.platform == "win32" or not self._readable.poll(0)
 
     def data_received(self, data: bytes) -> None:
         self._touched = True
@@ -112,9 +134,22 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         if self._headed and not self._framed and error is None:
             self._ended = True  # the end of an answer that tells no length is the end of its connection
+        self._untaken = not (self._lost or self._touched) and self._is_untaken(error)
         self.lose(str(error) if error else "the connection was closed")
         self._wake()
         self.resume_writing()
+
+    def _is_untaken(self, error: Exception | None) -> bool:
+        """Return True if Ollama closed the connection before a byte of the request came.
+
+        The FIN of the other side acknowledges all that it took, and one for the SYN.  A reset acknowledges nothing.
+        """
+        closed = error is None or isinstance(error, BrokenPipeError)
+        if not closed or sys.platform != "linux":
+            return False
+        told = self._transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKED.stop)
+        acked = told[_ACKED]
+        return int.from_bytes(acked, sys.byteorder) == 1 + self._sent_bytes
 
     def pause_writing(self) -> None:
         self._writable = self._loop.create_future()
@@ -188,16 +223,19 @@ class Connection(asyncio.Protocol):
             self._transport.writelines([piece for piece in (head, *body) if piece])  # from 3.12 on an empty one spins
         else:
             self._transport.write(head)
+            self._sent_bytes += len(head)
             self._writing = self._loop.create_task(self._write(body))
         try:
             while not self._headed:
                 await self._more()
+            if isinstance(body, tuple):
+                self._sent_bytes += len(head) + sum(map(len, body))
         except UpstreamBroken as error:
             if self._refused is not None:
                 raise self._refused from None
             if self._silent:
                 raise UpstreamSilent(str(error)) from None
-            if kept and not self._touched and isinstance(body, tuple):
+            if kept and not self._touched and isinstance(body, tuple) and (method in SAFE or self._untaken):
                 raise Stale(str(error)) from None
             raise UpstreamUnreachable(str(error), sent=True) from None
 
@@ -206,6 +244,7 @@ class Connection(asyncio.Protocol):
         try:
             async for piece in body:
                 self._transport.write(piece)
+                self._sent_bytes += len(piece)
                 if self._writable is not None:
                     await self._writable
         except Exception as error:
@@ -310,8 +349,13 @@ class Pool:
             connection.lose("nobody used it")
 
     def kept(self) -> Connection | None:
-        """The latest that was kept."""
-        return self._kept.popitem()[0] if self._kept else None
+        """The latest that was kept and is still open."""
+        while self._kept:
+            connection = self._kept.popitem()[0]
+            if connection.is_open:
+                return connection
+            connection.lose("it was closed meanwhile")
+        return None
 
     async def connect(self) -> Connection:
         """A new one.  Raises UpstreamUnreachable."""
@@ -328,6 +372,8 @@ class Pool:
 
     def keep(self, connection: Connection) -> None:
         self._kept[connection] = self.loop.time()
+        if len(self._kept) > MOST_KEPT:
+            next(iter(self._kept)).lose("enough others are kept")
 
     def forget(self, connection: Connection) -> None:
         self._kept.pop(connection, None)
