@@ -6,10 +6,7 @@ be used again.
 
 import asyncio
 import math
-import select
-import socket
 import ssl
-import sys
 from collections.abc import AsyncIterable, Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,6 +14,9 @@ from urllib.parse import urlsplit
 import httptools
 
 from swapper_proxy.core.errors import ProxyError
+from swapper_proxy.ollama.encoded import EncodedBody, as_decoded
+from swapper_proxy.ollama.kernel import Socket
+from swapper_proxy.runtime.decoding import Undecodable
 from swapper_proxy.runtime.ports import (
     ANY_SILENCE,
     Body,
@@ -30,6 +30,8 @@ from swapper_proxy.runtime.ports import (
 # Ollama is not read on while so many bytes of an answer wait for the client to take them.
 HIGH_BYTES = 256 * 1024
 MOST_HEAD_BYTES = 1024 * 1024
+# An answer that is encoded, though none was asked for, unfolds to so much at most from one read of the socket.
+MOST_UNFOLDED_BYTES = 16 * 1024 * 1024
 # How often all connections are looked at for silence: instead of a timer for each, which would cost every request.
 LOOK_S = 1.0
 # A connection that nobody has used for so long is closed: each load has one of its own, and Ollama closes none.
@@ -38,8 +40,7 @@ KEPT_S = 60.0
 MOST_KEPT = 64
 # A request that is only a question: Ollama may be asked again even if it had it.
 SAFE = ("GET", "HEAD")
-# Where Linux tells how many bytes the other side has acknowledged (`tcpi_bytes_acked` in linux/tcp.h).
-_ACKED = slice(120, 128)
+NO_CONTENT = 204
 
 
 class Stale(Exception):
@@ -79,6 +80,8 @@ class Connection(asyncio.Protocol):
         self.sized = False
         self._method = method
         self._headed = self._ended = self._keeps = self._touched = self._framed = self._paused = False
+        self._encoding = b""
+        self._encoded: EncodedBody | None = None
         self._pieces: list[bytes] = []
         self._held = 0
 
@@ -86,14 +89,12 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
-        if sys.platform != "win32":
-            self._readable = select.poll()
-            self._readable.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+        self._socket = Socket(transport)
 
     @property
     def is_open(self) -> bool:
-        """Return False if a kept connection was closed, or sent something, though the loop has not read that yet."""
-        return sys.platform == "win32" or not self._readable.poll(0)
+        """Return False if a kept connection was closed, or sent something."""
+        return self._socket.is_quiet
 
     def data_received(self, data: bytes) -> None:
         self._touched = True
@@ -133,23 +134,12 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._headed and not self._framed and error is None:
-            self._ended = True  # the end of an answer that tells no length is the end of its connection
-        self._untaken = not (self._lost or self._touched) and self._is_untaken(error)
+            self._end()  # the end of an answer that tells no length is the end of its connection
+        closed = error is None or isinstance(error, BrokenPipeError)
+        self._untaken = closed and not (self._lost or self._touched) and self._socket.took_no_more(self._sent_bytes)
         self.lose(str(error) if error else "the connection was closed")
         self._wake()
         self.resume_writing()
-
-    def _is_untaken(self, error: Exception | None) -> bool:
-        """Return True if Ollama closed the connection before a byte of the request came.
-
-        The FIN of the other side acknowledges all that it took, and one for the SYN.  A reset acknowledges nothing.
-        """
-        closed = error is None or isinstance(error, BrokenPipeError)
-        if not closed or sys.platform != "linux":
-            return False
-        told = self._transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKED.stop)
-        acked = told[_ACKED]
-        return int.from_bytes(acked, sys.byteorder) == 1 + self._sent_bytes
 
     def pause_writing(self) -> None:
         self._writable = self._loop.create_future()
@@ -188,21 +178,52 @@ class Connection(asyncio.Protocol):
         elif low == b"content-length":
             self.sized = self._framed = True
         elif low == b"transfer-encoding":
+            if self._framed or value.strip().lower() != b"chunked":
+                self.lose("its answer is sent under another Transfer-Encoding than chunked")
             self._framed = True
+        elif low == b"content-encoding":
+            self._encoding += b"," * bool(self._encoding) + value.strip().lower()
 
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()
-        self._headed = self.status >= 200
+        if self._encoding not in (b"", b"identity"):
+            self._decode()
+        if self.status == NO_CONTENT:  # such an answer may tell no length, and a client might wait for it
+            self.headers = [header for header in self.headers if header[0].lower() != b"content-length"]
+        self._headed = self.status >= 200 and not self._lost
         if self._headed and self._method == "HEAD":
             self._ended = True  # the body that the headers tell of does not come, which the parser cannot know
 
+    def _decode(self) -> None:
+        try:
+            self._encoded = EncodedBody(self._encoding)
+        except Undecodable as error:
+            self.lose(str(error))
+        self.headers, self.sized = as_decoded(self.headers), False
+
     def on_body(self, data: bytes) -> None:
-        if not self._ended:
+        if self._ended or self._lost:
+            return
+        if self._encoded is None:
             self._pieces.append(data)
+            return
+        try:
+            self._held += self._encoded.unfold(data, self._pieces, MOST_UNFOLDED_BYTES - self._held)
+        except Undecodable as error:
+            self.lose(str(error))
+
+    def _end(self) -> None:
+        """The body is over, unless there should be more of an encoded one."""
+        try:
+            if self._encoded is not None:
+                self._encoded.end()
+            self._ended = not self._lost
+        except Undecodable as error:
+            self.lose(str(error))
 
     def on_message_complete(self) -> None:
         if self._headed:
-            self._ended = True
+            self._end()
             self._keeps = self._method != "HEAD" and bool(self._parser.should_keep_alive())
         else:
             self._begin(self._method)  # 100 Continue and the like: the answer is still to come
@@ -330,7 +351,8 @@ class Pool:
 
     def __init__(self, url: str, connect_timeout_s: float) -> None:
         parts = urlsplit(url)
-        self.host = parts.netloc.rpartition("@")[2]
+        host = parts.netloc.rpartition("@")[2]
+        self.lines = f"Host: {host}\r\nAccept-Encoding: identity\r\n"  # of each request
         self.prefix = parts.path.rstrip("/")
         self._address = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
         self._ssl = ssl.create_default_context() if parts.scheme == "https" else None

@@ -8,9 +8,10 @@ from aiohttp import StreamReader, web
 
 from swapper_proxy import config
 from swapper_proxy.core.errors import ProxyError
+from swapper_proxy.runtime.decoding import DECODERS
 from swapper_proxy.runtime.ports import Body
 from swapper_proxy.web.body import Fields
-from swapper_proxy.web.decoding import DECODERS, Decoding, too_large
+from swapper_proxy.web.decoding import Decoding, too_large
 
 MOST_LENGTH = (1 << 63) - 1  # what Go takes
 QUICK_BYTES = 256 * 1024  # are read in a millisecond, and in a tenth of a second at worst

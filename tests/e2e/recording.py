@@ -18,9 +18,14 @@ ANSWER = b'{"models":[],"version":"0.9.3"}'
 
 @dataclass
 class Recording:
-    """Heads and bodies of the requests, those of the proxy's own left out; `broken` are those that did not end."""
+    """Heads and bodies of the requests, those of the proxy's own left out; `broken` are those that did not end.
+
+    `raw` is what all others are answered with, if it is given; `own` are the heads of the proxy's own.
+    """
 
     url: str = ""
+    raw: bytes = b""
+    own: list[bytes] = field(default_factory=list)
     asked: list[tuple[bytes, bytes]] = field(default_factory=list)
     broken: list[bytes] = field(default_factory=list)
 
@@ -54,8 +59,11 @@ async def recording() -> AsyncIterator[Recording]:
                 head = b""
                 head = await reader.readuntil(b"\r\n\r\n")
                 body = await _body(reader, head)
-                if not head.startswith(OWN):
-                    kept.asked.append((head, body))
+                own = head.startswith(OWN)
+                (kept.own if own else kept.asked).append(head if own else (head, body))
+                if kept.raw and not own:
+                    writer.write(kept.raw)
+                    continue
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n")
                 writer.write(b"Content-Length: %d\r\n\r\n" % len(ANSWER))
                 if not head.startswith(b"HEAD"):

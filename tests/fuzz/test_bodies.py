@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from swapper_proxy.config import Route
 from swapper_proxy.core.errors import ProxyError
+from swapper_proxy.runtime.decoding import DECODERS, zstd
 from swapper_proxy.web.body import Ambiguous, Fields, Malformed, WrongType
-from swapper_proxy.web.decoding import DECODERS, Decoding, zstd
+from swapper_proxy.web.decoding import Decoding
 from swapper_proxy.web.endpoints import ENDPOINTS, Unacceptable, read
 from swapper_proxy.web.form import Form
 from swapper_proxy.web.routing import Router
