@@ -10,6 +10,7 @@ from swapper_proxy import config
 from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.runtime.decoding import DECODERS
 from swapper_proxy.runtime.ports import Body
+from swapper_proxy.web import expecting
 from swapper_proxy.web.body import Fields
 from swapper_proxy.web.decoding import Decoding, too_large
 
@@ -41,6 +42,7 @@ class Intake:
             raise ProxyError(415, "content_encoding", "a request body may be encoded with zstd or gzip, nothing else")
         if length > limit:
             raise too_large(limit)
+        expecting.tell(request)
         if encoding == "identity" and _is_at_hand(request.content):
             body = request.content.read_nowait()
             if len(body) > limit:
@@ -63,6 +65,7 @@ class Intake:
         return self._pieces(request) if request.can_read_body else ()
 
     async def _pieces(self, request: web.BaseRequest) -> AsyncIterator[bytes]:
+        expecting.tell(request)
         while piece := await self._piece(request):
             yield piece
 

@@ -172,16 +172,16 @@ class Management:
 
     # Reading
 
-    async def health(self, _: web.BaseRequest) -> Response:
+    async def health(self, request: web.BaseRequest) -> Response:
+        """The status only for strangers: those without a key for the management, where keys are set."""
         snapshot = self._board.snapshot()
-        answer: schemas.HealthAnswer = {
-            "status": "healthy" if snapshot.reachable else "degraded",
-            "service": "swapper-service",
-            "active_model": snapshot.active,
-            "mode": self._configuration.settings.swapper.mode,
-        }
-        if self._note:
-            answer["note"] = self._note
+        answer: schemas.HealthAnswer = {"status": "healthy" if snapshot.reachable else "degraded"}
+        if self._keys.manages(request.headers):
+            answer["service"] = "swapper-service"
+            answer["active_model"] = snapshot.active
+            answer["mode"] = self._configuration.settings.swapper.mode
+            if self._note:
+                answer["note"] = self._note
         return _json(answer)
 
     async def ready(self, _: web.BaseRequest) -> Response:

@@ -37,12 +37,15 @@ class ErrorAnswer(TypedDict):
 
 
 class HealthAnswer(TypedDict):
-    """`degraded` if Ollama is not reachable; `note` if it is simulated."""
+    """`degraded` if Ollama is not reachable; `note` if it is simulated.
+
+    Without a key for the management, where keys are set, there is `status` only.
+    """
 
     status: Health
-    service: Literal["swapper-service"]
-    active_model: Name | None
-    mode: Mode
+    service: NotRequired[Literal["swapper-service"]]
+    active_model: NotRequired[Name | None]
+    mode: NotRequired[Mode]
     note: NotRequired[str]
 
 
