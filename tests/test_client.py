@@ -186,7 +186,7 @@ def test_what_is_closed_in_the_moment_of_sending(
     runner: asyncio.Runner, monkeypatch: pytest.MonkeyPatch, comes: str
 ) -> None:
     """The kernel tells that Ollama got nothing of it; a body that came in pieces is not there any more."""
-    monkeypatch.setattr(Connection, "is_open", True)  # as it was when it was looked at
+    monkeypatch.setattr(Connection, "is_open", lambda _: True)  # as it was when it was looked at
     again = comes == "at hand" and TOLD_EARLY
 
     async def thrice() -> None:

@@ -15,7 +15,7 @@ import httptools
 
 from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.ollama.encoded import EncodedBody, as_decoded
-from swapper_proxy.ollama.kernel import Socket
+from swapper_proxy.ollama.kernel import reader, untaken_bytes
 from swapper_proxy.runtime.decoding import Undecodable
 from swapper_proxy.runtime.ports import (
     ANY_SILENCE,
@@ -65,8 +65,7 @@ class Connection(asyncio.Protocol):
         self._refused: ProxyError | None = None  # why the client is to blame that it did not get all of the request
         self._lost = ""  # why there is no connection any more
         self._used = False
-        self._sent_bytes = 0  # of all requests
-        self._untaken = False  # it is certain that Ollama got nothing of the request
+        self._untaken_bytes = 0  # that Ollama certainly did not get, when it closed the connection
         self._silence = ANY_SILENCE
         self._silent = False  # given up for it
         self._quiet_since = math.inf  # as far as was seen
@@ -80,7 +79,6 @@ class Connection(asyncio.Protocol):
         self.sized = False
         self._method = method
         self._headed = self._ended = self._keeps = self._touched = self._framed = self._paused = False
-        self._encoding = b""
         self._encoded: EncodedBody | None = None
         self._pieces: list[bytes] = []
         self._held = 0
@@ -89,12 +87,11 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
-        self._socket = Socket(transport)
+        self._has_come = reader(transport)
 
-    @property
     def is_open(self) -> bool:
-        """Return False if a kept connection was closed, or sent something."""
-        return self._socket.is_quiet
+        """Return False if a kept connection was closed, or sent something, though the loop has not read that yet."""
+        return not self._has_come(0)
 
     def data_received(self, data: bytes) -> None:
         self._touched = True
@@ -134,9 +131,9 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._headed and not self._framed and error is None:
-            self._end()  # the end of an answer that tells no length is the end of its connection
-        closed = error is None or isinstance(error, BrokenPipeError)
-        self._untaken = closed and not (self._lost or self._touched) and self._socket.took_no_more(self._sent_bytes)
+            self._ended = self._is_whole()  # the end of an answer that tells no length is the end of its connection
+        if not (self._lost or self._touched) and (error is None or isinstance(error, BrokenPipeError)):
+            self._untaken_bytes = untaken_bytes(self._transport)
         self.lose(str(error) if error else "the connection was closed")
         self._wake()
         self.resume_writing()
@@ -182,48 +179,49 @@ class Connection(asyncio.Protocol):
                 self.lose("its answer is sent under another Transfer-Encoding than chunked")
             self._framed = True
         elif low == b"content-encoding":
-            self._encoding += b"," * bool(self._encoding) + value.strip().lower()
+            self._decode(value.strip().lower())
 
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()
-        if self._encoding not in (b"", b"identity"):
-            self._decode()
+        if self._encoded is not None:
+            self.headers, self.sized = as_decoded(self.headers), False
         if self.status == NO_CONTENT:  # such an answer may tell no length, and a client might wait for it
             self.headers = [header for header in self.headers if header[0].lower() != b"content-length"]
         self._headed = self.status >= 200 and not self._lost
         if self._headed and self._method == "HEAD":
             self._ended = True  # the body that the headers tell of does not come, which the parser cannot know
 
-    def _decode(self) -> None:
+    def _decode(self, encoding: bytes) -> None:
+        if encoding in (b"", b"identity"):
+            return
         try:
-            self._encoded = EncodedBody(self._encoding)
+            self._encoded = EncodedBody(encoding, self._encoded)
         except Undecodable as error:
             self.lose(str(error))
-        self.headers, self.sized = as_decoded(self.headers), False
 
     def on_body(self, data: bytes) -> None:
-        if self._ended or self._lost:
+        if self._ended:
             return
         if self._encoded is None:
             self._pieces.append(data)
-            return
-        try:
-            self._held += self._encoded.unfold(data, self._pieces, MOST_UNFOLDED_BYTES - self._held)
-        except Undecodable as error:
-            self.lose(str(error))
+        elif not self._lost:
+            try:
+                self._held += self._encoded.unfold(data, self._pieces, MOST_UNFOLDED_BYTES - self._held)
+            except Undecodable as error:
+                self.lose(str(error))
 
-    def _end(self) -> None:
-        """The body is over, unless there should be more of an encoded one."""
+    def _is_whole(self) -> bool:
+        """Return True if the body, which is over, should not have more of an encoded one."""
         try:
             if self._encoded is not None:
                 self._encoded.end()
-            self._ended = not self._lost
         except Undecodable as error:
             self.lose(str(error))
+        return not self._lost
 
     def on_message_complete(self) -> None:
         if self._headed:
-            self._end()
+            self._ended = self._encoded is None or self._is_whole()
             self._keeps = self._method != "HEAD" and bool(self._parser.should_keep_alive())
         else:
             self._begin(self._method)  # 100 Continue and the like: the answer is still to come
@@ -244,20 +242,19 @@ class Connection(asyncio.Protocol):
             self._transport.writelines([piece for piece in (head, *body) if piece])  # from 3.12 on an empty one spins
         else:
             self._transport.write(head)
-            self._sent_bytes += len(head)
             self._writing = self._loop.create_task(self._write(body))
         try:
             while not self._headed:
                 await self._more()
-            if isinstance(body, tuple):
-                self._sent_bytes += len(head) + sum(map(len, body))
         except UpstreamBroken as error:
             if self._refused is not None:
                 raise self._refused from None
             if self._silent:
                 raise UpstreamSilent(str(error)) from None
-            if kept and not self._touched and isinstance(body, tuple) and (method in SAFE or self._untaken):
-                raise Stale(str(error)) from None
+            if kept and not self._touched and isinstance(body, tuple):
+                sent_bytes = len(head) + sum(map(len, body))
+                if method in SAFE or self._untaken_bytes == sent_bytes:
+                    raise Stale(str(error)) from None
             raise UpstreamUnreachable(str(error), sent=True) from None
 
     async def _write(self, body: AsyncIterable[bytes]) -> None:
@@ -265,7 +262,6 @@ class Connection(asyncio.Protocol):
         try:
             async for piece in body:
                 self._transport.write(piece)
-                self._sent_bytes += len(piece)
                 if self._writable is not None:
                     await self._writable
         except Exception as error:
@@ -374,7 +370,7 @@ class Pool:
         """The latest that was kept and is still open."""
         while self._kept:
             connection = self._kept.popitem()[0]
-            if connection.is_open:
+            if connection.is_open():
                 return connection
             connection.lose("it was closed meanwhile")
         return None

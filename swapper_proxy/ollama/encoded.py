@@ -11,11 +11,11 @@ _UNTRUE = (b"content-encoding", b"content-length")
 
 
 class EncodedBody:
-    """Decodes one answer.  Raises Undecodable if its encoding is unknown."""
+    """Decodes one answer.  Raises Undecodable if its encoding is unknown, or there was one `before`."""
 
-    def __init__(self, encoding: bytes) -> None:
+    def __init__(self, encoding: bytes, before: "EncodedBody | None" = None) -> None:
         decoder = DECODERS.get(encoding.decode("latin-1"))
-        if decoder is None:
+        if decoder is None or before is not None:
             told = encoding[:64].decode("latin-1")
             raise Undecodable(f"the answer has the Content-Encoding {told!r}, which was not asked for and is not known")
         self._decoding = Decoding(decoder, "answer")

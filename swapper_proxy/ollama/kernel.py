@@ -2,33 +2,36 @@
 
 import select
 import socket
+import struct
 import sys
 from asyncio import Transport
+from collections.abc import Callable
 
-# Where Linux tells how many bytes the other side has acknowledged: `tcpi_bytes_acked` of linux/tcp.h.
-_ACKED = slice(120, 128)
+# Of `struct tcp_info` in linux/tcp.h: bytes_acked, and, from Linux 4.19 on, bytes_sent and bytes_retrans.
+_TOLD = struct.Struct("=120xQ72xQQ")
 
 
-class Socket:
-    """The socket of a transport; it works on asyncio's and on uvloop's."""
+def reader(transport: Transport) -> Callable[[int], object]:
+    """Return what tells, given a time of 0 ms, whether the other side has closed the connection or sent something.
 
-    def __init__(self, transport: Transport) -> None:
-        self._socket = transport.get_extra_info("socket")
-        if sys.platform != "win32":
-            self._readable = select.poll()
-            self._readable.register(self._socket.fileno(), select.POLLIN)
+    It works on the transports of asyncio and of uvloop, and costs a microsecond.
+    """
+    if sys.platform == "win32":
+        return lambda _: False
+    readable = select.poll()
+    readable.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+    return readable.poll
 
-    @property
-    def is_quiet(self) -> bool:
-        """Return False if the other side has closed the connection, or has sent something."""
-        return sys.platform == "win32" or not self._readable.poll(0)
 
-    def took_no_more(self, than_bytes: int) -> bool:
-        """Return True if it is certain that the other side had taken just so many bytes when it closed the connection.
+def untaken_bytes(transport: Transport) -> int:
+    """Return how many of the bytes that were sent the other side did not take before it closed the connection.
 
-        Its FIN acknowledges all that it took, and one for the SYN.  A reset acknowledges nothing.
-        """
-        if sys.platform != "linux":
-            return False
-        acked = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKED.stop)[_ACKED]
-        return int.from_bytes(acked, sys.byteorder) == 1 + than_bytes
+    Its FIN acknowledges all that it took, and one for the SYN; a reset acknowledges nothing.  0 if that is not known.
+    """
+    if sys.platform != "linux" or transport.get_extra_info("sslcontext") is not None:
+        return 0
+    told = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TOLD.size)
+    if len(told) < _TOLD.size:
+        return 0
+    acked, sent, sent_again = _TOLD.unpack(told)
+    return sent - sent_again - (acked - 1) if acked else 0
