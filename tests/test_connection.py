@@ -1,6 +1,8 @@
 """HTTP to Ollama on the wire: how answers end, what is kept, what is broken off, who waits for whom."""
 
 import asyncio
+import gzip
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -8,7 +10,8 @@ import pytest
 
 from swapper_proxy.ollama import connection
 from swapper_proxy.ollama.client import OllamaClient
-from swapper_proxy.ollama.connection import HIGH_BYTES, MOST_HEAD_BYTES
+from swapper_proxy.ollama.connection import HIGH_BYTES, MOST_HEAD_BYTES, MOST_KEPT, MOST_UNFOLDED_BYTES
+from swapper_proxy.runtime.decoding import STEP_BYTES, zstd
 from swapper_proxy.runtime.ports import Silence, UpstreamBroken, UpstreamSilent, UpstreamUnreachable
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -95,6 +98,27 @@ async def test_what_nobody_uses_any_more_is_closed(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(connection, "KEPT_S", 0.0)
         for _ in made:
             await closed.get()
+
+
+async def test_only_so_many_idle_ones_are_kept_the_latest() -> None:
+    closed: list[int] = []
+    all_but_the_kept = asyncio.Event()
+    number = MOST_KEPT + 10
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = await reader.readuntil(b"\r\n\r\n")
+        writer.write(SIZED)
+        await reader.read()
+        closed.append(int(asked.split()[1].removeprefix(b"/")))
+        if len(closed) == number - MOST_KEPT:
+            all_but_the_kept.set()
+
+    async with served(serve) as (client, made):
+        for one in range(number):  # as loads do, which come on connections of their own
+            assert await (await client.send("GET", f"/{one}", (), (), fresh=True)).rest() == b"hello"
+        await all_but_the_kept.wait()
+        assert sorted(closed) == list(range(number - MOST_KEPT))
+        assert len(made) == number
 
 
 async def test_an_answer_in_single_bytes() -> None:
@@ -330,6 +354,141 @@ async def test_the_body_of_an_answer_that_has_none_goes_nowhere() -> None:
         assert await answer.rest() == b""
         assert await (await client.send("GET", "/x", (), ())).rest() == b"hello"
         assert len(made) == 2
+
+
+# Answers that are encoded, although that was not asked for
+
+
+def gzipped(*pieces: bytes) -> list[bytes]:
+    """One member, of which each piece can be decoded as soon as it is there."""
+    deflate = zlib.compressobj(wbits=31)
+    return [deflate.compress(piece) + deflate.flush(zlib.Z_SYNC_FLUSH) for piece in pieces] + [deflate.flush()]
+
+
+def headed(body: bytes, encoding: bytes = b"gzip", framing: bytes = b"") -> bytes:
+    framing = framing or b"Content-Length: %d\r\n" % len(body)
+    return b"HTTP/1.1 200 OK\r\nContent-Encoding: %b\r\n%bX: y\r\n\r\n%b" % (encoding, framing, body)
+
+
+TO_THE_END = b"Connection: close\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "kept"),
+    [
+        (headed(gzip.compress(b"hello")), True),
+        (headed(gzip.compress(b"hello"), b"X-GZip"), True),
+        (headed(zstd.compress(b"hello"), b"zstd"), True),
+        (headed(zstd.compress(b"he") + zstd.compress(b"llo"), b" zstd "), True),
+        (headed(gzip.compress(b"he") + gzip.compress(b"") + gzip.compress(b"llo")), True),
+        (headed(b"hello", b"identity"), True),
+        (headed(gzip.compress(b"hello"), framing=TO_THE_END), False),
+    ],
+)
+async def test_an_encoded_answer_is_decoded(answer: bytes, kept: bool) -> None:
+    async with served(answering(answer, answer) if kept else answering(answer, close=True)) as (client, made):
+        for _ in range(2):
+            came = await client.send("GET", "/x", (), ())
+            assert (b"X", b"y") in came.headers
+            encoded = [value for name, value in came.headers if name in (b"Content-Encoding", b"Content-Length")]
+            assert encoded == ([b"identity", b"5"] if came.sized else [])
+            assert await came.rest() == b"hello"
+        assert len(made) == (1 if kept else 2)
+
+
+async def test_each_piece_of_an_encoded_answer_is_there_when_it_has_come() -> None:
+    go_on = asyncio.Event()
+    taken: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(headed(b"", framing=b"Transfer-Encoding: chunked\r\n"))
+        *pieces, last = gzipped(b"one", b"two", b"three")
+        for piece in pieces:
+            writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            await go_on.wait()
+            go_on.clear()
+        writer.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(last), last))
+        await reader.read()
+
+    def take(piece: bytes) -> bool:
+        taken.append(piece)
+        go_on.set()
+        return True
+
+    async with served(serve) as (client, _):
+        answer = await client.send("GET", "/x", (), ())
+        assert await answer.into(take)
+        assert taken == [b"one", b"two", b"three"]
+        answer.close()
+
+
+BOMB = gzip.compress(bytes(1 << 28), 9)  # a quarter of a MB
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        headed(gzip.compress(b"hello")[:-1]),
+        headed(zstd.compress(b"hello")[:-1], b"zstd"),
+        headed(gzip.compress(b"hello")[:-1], framing=TO_THE_END),
+        headed(b"hello"),
+        headed(gzip.compress(b"hello") + b"junk"),
+        headed(gzip.compress(b"") * 2000),
+        headed(BOMB),
+    ],
+    ids=["short", "short zstd", "short to the end", "plain", "junk", "members", "bomb"],
+)
+async def test_what_cannot_be_decoded_is_broken_off(answer: bytes) -> None:
+    sizes = [0]
+
+    def take(piece: bytes) -> bool:
+        sizes.append(len(piece))
+        return True
+
+    async with served(answering(answer, close=True)) as (client, _):
+        came = await client.send("GET", "/x", (), ())
+        with pytest.raises(UpstreamBroken):
+            await came.into(take)
+        came.close()
+    assert max(sizes) <= MOST_UNFOLDED_BYTES + STEP_BYTES
+
+
+async def test_a_client_that_does_not_read_holds_an_encoded_answer_up_too() -> None:
+    text = b"".join(b"%d" % n for n in range(100_000))
+    encoded, number = gzip.compress(text), 200  # together 100 MB, decoded
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(headed(b"", framing=b"Content-Length: %d\r\n" % (number * len(encoded))))
+        for _ in range(number):
+            writer.write(encoded)
+            await writer.drain()
+        await reader.read()
+
+    async with served(serve) as (client, _):
+        answer = await client.send("GET", "/x", (), ())
+        while not answer._paused:
+            await asyncio.sleep(0)
+        sizes = [len(answer.at_hand())]
+
+        def take(piece: bytes) -> bool:
+            sizes.append(len(piece))
+            return False
+
+        while not await answer.into(take):
+            pass
+        assert sum(sizes) == number * len(text)
+        assert max(sizes) <= MOST_UNFOLDED_BYTES + STEP_BYTES
+        answer.close()
+
+
+@pytest.mark.parametrize("encoding", [b"br", b"deflate", b"gzip, gzip", b"\xff", b"utf-8"])
+async def test_an_encoding_that_nobody_asked_for_and_nobody_knows_is_no_answer(encoding: bytes) -> None:
+    async with served(answering(headed(b"hello", encoding))) as (client, _):
+        with pytest.raises(UpstreamUnreachable, match=r"Content-Encoding .* was not asked for") as caught:
+            await client.send("GET", "/x", (), ())
+        assert caught.value.sent
 
 
 # Silence

@@ -125,14 +125,14 @@ class OllamaClient:
     ) -> Connection:
         """Hand a request on; returns when the head of the answer is there.
 
-        A kept connection may have been closed by Ollama meanwhile: then nothing of the request was acted upon, and a
-        body that is still at hand is sent once more, on a fresh connection.  Nothing else is retried.
+        A kept connection may be closed by Ollama while the request is on its way.  It is sent once more, on a fresh
+        connection, if nothing of it was taken or it only asks, and its body is still at hand; nothing else is.
         """
         lines = [b"%b: %b\r\n" % header for header in headers]
         if not isinstance(body, Sequence) and not any(line.lower().startswith(b"content-length:") for line in lines):
             lines.append(b"Transfer-Encoding: chunked\r\n")
             body = _chunked(body)
-        start = f"{method} {self._pool.prefix}{target} HTTP/1.1\r\nHost: {self._pool.host}\r\n"
+        start = f"{method} {self._pool.prefix}{target} HTTP/1.1\r\n{self._pool.lines}"
         head = b"".join((start.encode("utf-8", "surrogateescape"), *lines, b"\r\n"))
         connection = (None if fresh else self._pool.kept()) or await self._pool.connect()
         try:

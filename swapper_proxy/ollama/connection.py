@@ -14,6 +14,9 @@ from urllib.parse import urlsplit
 import httptools
 
 from swapper_proxy.core.errors import ProxyError
+from swapper_proxy.ollama.encoded import EncodedBody, as_decoded
+from swapper_proxy.ollama.kernel import reader, untaken_bytes
+from swapper_proxy.runtime.decoding import Undecodable
 from swapper_proxy.runtime.ports import (
     ANY_SILENCE,
     Body,
@@ -27,14 +30,24 @@ from swapper_proxy.runtime.ports import (
 # Ollama is not read on while so many bytes of an answer wait for the client to take them.
 HIGH_BYTES = 256 * 1024
 MOST_HEAD_BYTES = 1024 * 1024
+# An answer that is encoded, though none was asked for, unfolds to so much at most from one read of the socket.
+MOST_UNFOLDED_BYTES = 16 * 1024 * 1024
 # How often all connections are looked at for silence: instead of a timer for each, which would cost every request.
 LOOK_S = 1.0
 # A connection that nobody has used for so long is closed: each load has one of its own, and Ollama closes none.
 KEPT_S = 60.0
+# More idle connections are not kept: each load leaves one, and a burst of requests leaves as many as it had.
+MOST_KEPT = 64
+# A request that is only a question: Ollama may be asked again even if it had it.
+SAFE = ("GET", "HEAD")
+NO_CONTENT = 204
 
 
 class Stale(Exception):
-    """A kept connection was closed before a byte of an answer came: Ollama has not acted upon the request."""
+    """A kept connection was closed before a byte of an answer came, and the request may be sent once more.
+
+    Either it only asks, or nothing of it reached Ollama.
+    """
 
 
 class Connection(asyncio.Protocol):
@@ -52,6 +65,7 @@ class Connection(asyncio.Protocol):
         self._refused: ProxyError | None = None  # why the client is to blame that it did not get all of the request
         self._lost = ""  # why there is no connection any more
         self._used = False
+        self._untaken_bytes = 0  # that Ollama certainly did not get, when it closed the connection
         self._silence = ANY_SILENCE
         self._silent = False  # given up for it
         self._quiet_since = math.inf  # as far as was seen
@@ -65,6 +79,7 @@ class Connection(asyncio.Protocol):
         self.sized = False
         self._method = method
         self._headed = self._ended = self._keeps = self._touched = self._framed = self._paused = False
+        self._encoded: EncodedBody | None = None
         self._pieces: list[bytes] = []
         self._held = 0
 
@@ -72,6 +87,11 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
+        self._has_come = reader(transport)
+
+    def is_open(self) -> bool:
+        """Return False if a kept connection was closed, or sent something, though the loop has not read that yet."""
+        return not self._has_come(0)
 
     def data_received(self, data: bytes) -> None:
         self._touched = True
@@ -111,7 +131,9 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._headed and not self._framed and error is None:
-            self._ended = True  # the end of an answer that tells no length is the end of its connection
+            self._ended = self._is_whole()  # the end of an answer that tells no length is the end of its connection
+        if not (self._lost or self._touched) and (error is None or isinstance(error, BrokenPipeError)):
+            self._untaken_bytes = untaken_bytes(self._transport)
         self.lose(str(error) if error else "the connection was closed")
         self._wake()
         self.resume_writing()
@@ -153,21 +175,53 @@ class Connection(asyncio.Protocol):
         elif low == b"content-length":
             self.sized = self._framed = True
         elif low == b"transfer-encoding":
+            if self._framed or value.strip().lower() != b"chunked":
+                self.lose("its answer is sent under another Transfer-Encoding than chunked")
             self._framed = True
+        elif low == b"content-encoding":
+            self._decode(value.strip().lower())
 
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()
-        self._headed = self.status >= 200
+        if self._encoded is not None:
+            self.headers, self.sized = as_decoded(self.headers), False
+        if self.status == NO_CONTENT:  # such an answer may tell no length, and a client might wait for it
+            self.headers = [header for header in self.headers if header[0].lower() != b"content-length"]
+        self._headed = self.status >= 200 and not self._lost
         if self._headed and self._method == "HEAD":
             self._ended = True  # the body that the headers tell of does not come, which the parser cannot know
 
+    def _decode(self, encoding: bytes) -> None:
+        if encoding in (b"", b"identity"):
+            return
+        try:
+            self._encoded = EncodedBody(encoding, self._encoded)
+        except Undecodable as error:
+            self.lose(str(error))
+
     def on_body(self, data: bytes) -> None:
-        if not self._ended:
+        if self._ended:
+            return
+        if self._encoded is None:
             self._pieces.append(data)
+        elif not self._lost:
+            try:
+                self._held += self._encoded.unfold(data, self._pieces, MOST_UNFOLDED_BYTES - self._held)
+            except Undecodable as error:
+                self.lose(str(error))
+
+    def _is_whole(self) -> bool:
+        """Return True if the body, which is over, should not have more of an encoded one."""
+        try:
+            if self._encoded is not None:
+                self._encoded.end()
+        except Undecodable as error:
+            self.lose(str(error))
+        return not self._lost
 
     def on_message_complete(self) -> None:
         if self._headed:
-            self._ended = True
+            self._ended = self._encoded is None or self._is_whole()
             self._keeps = self._method != "HEAD" and bool(self._parser.should_keep_alive())
         else:
             self._begin(self._method)  # 100 Continue and the like: the answer is still to come
@@ -198,7 +252,9 @@ class Connection(asyncio.Protocol):
             if self._silent:
                 raise UpstreamSilent(str(error)) from None
             if kept and not self._touched and isinstance(body, Sequence):
-                raise Stale(str(error)) from None
+                sent_bytes = len(head) + sum(map(len, body))
+                if method in SAFE or self._untaken_bytes == sent_bytes:
+                    raise Stale(str(error)) from None
             raise UpstreamUnreachable(str(error), sent=True) from None
 
     async def _write(self, body: AsyncIterable[bytes]) -> None:
@@ -291,7 +347,8 @@ class Pool:
 
     def __init__(self, url: str, connect_timeout_s: float) -> None:
         parts = urlsplit(url)
-        self.host = parts.netloc.rpartition("@")[2]
+        host = parts.netloc.rpartition("@")[2]
+        self.lines = f"Host: {host}\r\nAccept-Encoding: identity\r\n"  # of each request
         self.prefix = parts.path.rstrip("/")
         self._address = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
         self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
@@ -310,8 +367,13 @@ class Pool:
             connection.lose("nobody used it")
 
     def kept(self) -> Connection | None:
-        """The latest that was kept."""
-        return self._kept.popitem()[0] if self._kept else None
+        """The latest that was kept and is still open."""
+        while self._kept:
+            connection = self._kept.popitem()[0]
+            if connection.is_open():
+                return connection
+            connection.lose("it was closed meanwhile")
+        return None
 
     async def connect(self) -> Connection:
         """A new one.  Raises UpstreamUnreachable."""
@@ -328,6 +390,8 @@ class Pool:
 
     def keep(self, connection: Connection) -> None:
         self._kept[connection] = self.loop.time()
+        if len(self._kept) > MOST_KEPT:
+            next(iter(self._kept)).lose("enough others are kept")
 
     def forget(self, connection: Connection) -> None:
         self._kept.pop(connection, None)

@@ -14,6 +14,7 @@ from urllib.parse import unquote
 from aiohttp import HttpVersion11, web
 
 from swapper_proxy.runtime.ports import Header
+from swapper_proxy.web.expecting import is_awaited
 from swapper_proxy.web.headers import CHOSEN_MODEL, queued
 from swapper_proxy.web.keys import Client
 
@@ -69,14 +70,15 @@ class Exchange:
         """Status line and headers, with the first piece of the body if it is there already.
 
         A body whose length the headers do not tell goes in chunks, or to the end of the connection where the client
-        knows none.
+        knows none.  A client that waits to be told to send its body may leave it out after an answer: the connection is
+        closed, since nobody could tell the body from the next request.
         """
         self.status = status
         request = self.request
         sized = sized or status in WITHOUT_BODY or request.method == "HEAD"
         latest = request.version >= HttpVersion11
         self._chunked = latest and not sized
-        self.keep_alive = request.keep_alive and (latest or sized)
+        self.keep_alive = request.keep_alive and (latest or sized) and not is_awaited(request)
         lines = [b"HTTP/1.1 %d %b\r\n" % (status, reason)]
         lines += [b"%b: %b\r\n" % header for header in headers]
         lines += [b"%b: %b\r\n" % header for header in self._allowed]

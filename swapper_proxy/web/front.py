@@ -49,8 +49,6 @@ class Front:
         Management calls that change something also insist on a Host that no foreign name server can point here
         (DNS rebinding).
         """
-        if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
-            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         origin = request.headers.get("Origin", "")
         allowed = not origin or self._is_allowed(request, origin)
         exchange = Exchange(request, _cors(request, origin) if origin and allowed else [], self._server.write_timeout)

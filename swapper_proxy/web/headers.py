@@ -24,9 +24,12 @@ HOP_BY_HOP = frozenset(
         b"upgrade",
     )
 )
-# Host is Ollama's own; cross-origin rules and priorities are the proxy's business; Expect was answered here.
+# What says how a message is framed and how its body is to be read is never dropped because Connection names it.
+_OF_THE_BODY = b"content-"
+# Host is Ollama's own; cross-origin rules, priorities and encodings are the proxy's business; Expect was answered here.
 NOT_UPSTREAM = HOP_BY_HOP | {
     b"host",
+    b"accept-encoding",
     b"origin",
     b"expect",
     b"access-control-request-method",
@@ -86,4 +89,6 @@ def _kept(headers: Iterable[Header], dropped: frozenset[bytes]) -> list[Header]:
             kept.append(header)
         elif low == b"connection":
             named |= frozenset(word.strip() for word in header[1].lower().split(b",")) - ORDINARY
-    return [header for header in kept if header[0].lower() not in named] if named else kept
+    if not named:
+        return kept
+    return [header for header in kept if (low := header[0].lower()) not in named or low.startswith(_OF_THE_BODY)]

@@ -10,9 +10,10 @@ from aiohttp import StreamReader, web
 
 from swapper_proxy import config
 from swapper_proxy.core.errors import ProxyError
+from swapper_proxy.runtime.decoding import DECODERS, Decoding, Undecodable
 from swapper_proxy.runtime.ports import Body, Pieces
+from swapper_proxy.web import expecting
 from swapper_proxy.web.body import Ambiguous, Fields, Malformed
-from swapper_proxy.web.decoding import DECODERS, Decoding
 from swapper_proxy.web.form import Form
 
 T = TypeVar("T")
@@ -48,6 +49,7 @@ class Intake:
         return self._pieces(request) if request.can_read_body else []
 
     async def _pieces(self, request: web.BaseRequest) -> AsyncIterator[bytes]:
+        expecting.tell(request)
         while piece := await self.piece(request):
             yield piece
 
@@ -144,6 +146,7 @@ class RequestBody:
             raise ProxyError(415, "content_encoding", "a request body may be encoded with zstd or gzip, nothing else")
         if length > limit:
             raise _too_large(limit)
+        expecting.tell(request)
         if encoding == "identity" and _has_come(request.content):
             self._came = request.content.read_nowait()
             self._add(len(self._came), limit)
@@ -152,7 +155,10 @@ class RequestBody:
         if encoding == "identity":
             await self._copy(limit)
         else:
-            await self._decode(Decoding(DECODERS[encoding]), limit)
+            try:
+                await self._decode(Decoding(DECODERS[encoding], "request body"), limit)
+            except Undecodable as error:
+                raise ProxyError(400, "malformed", str(error)) from None
         self._came = self._whole.getvalue()  # without a copy
         self._whole.close()
 

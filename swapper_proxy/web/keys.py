@@ -149,6 +149,16 @@ class Keys:
         """Whose request this is.  Raises ProxyError (401)."""
         return _holder(self.clients, headers)
 
+    def manages(self, headers: Headers) -> bool:
+        """Return True if a call has a key for the management, or none is needed."""
+        if not self.management:
+            return True
+        try:
+            _holder(self.management, headers)
+        except ProxyError:
+            return False
+        return True
+
     def check_management(self, headers: Headers, *, reads: bool) -> None:
         """Whether this call may be made.  Raises ProxyError (401, 403)."""
         if _holder(self.management, headers).read_only and not reads:

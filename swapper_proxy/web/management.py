@@ -172,19 +172,18 @@ class Management:
 
     # Reading
 
-    async def health(self, _: web.BaseRequest) -> Response:
-        snapshot = self._board.snapshot()
+    async def health(self, request: web.BaseRequest) -> Response:
+        """The status only for strangers: those without a key for the management, where keys are set."""
         reason = self._board.trouble
-        answer: schemas.HealthAnswer = {
-            "status": "degraded" if reason else "healthy",
-            "service": "swapper-service",
-            "active_model": snapshot.active,
-            "mode": self._configuration.settings.swapper.mode,
-        }
-        if reason:
-            answer["reason"] = reason
-        if self._note:
-            answer["note"] = self._note
+        answer: schemas.HealthAnswer = {"status": "degraded" if reason else "healthy"}
+        if self._keys.manages(request.headers):
+            answer["service"] = "swapper-service"
+            answer["active_model"] = self._board.snapshot().active
+            answer["mode"] = self._configuration.settings.swapper.mode
+            if reason:
+                answer["reason"] = reason
+            if self._note:
+                answer["note"] = self._note
         return _json(answer)
 
     async def ready(self, _: web.BaseRequest) -> Response:

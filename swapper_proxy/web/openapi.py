@@ -92,7 +92,9 @@ def _answers(kind: Any, *statuses: int) -> dict[int, dict[str, Any]]:
 
 OPERATIONS: dict[Route, Operation] = {
     ("GET", "/health"): Operation(
-        "Whether Ollama is reachable, and what is in memory; always 200", _answers(schemas.HealthAnswer), keyed=False
+        "Whether Ollama is reachable; with a key also what is in memory; always 200",
+        _answers(schemas.HealthAnswer),
+        keyed=False,
     ),
     ("GET", "/ready"): Operation(
         "Whether requests can be served", _answers(schemas.ReadyAnswer, 200, 503), keyed=False
@@ -176,7 +178,8 @@ OPERATIONS: dict[Route, Operation] = {
 _ABOUT = (
     "What GET answers, HEAD answers without a body. Names of models may hold slashes, percent-encoded or not. "
     "Another method is 405 (method_not_allowed), with Allow. Answers may get further members. "
-    "Where the settings have keys for the management, all but /health and /ready need one; a key that only reads gets "
+    "Where the settings have keys for the management, all but /health and /ready need one, and "
+    "/health tells no more than its status without; a key that only reads gets "
     "403 (read_only) for the rest. "
     "Not described here are the console at /ui/, which is for people, and what goes to Ollama."
 )

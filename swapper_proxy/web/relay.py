@@ -1,6 +1,7 @@
 """Hands one request to Ollama and its answer to the client, as it comes."""
 
 from collections.abc import Callable
+from http import HTTPStatus
 
 import msgspec
 
@@ -15,7 +16,7 @@ from swapper_proxy.runtime.ports import (
     UpstreamSilent,
     UpstreamUnreachable,
 )
-from swapper_proxy.web.exchange import Exchange
+from swapper_proxy.web.exchange import WITHOUT_BODY, Exchange
 from swapper_proxy.web.headers import towards_client
 
 NDJSON = "application/x-ndjson"
@@ -120,7 +121,10 @@ async def relay_edited(
     body: Body,
     edit: Callable[[bytes], bytes],
 ) -> None:
-    """The same for a question whose short answer is read as a whole, and edited if it is a 200.  Raises ProxyError."""
+    """The same for a question whose short answer is read as a whole, and edited unless it is an error.
+
+    Raises ProxyError.
+    """
     try:
         answer = await upstream.send(exchange.request.method, target, headers, body, silence=QUESTION)
         content = await answer.rest()
@@ -128,10 +132,12 @@ async def relay_edited(
         raise _unreachable(error) from error
     except UpstreamBroken as error:
         raise ProxyError(502, "upstream_unreachable", f"Ollama broke off: {error}") from error
-    if answer.status == 200:
-        content = edit(content)
-    kept = [header for header in towards_client(answer.headers) if header[0].lower() != b"content-length"]
-    headers = [*kept, (b"Content-Length", b"%d" % len(content))]
+    headers = towards_client(answer.headers)
+    if answer.status not in WITHOUT_BODY:
+        if answer.status < HTTPStatus.MULTIPLE_CHOICES:
+            content = edit(content)
+        kept = [header for header in headers if header[0].lower() != b"content-length"]
+        headers = [*kept, (b"Content-Length", b"%d" % len(content))]
     exchange.begin(answer.status, answer.reason, headers, content, sized=True)
 
 

@@ -37,12 +37,15 @@ class ErrorAnswer(TypedDict):
 
 
 class HealthAnswer(TypedDict):
-    """`degraded` if Ollama is not reachable, or a load takes too long (`reason`); `note` if Ollama is simulated."""
+    """`degraded` if Ollama is not reachable, or a load takes too long (`reason`); `note` if Ollama is simulated.
+
+    Without a key for the management, where keys are set, there is `status` only.
+    """
 
     status: Health
-    service: Literal["swapper-service"]
-    active_model: Name | None
-    mode: Mode
+    service: NotRequired[Literal["swapper-service"]]
+    active_model: NotRequired[Name | None]
+    mode: NotRequired[Mode]
     reason: NotRequired[str]
     note: NotRequired[str]
 

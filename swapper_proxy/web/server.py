@@ -160,7 +160,7 @@ class Connection(web.RequestHandler):
     ) -> web.StreamResponse:
         """What is no HTTP.  Nobody knows its path, so the answer is in Ollama's dialect; the connection ends."""
         if status != HTTPStatus.BAD_REQUEST:
-            return super().handle_error(request, status, exc, message)
+            return _anonymous(super().handle_error(request, status, exc, message))
         why = (message or "").partition("\n")[0].rstrip(":")
         error = ProxyError(status, "malformed", f"this is no HTTP/1.1: {why}")
         if isinstance(exc, LineTooLong):
@@ -169,7 +169,13 @@ class Connection(web.RequestHandler):
         _, headers, body = rendered(error, Dialect.OLLAMA)
         response = web.Response(status=error.status, body=body, headers={k.decode(): v.decode() for k, v in headers})
         response.force_close()
-        return response
+        return _anonymous(response)
+
+
+def _anonymous(response: web.StreamResponse) -> web.StreamResponse:
+    """Let it not tell the versions of aiohttp and Python: it goes to strangers, too."""
+    response.headers["Server"] = "swapper-proxy"
+    return response
 
 
 def _last_words(transport: asyncio.Transport, error: ProxyError) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from swapper_proxy.app import running
-from swapper_proxy.config import Server, Settings, Upstream
+from swapper_proxy.config import Keys, Server, Settings, Upstream
 from tests.e2e.conftest import LIMIT_S
 
 # What the proxy itself asks for, sooner or later.
@@ -18,9 +18,14 @@ ANSWER = b'{"models":[],"version":"0.9.3"}'
 
 @dataclass
 class Recording:
-    """Heads and bodies of the requests, those of the proxy's own left out; `broken` are those that did not end."""
+    """Heads and bodies of the requests, those of the proxy's own left out; `broken` are those that did not end.
+
+    `raw` is what all others are answered with, if it is given; `own` are the heads of the proxy's own.
+    """
 
     url: str = ""
+    raw: bytes = b""
+    own: list[bytes] = field(default_factory=list)
     asked: list[tuple[bytes, bytes]] = field(default_factory=list)
     broken: list[bytes] = field(default_factory=list)
 
@@ -54,8 +59,11 @@ async def recording() -> AsyncIterator[Recording]:
                 head = b""
                 head = await reader.readuntil(b"\r\n\r\n")
                 body = await _body(reader, head)
-                if not head.startswith(OWN):
-                    kept.asked.append((head, body))
+                own = head.startswith(OWN)
+                (kept.own if own else kept.asked).append(head if own else (head, body))
+                if kept.raw and not own:
+                    writer.write(kept.raw)
+                    continue
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n")
                 writer.write(b"Content-Length: %d\r\n\r\n" % len(ANSWER))
                 if not head.startswith(b"HEAD"):
@@ -128,17 +136,19 @@ class Target:
         async with connected(self.url) as streams:
             yield Wire(*streams)
 
-    async def serves_others(self) -> None:
+    async def serves_others(self, key: str = "") -> None:
         """Somebody else is answered meanwhile, by the proxy and through it."""
+        keyed = f"Authorization: Bearer {key}\r\n".encode() if key else b""
         async with self.wire() as wire:
             for path in ("/health", "/api/beside"):
-                await wire.send(b"GET %b HTTP/1.1\r\nHost: localhost\r\n\r\n" % path.encode())
+                await wire.send(b"GET %b HTTP/1.1\r\nHost: localhost\r\n%b\r\n" % (path.encode(), keyed))
                 assert (await wire.answer())[0] == 200
 
 
 @contextlib.asynccontextmanager
-async def recorded(**server: object) -> AsyncIterator[Target]:
+async def recorded(keys: Keys | None = None, **server: object) -> AsyncIterator[Target]:
     async with recording() as upstream:
         chosen = msgspec.structs.replace(Server(port=0), **server)
-        async with running(Settings(server=chosen, upstream=Upstream(url=upstream.url))) as proxy:
+        settings = Settings(server=chosen, upstream=Upstream(url=upstream.url), keys=keys or Keys())
+        async with running(settings) as proxy:
             yield Target(proxy.url, upstream)

@@ -98,6 +98,7 @@ async def test_what_is_no_http_is_refused_and_goes_nowhere(target: Target, sent:
         status, headers, body = await wire.answer()
         assert status == (431 if len(sent) > 60_000 else 400)
         assert headers["content-type"].startswith("application/json")
+        assert headers.get("server", "swapper-proxy") == "swapper-proxy"  # no versions of what it is made of
         assert json.loads(body).keys() == {"error"}
         assert await wire.is_closed()
     await target.serves_others()

@@ -11,7 +11,7 @@ import pytest
 
 from swapper_proxy.app import running
 from swapper_proxy.config import Server
-from swapper_proxy.web.decoding import MOST_PARTS, zstd
+from swapper_proxy.runtime.decoding import MOST_PARTS, zstd
 from tests.e2e.conftest import Client, settings
 
 GENERATE = {"model": "alpha", "prompt": "x", "stream": False, "options": {"num_predict": 2}}

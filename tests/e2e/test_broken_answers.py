@@ -72,6 +72,29 @@ async def test_before_the_first_byte(session, path: str, stream: bool, answers: 
         await is_served(proxy)
 
 
+class Dice(random.Random):
+    """How often answers were about to break."""
+
+    thrown = 0
+
+    def random(self) -> float:
+        self.thrown += 1
+        return 0.0
+
+
+@paths
+@streams
+async def test_before_the_first_byte_it_has_run_and_is_not_sent_again(session, path: str, stream: bool):
+    async with faulty(session) as (proxy, _, faults):
+        assert (await proxy.generate("alpha"))[0] == 200  # on a connection that is kept
+        faults.dice, faults.answers = Dice(), Answers.RESET
+        async with asking(proxy, path, stream) as answer:
+            assert answer.status == 502
+        assert faults.dice.thrown == 1
+        faults.answers = Answers.WHOLE
+        await is_served(proxy)
+
+
 @paths
 @streams
 @pytest.mark.parametrize("answers", [Answers.RESET_INSIDE, Answers.CLOSED_INSIDE, Answers.SILENT_INSIDE])

@@ -481,12 +481,17 @@ async def test_the_management_needs_its_own_key(ollama: Client, headers: dict[st
         for path in ("health", "ready", "ui", "ui/", "ui/app.js"):
             async with proxy.session.get(f"{proxy.url}/{path}", headers=headers) as answer:
                 assert answer.status == 200
+        async with proxy.session.get(f"{proxy.url}/health", headers=headers) as answer:
+            assert await answer.json() == {"status": "healthy"}
         assert await ollama.resident() == []
 
 
 async def test_a_key_that_only_reads(ollama: Client) -> None:
     async with keyed(ollama, management=MANAGEMENT) as proxy:
         operator, watcher = proxy.of(OPERATOR), proxy.of(WATCHER)
+        for known in (operator, watcher):
+            told = {"status": "healthy", "service": "swapper-service", "active_model": None, "mode": "single-active"}
+            assert await known.get("/health") == (200, told)
         for page in PAGES[:-1]:
             assert (await watcher.get(f"/{page}"))[0] == 200
         for action in ("load", "unload", "pin", "unpin"):

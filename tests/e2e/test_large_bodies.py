@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from swapper_proxy.ollama.simulator import SimulatedModel, Simulator, serving
-from swapper_proxy.web.decoding import zstd
+from swapper_proxy.runtime.decoding import zstd
 from tests.e2e.process import forget_peak, memory_mib, served
 from tests.e2e.test_uploads import MIB, pieces
 

@@ -14,7 +14,7 @@ import pytest
 
 from swapper_proxy.ollama.simulator import Faults, SimulatedModel, Simulator, serving
 from swapper_proxy.ollama.simulator.faults import Answers
-from swapper_proxy.web.decoding import zstd
+from swapper_proxy.runtime.decoding import zstd
 from tests.e2e.conftest import LIMIT_S, Client, at_rest, until, waits
 from tests.e2e.process import forget_peak, memory_mib, served
 from tests.real.server import free_port

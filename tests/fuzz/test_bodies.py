@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from swapper_proxy.config import Route
 from swapper_proxy.core.errors import ProxyError
+from swapper_proxy.runtime.decoding import DECODERS, Decoding, Undecodable, zstd
 from swapper_proxy.web.body import Ambiguous, Fields, Malformed, WrongType
-from swapper_proxy.web.decoding import DECODERS, Decoding, zstd
 from swapper_proxy.web.endpoints import ENDPOINTS, Unacceptable, read
 from swapper_proxy.web.form import Form
 from swapper_proxy.web.routing import Router
@@ -206,9 +206,9 @@ def test_an_encoded_body_is_decoded_alike_however_it_is_cut(
     assert decoded(encoding, [piece for piece in pieces if piece]) == whole
 
 
-def decoded(encoding: str, pieces: list[bytes]) -> bytes | int:
-    """The content, or the status of the refusal."""
-    decoding, whole = Decoding(DECODERS[encoding]), b""
+def decoded(encoding: str, pieces: list[bytes]) -> bytes | None:
+    """The content, None if it is refused."""
+    decoding, whole = Decoding(DECODERS[encoding], "body"), b""
     try:
         for piece in pieces:
             more = decoding.more(piece)
@@ -217,5 +217,5 @@ def decoded(encoding: str, pieces: list[bytes]) -> bytes | int:
                 more = decoding.more()
         decoding.end()
         return whole
-    except ProxyError as refused:
-        return refused.status
+    except Undecodable:
+        return None

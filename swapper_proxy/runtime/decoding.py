@@ -1,11 +1,9 @@
-"""Decode request bodies as they come, so that they are never in memory in both forms."""
+"""Decode bodies that are encoded with gzip or zstd as they come, of requests and of answers."""
 
 import sys
 import zlib
 from collections.abc import Callable
 from typing import Protocol
-
-from swapper_proxy.core.errors import ProxyError
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -13,11 +11,15 @@ else:
     from backports import zstd
 
 MOST_PARTS = 1000  # members or frames; each costs a decoder
-STEP_BYTES = 1024 * 1024  # decoded at a time: as much more than is counted may be in memory
+STEP_BYTES = 1024 * 1024  # decoded at a time
+
+
+class Undecodable(Exception):
+    """A body is not what its Content-Encoding says; the text says which body."""
 
 
 class Decoder(Protocol):
-    """Of one gzip member or zstd frame, as the standard library's are from Python 3.14 on."""
+    """Decodes one gzip member or zstd frame, as the standard library's do from Python 3.14 on."""
 
     @property
     def eof(self) -> bool: ...
@@ -30,7 +32,7 @@ class Decoder(Protocol):
 
 
 class _Member:
-    """Of gzip."""
+    """Decodes one gzip member."""
 
     def __init__(self) -> None:
         self._inflate = zlib.decompressobj(wbits=31)
@@ -55,10 +57,14 @@ DECODERS: dict[str, Callable[[], Decoder]] = {"gzip": _Member, "x-gzip": _Member
 
 
 class Decoding:
-    """All members or frames of one body, decoded step by step: a small body may unfold to any size."""
+    """Decodes all members or frames of one body, step by step: a small body may unfold to any size.
 
-    def __init__(self, decoder: Callable[[], Decoder]) -> None:
+    `what` is the name of the body in errors.
+    """
+
+    def __init__(self, decoder: Callable[[], Decoder], what: str) -> None:
         self._decoder = decoder
+        self._what = what
         self._part = decoder()
         self._parts = 0  # that were begun
         self._left = b""  # of the encoded body, behind the end of a part
@@ -66,7 +72,7 @@ class Decoding:
     def more(self, encoded: bytes = b"") -> bytes:
         """Return the next STEP_BYTES at most of what has come so far, `encoded` included; empty if all was returned.
 
-        Raises ProxyError (400).
+        Raises Undecodable.
         """
         encoded = self._left + encoded if self._left else encoded
         self._left = b""
@@ -79,21 +85,21 @@ class Decoding:
                 if decoded:
                     return decoded
         except (zlib.error, zstd.ZstdError) as error:
-            raise ProxyError(400, "malformed", f"the request body cannot be decoded: {error}") from None
+            raise Undecodable(f"the {self._what} cannot be decoded: {error}") from None
         return b""
 
     def end(self) -> None:
-        """The encoded body is over.  Raises ProxyError (400) if there should be more."""
+        """The encoded body is over.  Raises Undecodable if there should be more."""
         if self._parts and not self._part.eof:
-            raise ProxyError(400, "malformed", "the encoded request body ends too soon")
+            raise Undecodable(f"the encoded {self._what} ends too soon")
 
     @property
     def _waits(self) -> bool:
-        """Whether nothing comes without more of the encoded body."""
+        """Return True if nothing comes without more of the encoded body."""
         return not self._parts or self._part.eof or self._part.needs_input
 
     def _begin(self) -> None:
         if self._parts == MOST_PARTS:
-            raise ProxyError(400, "malformed", f"the encoded request body has more than {MOST_PARTS} parts")
+            raise Undecodable(f"the encoded {self._what} has more than {MOST_PARTS} parts")
         self._parts += 1
         self._part = self._decoder()
