@@ -169,6 +169,10 @@ class Engine:
         elif self._heard_at.get(model.runner, -math.inf) < since:
             self.submit(UnloadRequested(next(self._ids), model.runner, silent=True))
 
+    def is_lost(self, id_: int) -> bool:
+        """Return True if the process that a granted request was sent to is gone, as Ollama's list of runners tells."""
+        return self._scheduler.host.is_lost(id_)
+
     async def keep(self, model: Model, keep_alive: KeepAlive) -> bool:
         """Have Ollama keep the model so long, if it is in memory; False if it is on its way in or out.
 

@@ -2,14 +2,20 @@
 
 import asyncio
 import contextlib
+import logging
 
-from swapper_proxy.runtime.ports import Control, UpstreamRefused, UpstreamSilent, UpstreamUnreachable
+from swapper_proxy.runtime.ports import Control, UpstreamLoops, UpstreamRefused, UpstreamSilent, UpstreamUnreachable
+
+log = logging.getLogger(__name__)
+
+LOOP = "upstream.url (OLLAMA_BASE_URL) leads back to this proxy; it must be the address of Ollama"
 
 
 class Reachability:
     """One of `up` and `down` is set; `closing` when the proxy is about to end.  Close it at the end.
 
-    `waiting` is how many wait for Ollama whose model cannot be known before.
+    `waiting` is how many wait for Ollama whose model cannot be known before.  `loops`: what is sent to Ollama comes
+    back to the proxy.
     """
 
     def __init__(self, control: Control) -> None:
@@ -18,6 +24,7 @@ class Reachability:
         self.closing = asyncio.Event()
         self.waiting = 0
         self.falls = 0  # how often it was lost
+        self.loops = False
         self._control = control
         self._asking: asyncio.Task[bool] | None = None
 
@@ -53,7 +60,12 @@ class Reachability:
             for _ in range(times):
                 with contextlib.suppress(UpstreamSilent):
                     await self._control.version()
+                    self.loops = False
                     return True
+        except UpstreamLoops:
+            if not self.loops:
+                log.error(LOOP)  # noqa: TRY400 - it is no bug
+            self.loops = True
         except (UpstreamUnreachable, UpstreamRefused):
             pass
         finally:

@@ -18,6 +18,7 @@ from swapper_proxy.runtime.configuration import Configuration
 from swapper_proxy.runtime.engine import Engine
 from swapper_proxy.runtime.model import Model
 from swapper_proxy.runtime.ports import Header, UpstreamUnreachable
+from swapper_proxy.runtime.reachability import LOOP
 from swapper_proxy.runtime.standby import Standby
 from swapper_proxy.web import console, history, openapi, parameters, schemas, shapes
 from swapper_proxy.web.dialects import Dialect, rendered
@@ -180,8 +181,8 @@ class Management:
             "active_model": snapshot.active,
             "mode": self._configuration.settings.swapper.mode,
         }
-        if self._note:
-            answer["note"] = self._note
+        if note := self._note or (LOOP if self._engine.ollama.loops else ""):
+            answer["note"] = note
         return _json(answer)
 
     async def ready(self, _: web.BaseRequest) -> Response:

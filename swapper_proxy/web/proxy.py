@@ -73,7 +73,7 @@ class Proxy:
         self._router = router
         self._intake = intake
         self._grace_s = limits.grace
-        self._generation = Silence(limits.first_byte_timeout, limits.idle_timeout)
+        self._limits = limits.first_byte_timeout, limits.idle_timeout
         self._missing: set[Endpoint] = set()  # that this version of Ollama does not have
         self._changes = changes
         self._forwarding = Forwarding(server.trusted_proxies)
@@ -302,7 +302,7 @@ class Proxy:
             lease = Lease(self._engine, demand) if client is None else Lease(self._engine, demand, client.queued())
             try:
                 async with lease:
-                    exchange.waited_s = lease.waited_s
+                    exchange.waited_s, exchange.is_lost = lease.waited_s, lease.is_lost
                     try:
                         await self._send(exchange, fields.pieces(), outcome)
                         lease.load_s = outcome.load_s
@@ -372,7 +372,7 @@ class Proxy:
     def _silence(self, exchange: Exchange) -> Silence:
         """How long Ollama may say nothing: pulls, pushes, creations and uploads may do so for hours."""
         if exchange.request.method == "POST":
-            return self._generation if exchange.path in ENDPOINTS else ANY_SILENCE
+            return Silence(*self._limits, exchange.is_lost) if exchange.path in ENDPOINTS else ANY_SILENCE
         return QUESTION if exchange.request.method in ("GET", "HEAD") else ANY_SILENCE
 
     async def _lost(self, error: ProxyError) -> None:

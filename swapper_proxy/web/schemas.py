@@ -37,7 +37,7 @@ class ErrorAnswer(TypedDict):
 
 
 class HealthAnswer(TypedDict):
-    """`degraded` if Ollama is not reachable; `note` if it is simulated."""
+    """`degraded` if Ollama is not reachable; `note` if it is simulated, or its address leads back to the proxy."""
 
     status: Health
     service: Literal["swapper-service"]
