@@ -141,8 +141,8 @@ class OllamaClient:
         if not isinstance(body, tuple) and not any(line.lower().startswith(b"content-length:") for line in lines):
             lines.append(b"Transfer-Encoding: chunked\r\n")
             body = _chunked(body)
-        start = f"{method} {self._pool.prefix}{target} HTTP/1.1\r\n{self._pool.lines}"
-        head = b"".join((start.encode("utf-8", "surrogateescape"), *lines, b"\r\n"))
+        start = f"{method} {self._pool.prefix}{target} HTTP/1.1\r\nHost: {self._pool.host}\r\n"
+        head = b"".join((start.encode("utf-8", "surrogateescape"), *lines, self._pool.last_line))
         connection = (None if fresh else self._pool.kept()) or await self._pool.connect()
         try:
             await connection.ask(method, head, body, silence)

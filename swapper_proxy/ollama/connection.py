@@ -309,8 +309,8 @@ class Pool:
 
     def __init__(self, url: str, connect_timeout_s: float, via: str) -> None:
         parts = urlsplit(url)
-        host = parts.netloc.rpartition("@")[2]
-        self.lines = f"Host: {host}\r\n{VIA}: {via}\r\n"  # of each request
+        self.host = parts.netloc.rpartition("@")[2]
+        self.last_line = f"{VIA}: {via}\r\n\r\n".encode()  # of the head of each request
         self.prefix = parts.path.rstrip("/")
         self._address = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
         self._ssl = ssl.create_default_context() if parts.scheme == "https" else None

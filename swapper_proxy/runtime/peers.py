@@ -23,11 +23,6 @@ PROBES = 4
 # After so many probes of a closed window without an answer, one of them was not just lost.
 WINDOW_PROBES = 3
 
-_OPTIONS = (
-    (("TCP_KEEPIDLE", "TCP_KEEPALIVE"), IDLE_S),  # the second is the name of macOS
-    (("TCP_KEEPINTVL",), INTERVAL_S),
-    (("TCP_KEEPCNT",), PROBES),
-)
 # Of struct tcp_info (linux/tcp.h), which only grows at its end: tcpi_retransmits, tcpi_probes, tcpi_last_ack_recv (ms).
 _INFO = struct.Struct("=2xBB52xI")
 _TCP_INFO: int | None = getattr(socket, "TCP_INFO", None)
@@ -48,10 +43,10 @@ def keep_alive(connection: Any) -> None:
     """
     try:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for names, value in _OPTIONS:
-            name = next((name for name in names if hasattr(socket, name)), None)
-            if name is not None:
-                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        idle = "TCP_KEEPIDLE" if hasattr(socket, "TCP_KEEPIDLE") else "TCP_KEEPALIVE"  # the name of macOS
+        for name, value in ((idle, IDLE_S), ("TCP_KEEPINTVL", INTERVAL_S), ("TCP_KEEPCNT", PROBES)):
+            if (option := getattr(socket, name, None)) is not None:
+                connection.setsockopt(socket.IPPROTO_TCP, option, value)
     except OSError:
         pass  # it is closed already, or the platform knows the name and not the option
 

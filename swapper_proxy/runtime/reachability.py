@@ -33,9 +33,15 @@ class Reachability:
         now, before = (self.up, self.down) if reachable else (self.down, self.up)
         is_new = not now.is_set()
         self.falls += is_new and not reachable
+        self.loops &= not reachable
         now.set()
         before.clear()
         return is_new
+
+    @property
+    def what_answers(self) -> str:
+        """What is wrong with an Ollama that answers and still counts as away."""
+        return LOOP if self.loops else "what answers there is no Ollama"
 
     async def is_back(self, within_s: float) -> bool:
         """Waits until Ollama is there, so long at most, or until the proxy is about to end."""
@@ -60,7 +66,6 @@ class Reachability:
             for _ in range(times):
                 with contextlib.suppress(UpstreamSilent):
                     await self._control.version()
-                    self.loops = False
                     return True
         except UpstreamLoops:
             if not self.loops:

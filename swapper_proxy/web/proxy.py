@@ -238,9 +238,8 @@ class Proxy:
             except UpstreamUnreachable as away:
                 model = await self._once_back(exchange, asked.model, away)
             if model is None and not self._engine.reachable:
-                model = await self._once_back(
-                    exchange, asked.model, UpstreamUnreachable("what answers there is no Ollama")
-                )
+                wrong = UpstreamUnreachable(self._engine.ollama.what_answers)
+                model = await self._once_back(exchange, asked.model, wrong)
             if model is None:
                 return await self._unknown(exchange, endpoint, asked, fields)
             if alias := self._catalog.meaning(asked.model).alias:
@@ -380,7 +379,8 @@ class Proxy:
         if error.status in (502, 504):
             self._metrics.rejected(error.code)
             self._missing.clear()  # it may come back as a newer version
-            await self._engine.probe()
+            if self._engine.reachable:  # else it is asked again and again
+                await self._engine.probe()
 
 
 def _consumed(exchange: Exchange) -> frozenset[bytes]:

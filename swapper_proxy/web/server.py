@@ -32,7 +32,7 @@ LAST_S = 1.0
 SHED = 64
 # How often clients are looked for that have vanished, and how long they may acknowledge nothing of what they are sent.
 PEER_LOOK_S = 5.0
-VANISHED_S = 60.0
+VANISHED_S = 50.0
 
 
 class Server(web.Server):
