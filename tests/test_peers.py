@@ -109,11 +109,14 @@ def test_an_answer_ends_the_wait() -> None:
 
 def test_the_layout_is_that_of_this_kernel() -> None:
     """A connection on which something has just come was heard a moment ago, and nothing was sent in vain."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        with socket.create_connection(listening.getsockname()) as sock, listening.accept()[0] as accepted:
-            accepted.sendall(b"x")
-            assert sock.recv(1) == b"x"
-            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 60)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        socket.create_connection(listening.getsockname()) as sock,
+        listening.accept()[0] as accepted,
+    ):
+        accepted.sendall(b"x")
+        assert sock.recv(1) == b"x"
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 60)
     retransmits, probes, heard_ms = struct.unpack("=2xBB52xI", info)
     assert (retransmits, probes) == (0, 0)
     assert heard_ms < 60_000
