@@ -116,7 +116,8 @@ class Host:
         self.listed_at = observed.asked_at
         for record in self.records.values():
             if record.in_flight or record.unlisted:
-                record.follow_list(observed.asked_at, is_listed=record.key.runner in present)
+                listed = record.key.runner in present or not observed.complete
+                record.follow_list(observed.asked_at, is_listed=listed)
         return present
 
     def is_lost(self, request: int) -> bool:

@@ -231,8 +231,8 @@ class Engine:
             self._events.append(event)
             self._decide()
 
-    def observed(self, asked_at: float, present: tuple[Sighting, ...]) -> None:
-        self.submit(Observed(asked_at, present))
+    def observed(self, asked_at: float, present: tuple[Sighting, ...], *, complete: bool) -> None:
+        self.submit(Observed(asked_at, present, complete))
 
     def upstream(self, reachable: bool) -> None:
         """Ollama went down or came back.  A load is left: one that was only frozen would go on beside the next."""

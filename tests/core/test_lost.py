@@ -85,6 +85,13 @@ def test_an_ollama_that_was_only_frozen_still_has_it(with_a: Talk) -> None:
     assert lost(with_a, 2, 3) == [False, False]
 
 
+def test_what_no_name_leads_to_may_be_what_is_in_flight(with_a: Talk) -> None:
+    with_a(3, Arrived(2, A, TWO))
+    for time in range(5, 100, 5):
+        with_a(time, Observed(time - 1, NOTHING, complete=False))
+    assert lost(with_a, 2) == [False]
+
+
 def test_a_pin_does_not_hold_what_nobody_has(talk: Talk) -> None:
     talk(0, Arrived(1, A, PINNED))
     talk(1, Loaded(A, 1))
