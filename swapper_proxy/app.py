@@ -1,6 +1,7 @@
 """The composition root: builds the parts, wires them, runs them, shuts them down."""
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -26,7 +27,9 @@ from swapper_proxy.runtime.configuration import Configuration
 from swapper_proxy.runtime.engine import Engine
 from swapper_proxy.runtime.ledger import Ledger
 from swapper_proxy.runtime.model import GB
-from swapper_proxy.runtime.ports import ProblemRecord, UpstreamRefused, UpstreamUnreachable
+from swapper_proxy.runtime.peers import keep_alive
+from swapper_proxy.runtime.ports import ProblemRecord, UpstreamLoops, UpstreamRefused, UpstreamUnreachable
+from swapper_proxy.runtime.reachability import LOOP
 from swapper_proxy.runtime.standby import Standby
 from swapper_proxy.runtime.watcher import Watcher
 from swapper_proxy.storage.history import History
@@ -46,6 +49,7 @@ log = logging.getLogger(__name__)
 
 # Objects more than before, after which Python looks for cycles: the usual 700 cost a sixth of the time of a request.
 GARBAGE = 20_000
+LOOP_LOOK_S = 1.0  # that the start waits for an answer that comes from the proxy itself
 # The simulated Ollama is quick enough to show a swap while one watches.
 SIMULATED_LOAD_S = 1.0
 SIMULATED_TOKENS_PER_S = 40.0
@@ -81,7 +85,7 @@ class Service:
             self.reload,
             note,
         )
-        self._front, self._intake = Front(self._management), Intake()
+        self._front, self._intake = Front(self._management, client.via), Intake()
         self._reloads: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._judge_by(settings)
@@ -116,6 +120,7 @@ class Service:
             self._history.watch(self._ledger.uptimes_s)
             async with _listening(self._configuration, self._front) as url, self._standby:
                 try:
+                    await self._seek_loop()
                     yield url
                 finally:
                     self._stopping = True
@@ -123,6 +128,17 @@ class Service:
                     self.engine.shutdown(self._configuration.settings.server.shutdown_grace)
                     await asyncio.gather(*self._reloads, return_exceptions=True)
         await self._standby.hand_back()
+
+    async def _seek_loop(self) -> None:
+        """Now that it listens it would answer itself.  Raises ConfigError."""
+        if self.engine.reachable:
+            return  # when nobody listened here
+        with contextlib.suppress(TimeoutError, UpstreamUnreachable, UpstreamRefused):
+            try:
+                async with asyncio.timeout(LOOP_LOOK_S):
+                    await self._client.version()
+            except UpstreamLoops:
+                raise ConfigError(f"{self._client.url}: {LOOP}") from None
 
     async def reload(self) -> None:
         """Read the configuration again and use it from now on, also if whoever asked for it leaves meanwhile.
@@ -291,6 +307,8 @@ async def _listening(configuration: Configuration, front: Front) -> AsyncIterato
         sockets = await asyncio.get_running_loop().create_server(connections, server.host, server.port, backlog=1024)
     except OSError as error:
         raise ConfigError(f"cannot listen on {server.host}:{server.port}: {error.strerror or error}") from error
+    for listening in sockets.sockets:
+        keep_alive(listening)
     try:
         host, port = sockets.sockets[0].getsockname()[:2]
         yield f"http://{f'[{host}]' if ':' in host else host}:{port}"

@@ -1,5 +1,6 @@
 """Settings: what is read, and one line for each mistake."""
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -380,3 +381,42 @@ def test_where_the_history_is_kept(tmp_path: Path, monkeypatch, text: str, envir
 
 def test_settings_made_in_code_keep_no_history() -> None:
     assert config.Settings().history.path is None
+
+
+@pytest.mark.parametrize(
+    ("listen", "url", "itself"),
+    [
+        ("127.0.0.1", "http://0.0.0.0:8890", True),
+        ("0.0.0.0", "http://0.0.0.0:8890", True),
+        ("0.0.0.0", "http://localhost:8890/x", True),
+        ("0.0.0.0", "http://127.0.0.2:8890", True),
+        ("0.0.0.0", "http://[::ffff:127.0.0.1]:8890", True),
+        ("localhost", "http://127.0.0.1:8890", True),
+        ("", "http://127.0.0.1:8890", True),
+        ("", "http://[::1]:8890", True),
+        ("::", "http://[::]:8890", True),
+        ("::1", "http://[::1]:8890", True),
+        ("203.0.113.7", "http://203.0.113.7:8890", True),
+        ("127.0.0.1", "http://127.0.0.1:8891", False),
+        ("127.0.0.1", "http://127.0.0.1", False),
+        ("127.0.0.1", "http://127.0.0.2:8890", False),
+        ("203.0.113.7", "http://127.0.0.1:8890", False),
+        ("0.0.0.0", "http://203.0.113.7:8890", False),
+        ("::1", "http://127.0.0.1:8890", False),
+    ],
+)
+def test_the_proxy_as_its_own_upstream(tmp_path: Path, listen: str, url: str, itself: bool) -> None:
+    text = f"server: {{host: '{listen}'}}\nupstream: {{url: '{url}'}}"
+    if itself:
+        with pytest.raises(config.ConfigError, match="is the proxy itself"):
+            load(tmp_path, text)
+    else:
+        assert load(tmp_path, text).upstream.url == url
+
+
+def test_a_name_that_cannot_be_resolved_may_mean_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    assert load(tmp_path, "upstream: {url: 'http://somewhere:8890'}").upstream.url == "http://somewhere:8890"

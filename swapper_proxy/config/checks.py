@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from swapper_proxy.config import keys
+from swapper_proxy.config import addresses, keys
 from swapper_proxy.config.keep_alive import LONGEST_S, InvalidKeepAlive, KeepAlive, seconds_of
 from swapper_proxy.config.settings import Model, Route, Settings
 from swapper_proxy.core.names import canonical, is_cloud, is_plausible
@@ -17,8 +17,8 @@ from swapper_proxy.core.names import canonical, is_cloud, is_plausible
 TYPES_OF_OLLAMA = frozenset(("llm", "embedding"))
 
 
+PORTS = {"http": 80, "https": 443}
 LONGEST_CHOSEN = 255  # of the names that the operator chooses, in characters
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class Problem(NamedTuple):
@@ -68,7 +68,9 @@ def _url(settings: Settings) -> Iterator[Problem]:
         yield Problem("upstream.url", f"expected a URL like http://localhost:11434, got {url.geturl()!r}")
     elif url.username is not None or url.password is not None:
         yield Problem("upstream.url", "must hold no user or password")
-    elif url.hostname in LOOPBACK and settings.server.port and url.port == settings.server.port:
+    elif settings.server.port == (url.port or PORTS[url.scheme]) and addresses.is_served(
+        settings.server.host, url.hostname
+    ):
         yield Problem("upstream.url", f"{url.geturl()} is the proxy itself")
 
 

@@ -72,10 +72,11 @@ class UnloadFailed:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What Ollama listed as loaded, and when it was asked."""
+    """What Ollama listed as loaded, and when it was asked; `complete` unless no name leads to some of it any more."""
 
     asked_at: float
     present: tuple[Sighting, ...]
+    complete: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from swapper_proxy.core.commands import Answer, Changed, Command, Grant, Held, Reject
 from swapper_proxy.core.errors import Failure, Rejection
 from swapper_proxy.core.estimates import Speed
-from swapper_proxy.core.events import TakenOver
-from swapper_proxy.core.residency import Residency, Waiter
+from swapper_proxy.core.events import Observed, TakenOver
+from swapper_proxy.core.residency import LOADS_UNLISTED, Residency, Waiter
 from swapper_proxy.core.types import Cause, Key, Limits, Profile, Sighting, State
 
 # Keys that are absent and wanted by nobody are remembered for their experience, the latest so many: clients can make
@@ -49,6 +49,7 @@ class Host:
         self.holder: dict[int, Residency] = {}  # where each id waits or is in flight
         self.touched: dict[Residency, None] = {}  # what may have somebody to grant now, in order
         self.changed_at = -math.inf
+        self.listed_at = -math.inf  # when Ollama was asked for its latest list of runners
         self.unsettled = False  # pins, sizes or limits have changed: who waits may wait for what can never be
         self.shrunk = False  # more may be in memory than the limits allow
         self.out: list[Command] = []
@@ -113,6 +114,23 @@ class Host:
     def find(self, wanted: Callable[[Residency], bool]) -> Residency | None:
         """The first occupant of this kind."""
         return next((record for record in self.occupants.values() if wanted(record)), None)
+
+    def follow_list(self, observed: Observed) -> set[str]:
+        """Note which requests in flight are on a runner that Ollama does not list; return the runners that it does."""
+        present = {sighting.key.runner for sighting in observed.present}
+        self.listed_at = observed.asked_at
+        for record in self.records.values():
+            if record.in_flight or record.unlisted:
+                listed = record.key.runner in present or not observed.complete
+                record.follow_list(observed.asked_at, is_listed=listed)
+        return present
+
+    def is_lost(self, request: int) -> bool:
+        """Return True if the process that had this request is gone: Ollama has not listed its runner for too long."""
+        record = self.holder.get(request)
+        if record is None or (since := record.unlisted.get(request)) is None:
+            return False
+        return self.listed_at - since >= max(record.profile.swap_timeout_s, LOADS_UNLISTED * record.speed.load_s)
 
     @property
     def at_rest(self) -> bool:
@@ -263,6 +281,13 @@ class Host:
     def absent_queued(self) -> Iterator[Residency]:
         """The keys that somebody waits for and that are not in memory."""
         return (record for record in self.queued.values() if record.state is State.ABSENT)
+
+    def was_loaded(self, runner: str, now: float) -> None:
+        """A load of this runner has ended, with whatever options; its speed is known better."""
+        self.learned(runner)
+        for record in self.records.values():
+            if record.key.runner == runner:
+                record.loaded_at = now
 
     def learned(self, runner: str) -> None:
         """A runner's speed has changed, and with it the patience of those who wait for it."""

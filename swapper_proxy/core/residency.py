@@ -15,6 +15,8 @@ IN_MEMORY = (State.RESIDENT, State.DRAINING)
 IN_TRANSITION = (State.LOADING, State.UNLOADING)
 # Gaps remembered per key: enough for a client's habit, few enough to follow when it changes.
 GAPS = 32
+# A runner that Ollama has not listed for so many loads is not just being loaded again.
+LOADS_UNLISTED = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +178,7 @@ class Residency:
     cause: Cause = Cause.IDLE
     last_used: float = 0.0
     left_at: float = -math.inf  # when it was in memory last
+    loaded_at: float = -math.inf  # when a load of its runner for the scheduler ended
     reloaded_at: float = -math.inf  # when Ollama had loaded it behind the scheduler's back
     ttl_s: float | None = None
     waiters: Queue = field(default_factory=Queue)
@@ -183,6 +186,7 @@ class Residency:
     due: float = math.inf
     arrived_at: float = math.inf
     in_flight: dict[int, float] = field(default_factory=dict)  # request -> when it was granted
+    unlisted: dict[int, float] = field(default_factory=dict)  # request in flight -> since when Ollama lists no runner
     unloaders: list[int] = field(default_factory=list)  # manual unloads to answer
     gate: int = 0
     gate_left: int = 0
@@ -238,6 +242,19 @@ class Residency:
             and (profile is self.profile or profile == self.profile)
             and key.served_by(self.key)
         )
+
+    def follow_list(self, asked_at: float, *, is_listed: bool) -> None:
+        """Note the requests in flight whose runner Ollama does not list, though it was asked after their grant.
+
+        A runner that is listed again may be the same, which Ollama had to load again; unless it was loaded for the
+        scheduler meanwhile (`loaded_at`), because it was not there.
+        """
+        if is_listed:
+            unlisted = self.unlisted.items()
+            self.unlisted = {id_: at for id_, at in unlisted if id_ in self.in_flight and at < self.loaded_at}
+        else:
+            granted = self.in_flight.items()
+            self.unlisted = {id_: self.unlisted.get(id_, asked_at) for id_, at in granted if at < asked_at}
 
     def past_hold(self, now: float) -> bool:
         return self.hold_until is None or now >= self.hold_until

@@ -180,7 +180,7 @@ class Scheduler:
             return
         record.load_backoff.clear()
         record.speed.loaded(now - record.changed_at)
-        self.host.learned(record.key.runner)
+        self.host.was_loaded(record.key.runner, now)
         record.last_used = now
         record.ttl_s = None
         self.host.swap = None
@@ -220,7 +220,7 @@ class Scheduler:
         self.host.change(record, State.RESIDENT, Cause.FAILED, now)
 
     def _on_observed(self, event: Observed, now: float) -> None:
-        present = {sighting.key.runner for sighting in event.present}
+        present = self.host.follow_list(event)
         newest = self.host.changed_at < event.asked_at and self.host.down_since is None
         for record in list(self.host.occupants.values()):
             settled = record.state in (State.RESIDENT, State.DRAINING) and record.changed_at < event.asked_at

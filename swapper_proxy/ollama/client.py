@@ -1,7 +1,9 @@
 """The way to Ollama: the proxy's own calls, and client requests handed on."""
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 import msgspec
@@ -19,6 +21,7 @@ from swapper_proxy.runtime.ports import (
     Shown,
     Silence,
     UpstreamBroken,
+    UpstreamLoops,
     UpstreamRefused,
     UpstreamSilent,
     UpstreamUnreachable,
@@ -31,15 +34,19 @@ ASK_TIMEOUT_S = 10.0
 
 
 class OllamaClient:
-    """One Ollama host.  `async with` it; connections are kept and not limited in number."""
+    """One Ollama host.  `async with` it; connections are kept and not limited in number.
+
+    Every request carries `via`: one that comes back to this proxy is recognized by it.
+    """
 
     def __init__(self, url: str, connect_timeout_s: float = 10.0) -> None:
         self.url = url.rstrip("/")
+        self.via = secrets.token_hex(8)
         self._connect_timeout_s = connect_timeout_s
         self._pool: Pool
 
     async def __aenter__(self) -> "OllamaClient":
-        self._pool = Pool(self.url, self._connect_timeout_s)
+        self._pool = Pool(self.url, self._connect_timeout_s, self.via)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -96,12 +103,14 @@ class OllamaClient:
             raise UpstreamSilent(f"no answer to {path} within {ASK_TIMEOUT_S:g} s") from None
         except UpstreamBroken as error:
             raise UpstreamUnreachable(str(error), sent=True) from error
+        if status == HTTPStatus.LOOP_DETECTED:
+            raise UpstreamLoops(Failure(status, answer, kind))
         if status != 200:
             raise UpstreamRefused(Failure(status, answer, kind))
         try:
             return msgspec.json.decode(answer, type=expected)
         except msgspec.MsgspecError as error:
-            raise UpstreamUnreachable(f"what answers at {self.url} is no Ollama: {error}") from error
+            raise UpstreamUnreachable(f"the upstream at {self.url} is not an Ollama server: {error}") from error
 
     async def _whole(
         self, method: str, path: str, content: tuple[bytes, ...], *, fresh: bool
@@ -132,8 +141,8 @@ class OllamaClient:
         if not isinstance(body, Sequence) and not any(line.lower().startswith(b"content-length:") for line in lines):
             lines.append(b"Transfer-Encoding: chunked\r\n")
             body = _chunked(body)
-        start = f"{method} {self._pool.prefix}{target} HTTP/1.1\r\n{self._pool.lines}"
-        head = b"".join((start.encode("utf-8", "surrogateescape"), *lines, b"\r\n"))
+        start = f"{method} {self._pool.prefix}{target} HTTP/1.1\r\n"
+        head = b"".join((start.encode("utf-8", "surrogateescape"), *lines, self._pool.last_lines))
         connection = (None if fresh else self._pool.kept()) or await self._pool.connect()
         try:
             await connection.ask(method, head, body, silence)

@@ -16,9 +16,11 @@ import httptools
 from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.ollama.encoded import EncodedBody, as_decoded
 from swapper_proxy.ollama.kernel import reader, untaken_bytes
+from swapper_proxy.runtime import peers
 from swapper_proxy.runtime.decoding import Undecodable
 from swapper_proxy.runtime.ports import (
     ANY_SILENCE,
+    VIA,
     Body,
     Header,
     Silence,
@@ -41,6 +43,10 @@ MOST_KEPT = 64
 # A request that is only a question: Ollama may be asked again even if it had it.
 SAFE = ("GET", "HEAD")
 NO_CONTENT = 204
+# A host that acknowledges nothing of what it was sent for so long has vanished: as long as keepalive gives it.
+VANISHED_S = float(peers.IDLE_S + peers.PROBES * peers.INTERVAL_S)
+# A request is given up if nothing came for so long and its process is gone, as Ollama's own list tells.
+GONE_S = 60.0
 
 
 class Stale(Exception):
@@ -69,6 +75,7 @@ class Connection(asyncio.Protocol):
         self._silence = ANY_SILENCE
         self._silent = False  # given up for it
         self._quiet_since = math.inf  # as far as was seen
+        self._peer = peers.PeerWatch()
         self._begin("")
 
     def _begin(self, method: str) -> None:
@@ -130,7 +137,7 @@ class Connection(asyncio.Protocol):
         self._take = None
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self._headed and not self._framed and error is None:
+        if self._headed and not self._framed and error is None and not self._lost:
             self._ended = self._is_whole()  # the end of an answer that tells no length is the end of its connection
         if not (self._lost or self._touched) and (error is None or isinstance(error, BrokenPipeError)):
             self._untaken_bytes = untaken_bytes(self._transport)
@@ -311,18 +318,29 @@ class Connection(asyncio.Protocol):
         Silence is only what somebody waits for: neither a request that is still being sent, nor a client that takes
         nothing for now.
         """
+        heard = self._headed and self._touched
+        if not heard and self._peer.has_vanished(self._transport, VANISHED_S, now):
+            self._give_up("its host does not answer any more")
+            return
         waited_for = self._waiter is not None and not self._waiter.done()
         sending = self._writing is not None and not self._writing.done()
-        if not waited_for or sending or (self._headed and self._touched):
+        if not waited_for or sending or heard:
             self._touched = self._touched and not self._headed  # before the head it says that the request was seen
             self._quiet_since = math.inf
             return
         self._quiet_since = min(self._quiet_since, now)
         limit_s = self._silence.idle_s if self._headed else self._silence.first_byte_s
-        if limit_s is not None and now - self._quiet_since >= limit_s:
+        quiet_s = now - self._quiet_since
+        if limit_s is not None and quiet_s >= limit_s:
             self._silent = True
-            self.lose(f"nothing came for {limit_s:g} s")
-            self._wake()
+            self._give_up(f"nothing came for {limit_s:g} s")
+        elif quiet_s >= GONE_S and self._silence.is_lost is not None and self._silence.is_lost():
+            self._give_up("the process that had the request is gone")
+
+    def _give_up(self, why: str) -> None:
+        self._touched = True  # Ollama may have worked on it: it is not sent again
+        self.lose(why)
+        self._wake()
 
     def close(self) -> None:
         """At the end of the answer the connection is kept; before, it is closed, and Ollama stops."""
@@ -345,10 +363,11 @@ class Connection(asyncio.Protocol):
 class Pool:
     """The connections to one host, as many as are wanted at once."""
 
-    def __init__(self, url: str, connect_timeout_s: float) -> None:
+    def __init__(self, url: str, connect_timeout_s: float, via: str) -> None:
         parts = urlsplit(url)
         host = parts.netloc.rpartition("@")[2]
-        self.lines = f"Host: {host}\r\nAccept-Encoding: identity\r\n"  # of each request
+        last_lines = f"Host: {host}", "Accept-Encoding: identity", f"{VIA}: {via}"  # of the head of each request
+        self.last_lines = ("\r\n".join(last_lines) + "\r\n\r\n").encode()
         self.prefix = parts.path.rstrip("/")
         self._address = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
         self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
@@ -380,11 +399,14 @@ class Pool:
         host, port = self._address
         try:
             async with asyncio.timeout(self._connect_timeout_s or None):
-                _, connection = await self.loop.create_connection(lambda: Connection(self), host, port, ssl=self._ssl)
+                transport, connection = await self.loop.create_connection(
+                    lambda: Connection(self), host, port, ssl=self._ssl
+                )
         except TimeoutError:
             raise UpstreamUnreachable(f"no connection within {self._connect_timeout_s:g} s") from None
         except OSError as error:
             raise UpstreamUnreachable(str(error)) from error
+        peers.keep_alive(transport.get_extra_info("socket"))
         self._all.add(connection)
         return connection
 

@@ -13,6 +13,7 @@ from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.engine import Engine
 from swapper_proxy.runtime.ledger import Ledger, Residence, Totals
 from swapper_proxy.runtime.model import Model
+from swapper_proxy.runtime.reachability import LOOP
 
 Status = Literal["loading", "loaded", "draining", "unloading", "unloaded", "error", "missing"]
 ParallelSource = Literal["config", "OLLAMA_NUM_PARALLEL", "assumed"]
@@ -132,7 +133,7 @@ class Board:
     def trouble(self) -> str:
         """Return what keeps requests from being served, for people; empty if nothing does."""
         if not self._engine.reachable:
-            return "Ollama is not reachable"
+            return LOOP if self._engine.ollama.loops else "Ollama is not reachable"
         now = self._engine.now
         for record in self._engine.residencies():
             if record.state is State.LOADING and now - record.changed_at > record.profile.swap_timeout_s:

@@ -182,6 +182,10 @@ class Engine:
         elif self._heard_at.get(model.runner, -math.inf) < since:
             self.submit(UnloadRequested(next(self._ids), model.runner, silent=True))
 
+    def is_lost(self, id_: int) -> bool:
+        """Return True if the process that a granted request was sent to is gone, as Ollama's list of runners tells."""
+        return self._scheduler.host.is_lost(id_)
+
     async def keep(self, model: Model, keep_alive: KeepAlive) -> bool:
         """Have Ollama keep the model so long, if it is in memory; False if it is on its way in or out.
 
@@ -240,12 +244,12 @@ class Engine:
             self._events.append(event)
             self._decide()
 
-    def observed(self, asked_at: float, present: tuple[Sighting, ...]) -> None:
-        """Ollama was asked then, and listed these runners."""
+    def observed(self, asked_at: float, present: tuple[Sighting, ...], *, complete: bool) -> None:
+        """Ollama was asked then, and listed these runners; `complete` as in Observed."""
         if self._is_blind and asked_at > self._failed_at:
             self._is_blind = False
             self.submit(UpstreamUp())
-        self.submit(Observed(asked_at, present))
+        self.submit(Observed(asked_at, present, complete))
 
     def upstream(self, reachable: bool) -> None:
         """Ollama went down or came back.  A load is left: one that was only frozen would go on beside the next."""

@@ -40,6 +40,10 @@ class Lease:
         self._granted_at = self._engine.now
         return self
 
+    def is_lost(self) -> bool:
+        """Return True if the process that the request was sent to is gone, as Ollama's list of runners tells."""
+        return self._engine.is_lost(self._id)
+
     async def __aexit__(self, *_: object) -> None:
         if self.heard is not None:
             self._engine.heard(self._demand.model, self.heard, self._granted_at)

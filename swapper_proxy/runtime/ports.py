@@ -11,6 +11,8 @@ from swapper_proxy.core.types import Cause, RunnerOption, State
 
 # A header as it stands on the wire.
 Header = tuple[bytes, bytes]
+# Each proxy adds one with an id of its own to what it sends: a request that comes back carries it.
+VIA = "X-Swapper-Via"
 # A request body that is in memory, to be sent piece by piece.  Whoever owns it empties the list when it is over.
 Pieces = list[bytes | memoryview]
 # A request body, in memory or still to come.
@@ -48,11 +50,19 @@ class UpstreamRefused(Exception):
         self.failure = failure
 
 
+class UpstreamLoops(UpstreamRefused):
+    """What the proxy sends to Ollama comes back to a proxy that has sent it."""
+
+
 class Silence(NamedTuple):
-    """How many seconds may pass without a byte from Ollama, before its answer and in it; None: any time."""
+    """How many seconds may pass without a byte from Ollama, before its answer and in it; None: any time.
+
+    `is_lost` tells whether the process that had the request is gone, as far as Ollama's list of runners tells.
+    """
 
     first_byte_s: float | None = None
     idle_s: float | None = None
+    is_lost: Callable[[], bool] | None = None
 
 
 ANY_SILENCE = Silence()

@@ -2,14 +2,20 @@
 
 import asyncio
 import contextlib
+import logging
 
-from swapper_proxy.runtime.ports import Control, UpstreamRefused, UpstreamSilent, UpstreamUnreachable
+from swapper_proxy.runtime.ports import Control, UpstreamLoops, UpstreamRefused, UpstreamSilent, UpstreamUnreachable
+
+log = logging.getLogger(__name__)
+
+LOOP = "upstream.url (OLLAMA_BASE_URL) leads back to this proxy; it must be the address of Ollama"
 
 
 class Reachability:
     """One of `up` and `down` is set; `closing` when the proxy is about to end.  Close it at the end.
 
-    `waiting` is how many wait for Ollama whose model cannot be known before.
+    `waiting` is how many wait for Ollama whose model cannot be known before.  `loops`: what is sent to Ollama comes
+    back to the proxy.
     """
 
     def __init__(self, control: Control) -> None:
@@ -18,6 +24,7 @@ class Reachability:
         self.closing = asyncio.Event()
         self.waiting = 0
         self.falls = 0  # how often it was lost
+        self.loops = False
         self._control = control
         self._asking: asyncio.Task[bool] | None = None
 
@@ -26,9 +33,15 @@ class Reachability:
         now, before = (self.up, self.down) if reachable else (self.down, self.up)
         is_new = not now.is_set()
         self.falls += is_new and not reachable
+        self.loops &= not reachable
         now.set()
         before.clear()
         return is_new
+
+    @property
+    def what_answers(self) -> str:
+        """What is wrong with an Ollama that answers and still counts as away."""
+        return LOOP if self.loops else "the upstream is not an Ollama server"
 
     async def is_back(self, within_s: float) -> bool:
         """Waits until Ollama is there, so long at most, or until the proxy is about to end."""
@@ -54,6 +67,10 @@ class Reachability:
                 with contextlib.suppress(UpstreamSilent):
                     await self._control.version()
                     return True
+        except UpstreamLoops:
+            if not self.loops:
+                log.error(LOOP)  # noqa: TRY400 - it is no bug
+            self.loops = True
         except (UpstreamUnreachable, UpstreamRefused):
             pass
         finally:

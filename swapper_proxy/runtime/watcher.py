@@ -68,7 +68,7 @@ class Watcher:
             await self._engine.probe()
             return
         self._engine.upstream(True)
-        self._engine.observed(asked_at, tuple(seen))
+        self._engine.observed(asked_at, tuple(seen), complete=len(seen) == len(running))
 
     async def _sighting(self, entry: Running) -> Sighting | None:
         """What the scheduler is told of a runner that /api/ps shows: its key as far as can be known.

@@ -20,7 +20,7 @@ _BOTH_TYPES = {
 }
 _ANTHROPIC_TYPES = {**_BOTH_TYPES, 413: "request_too_large", 503: "overloaded_error", 504: "timeout_error"}
 _SERVERS_FAULT = "api_error"
-HOPELESS = 507  # their client libraries try again after any 5xx that does not say otherwise
+HOPELESS = (507, 508)  # their client libraries try again after any 5xx that does not say otherwise
 
 
 def _ollama(error: ProxyError, _: str) -> object:
@@ -82,7 +82,7 @@ def _headers(error: ProxyError, dialect: Dialect, request_id: str) -> list[Heade
         headers.append((b"Retry-After", b"%d" % max(1, ceil(error.retry_after_s))))
     if error.status == 401:
         headers.append((b"WWW-Authenticate", b"Bearer"))
-    if error.status == HOPELESS and dialect in (Dialect.OPENAI, Dialect.ANTHROPIC):
+    if error.status in HOPELESS and dialect in (Dialect.OPENAI, Dialect.ANTHROPIC):
         headers.append((b"x-should-retry", b"false"))
     if dialect is Dialect.ANTHROPIC:
         headers.append((b"request-id", request_id.encode()))

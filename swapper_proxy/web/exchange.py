@@ -5,7 +5,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from email.utils import formatdate
 from functools import cached_property
 from http import HTTPStatus
@@ -30,7 +30,8 @@ class Exchange:
     `target` is what stands in the request line, `path` the part of it that decides, as Ollama's router reads it:
     decoded, but not normalized.  `arrived` is on the monotonic clock.  `model` is the name that the client gave, for
     the log; `chosen` the model where a route or `use_llm` chose it; `waited_s` the time in the queue, None if it never
-    was there.  `client` is whose key it came with, None where it needed none.  `status` is that of the answer, 0 while
+    was there.  `client` is whose key it came with, None where it needed none.  `is_lost` tells whether the process that
+    Ollama had for it is gone, None where no model is used.  `status` is that of the answer, 0 while
     there is none; `content_type` that of Ollama's answer.
     """
 
@@ -45,6 +46,7 @@ class Exchange:
         self.model = ""
         self.chosen = ""
         self.waited_s: float | None = None
+        self.is_lost: Callable[[], bool] | None = None
         self.client: Client | None = None
         self.status = 0
         self.content_type = ""

@@ -5,6 +5,7 @@ import contextlib
 import ipaddress
 import logging
 from fnmatch import fnmatchcase
+from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -12,7 +13,7 @@ from aiohttp import web
 from swapper_proxy import config
 from swapper_proxy.core.errors import ProxyError, Rejected, Rejection
 from swapper_proxy.runtime.engine import RETRY_S
-from swapper_proxy.runtime.ports import Header
+from swapper_proxy.runtime.ports import VIA, Header
 from swapper_proxy.web.dialects import Dialect, dialect_of, rendered
 from swapper_proxy.web.exchange import Exchange
 from swapper_proxy.web.forwarded import Forwarding
@@ -21,6 +22,12 @@ from swapper_proxy.web.proxy import Proxy
 
 log = logging.getLogger(__name__)
 
+# So many proxies may stand one behind the other.
+MOST_PROXIES = 16
+LOOP = (
+    "the request has come back to a proxy that had sent it: upstream.url (OLLAMA_BASE_URL) must be the address of "
+    "Ollama, not that of a proxy which leads back here"
+)
 LOCAL_SUFFIXES = (".local", ".internal", ".localhost")
 # Methods and time as Ollama has them; of headers it allows a list, the proxy all: its own ones count, too.
 _PREFLIGHT = (
@@ -32,10 +39,11 @@ _PREFLIGHT = (
 
 
 class Front:
-    """The handler of the HTTP server."""
+    """The handler of the HTTP server.  `via` is what the proxy's own requests to Ollama carry."""
 
-    def __init__(self, management: Management) -> None:
+    def __init__(self, management: Management, via: str) -> None:
         self._management = management
+        self._via = via
 
     def configure(self, proxy: Proxy, server: config.Server) -> None:
         """Requests that come from now on are treated like this."""
@@ -76,7 +84,10 @@ class Front:
     def _lets_in(self, exchange: Exchange, origin: str, allowed: bool, managed: bool) -> bool:
         """What is not let in is answered."""
         request = exchange.request
-        if not allowed:
+        passed = request.headers.getall(VIA, None)
+        if passed is not None and self._has_come_back(passed):
+            _refuse(exchange, HTTPStatus.LOOP_DETECTED, "loop", LOOP)
+        elif not allowed:
             _refuse(exchange, 403, "origin_not_allowed", "pages of this origin are not allowed; see cors_origins")
         elif request.method == "CONNECT" or not exchange.target.startswith("/"):
             _refuse(exchange, 400, "malformed", "this is no tunnel: ask for a path")
@@ -92,6 +103,11 @@ class Front:
         else:
             return True
         return False
+
+    def _has_come_back(self, passed: list[str]) -> bool:
+        """Return True if this proxy has sent the request, or so many others that they must stand in a ring."""
+        ids = [id_.strip() for line in passed for id_ in line.split(",")]
+        return self._via in ids or len(ids) > MOST_PROXIES
 
     def _is_allowed(self, request: web.BaseRequest, origin: str) -> bool:
         """The proxy's own pages, under a name that no foreign name server can point here, and the listed ones."""

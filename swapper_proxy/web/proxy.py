@@ -73,7 +73,7 @@ class Proxy:
         self._router = router
         self._intake = intake
         self._grace_s = limits.grace
-        self._generation = Silence(limits.first_byte_timeout, limits.idle_timeout)
+        self._limits = limits.first_byte_timeout, limits.idle_timeout
         self._missing: set[Endpoint] = set()  # that this version of Ollama does not have
         self._changes = changes
         self._forwarding = Forwarding(server.trusted_proxies)
@@ -246,10 +246,10 @@ class Proxy:
         A name that cannot be looked up while Ollama is away waits as long as other requests.  Raises Rejected, and
         UpstreamUnreachable if Ollama stays away.
         """
-        away = "the upstream is not an Ollama server"
         try:
             if (model := await self._catalog.resolve(name)) or self._engine.reachable:
                 return model
+            away = self._engine.ollama.what_answers
         except UpstreamUnreachable as error:
             away = str(error)
         with exchange.client.queued() if exchange.client is not None else nullcontext():
@@ -295,7 +295,7 @@ class Proxy:
             lease = Lease(self._engine, demand) if client is None else Lease(self._engine, demand, client.queued())
             try:
                 async with lease:
-                    exchange.waited_s = lease.waited_s
+                    exchange.waited_s, exchange.is_lost = lease.waited_s, lease.is_lost
                     try:
                         await self._send(exchange, body, outcome)
                         lease.load_s = outcome.load_s
@@ -367,7 +367,7 @@ class Proxy:
     def _silence(self, exchange: Exchange) -> Silence:
         """How long Ollama may say nothing: pulls, pushes, creations and uploads may do so for hours."""
         if exchange.request.method == "POST":
-            return self._generation if exchange.path in ENDPOINTS else ANY_SILENCE
+            return Silence(*self._limits, exchange.is_lost) if exchange.path in ENDPOINTS else ANY_SILENCE
         return QUESTION if exchange.request.method in ("GET", "HEAD") else ANY_SILENCE
 
     async def _lost(self, error: ProxyError) -> None:
@@ -375,7 +375,8 @@ class Proxy:
         if error.status in (502, 504):
             self._metrics.rejected(error.code)
             self._missing.clear()  # it may come back as a newer version
-            await self._engine.probe()
+            if self._engine.reachable:  # else it is asked again and again
+                await self._engine.probe()
 
 
 def _consumed(exchange: Exchange) -> frozenset[bytes]:

@@ -37,7 +37,7 @@ class ErrorAnswer(TypedDict):
 
 
 class HealthAnswer(TypedDict):
-    """`degraded` if Ollama is not reachable, or a load takes too long (`reason`); `note` if Ollama is simulated.
+    """`degraded`, with a `reason`, if Ollama is not reachable or a load takes too long; `note` if Ollama is simulated.
 
     Without a key for the management, where keys are set, there is `status` only.
     """

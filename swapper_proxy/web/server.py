@@ -15,6 +15,7 @@ from aiohttp.http_exceptions import LineTooLong
 
 from swapper_proxy import config
 from swapper_proxy.core.errors import ProxyError
+from swapper_proxy.runtime.peers import PeerWatch
 from swapper_proxy.web.dialects import Dialect, rendered
 
 log = logging.getLogger("swapper_proxy.requests")
@@ -29,6 +30,9 @@ MOST_AHEAD = 2
 LAST_S = 1.0
 # When there are too many connections, this part of the bound is closed at once: the idle ones are looked for seldom.
 SHED = 64
+# How often clients are looked for that have vanished, and how long they may acknowledge nothing of what they are sent.
+PEER_LOOK_S = 5.0
+VANISHED_S = 50.0
 
 
 class Server(web.Server):
@@ -46,17 +50,31 @@ class Server(web.Server):
             max_headers=MOST_HEADERS,
         )
         self._most = server.max_connections
+        self._looking = False
 
     def __call__(self) -> "Connection":
         return Connection(self, loop=self._loop, **self._kwargs)
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
+        if not self._looking:
+            self._looking = True
+            self._loop.call_later(PEER_LOOK_S, self._look)
         if len(self._connections) > self._most and not self._shed():
             self._connections.pop(handler)
             log.warning("refused", extra={"status": 503, "code": "connections_full"})
             _last_words(transport, ProxyError(503, "connections_full", "too many connections, please try later", 1.0))
             handler.force_close()
+
+    def _look(self) -> None:
+        """Close the connections of clients that have vanished.  Goes on as long as there are connections."""
+        now = self._loop.time()
+        self._looking = bool(self._connections)
+        if self._looking:
+            self._loop.call_later(PEER_LOOK_S, self._look)
+        for made in list(self._connections):
+            if isinstance(made, Connection):
+                made.look(now)
 
     def _shed(self) -> bool:
         """Close those that have been idle for longest; False if none is."""
@@ -77,13 +95,14 @@ class Server(web.Server):
 class Connection(web.RequestHandler):
     """One connection of a client."""
 
-    __slots__ = ("_head_bytes", "_is_last")
+    __slots__ = ("_head_bytes", "_is_last", "_peer")
 
     def __init__(self, manager: Server, *, loop: asyncio.AbstractEventLoop, **more: Any) -> None:
         super().__init__(manager, loop=loop, **more)
         self._max_msg_queue_size, self._msg_queue_resume_size = MOST_AHEAD, 0
         self._head_bytes = 0  # of a head that is not complete
         self._is_last = False  # the request that is under way
+        self._peer = PeerWatch()
 
     @property
     def is_idle(self) -> bool:
@@ -93,6 +112,15 @@ class Connection(web.RequestHandler):
     def idle_until(self) -> float:
         """When it will be closed if no request comes, in the loop's time."""
         return self._next_keepalive_close_time
+
+    def look(self, now: float) -> None:
+        """Close it if its client has vanished.  One that waits for a request is closed soon in any case."""
+        transport = self.transport
+        if transport is None or (self.is_idle and not transport.get_write_buffer_size()):
+            return
+        if self._peer.has_vanished(transport, VANISHED_S, now):
+            log.info("closed: the client has vanished")
+            transport.abort()
 
     def data_received(self, data: bytes) -> None:
         requests = self._request_count

@@ -1,4 +1,4 @@
-"""What the tests need of the system: a browser, and Prometheus with promtool.
+"""What the tests need of the system: a browser, Prometheus with promtool, and network namespaces.
 
 `python -m tests.real.tools` has apt-get install what is missing, where it may, else says what to install.
 """
@@ -8,7 +8,12 @@ import shutil
 import subprocess
 import sys
 
-PACKAGES = {"chromium": "chromium", "prometheus": "prometheus", "promtool": "prometheus"}  # Debian's, by command
+PACKAGES = {  # of Debian, by command
+    "chromium": "chromium",
+    "ip": "iproute2",
+    "prometheus": "prometheus",
+    "promtool": "prometheus",
+}
 
 
 def missing() -> list[str]:
