@@ -16,6 +16,7 @@ import httptools
 from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.runtime.ports import (
     ANY_SILENCE,
+    MOST_WHOLE_BYTES,
     Body,
     Header,
     Silence,
@@ -157,6 +158,8 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()
+        if self.status < 100:
+            raise ValueError("a status below 100")
         self._headed = self.status >= 200
         if self._headed and self._method == "HEAD":
             self._ended = True  # the body that the headers tell of does not come, which the parser cannot know
@@ -236,17 +239,22 @@ class Connection(asyncio.Protocol):
             self._take = None
         return self._ended
 
-    async def rest(self) -> bytes:
-        pieces = []
+    async def rest(self, most_bytes: int = MOST_WHOLE_BYTES) -> bytes:
+        pieces: list[bytes] = []
+        room = most_bytes
 
         def take(piece: bytes) -> bool:
+            nonlocal room
+            room -= len(piece)
             pieces.append(piece)
-            return True
+            return room >= 0
 
         try:
             await self.into(take)
         finally:
             self.close()
+        if room < 0:
+            raise UpstreamBroken(f"its answer is longer than {most_bytes} bytes")
         return b"".join(pieces)
 
     def look(self, now: float) -> None:

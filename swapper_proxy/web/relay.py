@@ -120,14 +120,17 @@ async def relay_edited(
     body: Body,
     edit: Callable[[bytes], bytes],
 ) -> None:
-    """The same for a question whose short answer is read as a whole, and edited if it is a 200.  Raises ProxyError."""
+    """The same for a question whose short answer is read as a whole, and edited if it is a 200.
+
+    Raises ProxyError, also if the answer is not short.
+    """
     try:
         answer = await upstream.send(exchange.request.method, target, headers, body, silence=QUESTION)
         content = await answer.rest()
     except UpstreamUnreachable as error:
         raise _unreachable(error) from error
     except UpstreamBroken as error:
-        raise ProxyError(502, "upstream_unreachable", f"Ollama broke off: {error}") from error
+        raise ProxyError(502, "upstream_unreachable", f"Ollama's answer cannot be read: {error}") from error
     if answer.status == 200:
         content = edit(content)
     kept = [header for header in towards_client(answer.headers) if header[0].lower() != b"content-length"]

@@ -8,6 +8,10 @@ from swapper_proxy.runtime.ports import Usage
 TAIL_BYTES = 1024
 # ... but for Anthropic's input_tokens, which the first event tells.
 HEAD_BYTES = 1024
+# More than this counts as not said: no text is so long, and no load or answer takes a month.  What is less can be added
+# up for ever, also in 64 bits.
+MOST_TOKENS = 10**9
+MOST_NANOSECONDS = 30 * 86_400 * 10**9
 
 # What each dialect calls them.
 _NAMES = {
@@ -20,7 +24,9 @@ _NAMES = {
     b"load_duration": "load",
     b"eval_duration": "generation",
 }
-_COUNTS = re.compile(rb'"(%b)":\s*(\d+)' % b"|".join(_NAMES))
+_MOST = {"prompt": MOST_TOKENS, "answer": MOST_TOKENS, "load": MOST_NANOSECONDS, "generation": MOST_NANOSECONDS}
+# A whole number, all of it: neither the beginning of a longer one nor that of 1.5 or 1e9.
+_COUNTS = re.compile(rb'"(%b)":\s*(\d{1,18})(?=\s*[,}])' % b"|".join(_NAMES))
 NANOSECONDS = 1e-9
 
 
@@ -35,4 +41,5 @@ def read(head: bytes, tail: bytes, streamed_s: float) -> Usage:
 
 def _counts(text: bytes) -> dict[str, int]:
     """The last of each kind."""
-    return {_NAMES[name]: int(value) for name, value in _COUNTS.findall(text)}
+    found = ((_NAMES[name], int(value)) for name, value in _COUNTS.findall(text))
+    return {kind: value for kind, value in found if value <= _MOST[kind]}
