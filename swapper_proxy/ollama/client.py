@@ -33,6 +33,7 @@ T = TypeVar("T")
 ASK_TIMEOUT_S = 10.0
 # Of an answer to the proxy itself: /api/tags takes 350 bytes for a model.
 MOST_OWN_BYTES = 16 * 1024 * 1024
+MOST_ERROR_BYTES = 64 * 1024  # all who wait for a load that fails get what Ollama says
 ERRORS = range(400, 600)
 
 
@@ -76,7 +77,7 @@ class OllamaClient:
     async def show(self, name: str) -> Shown:
         show = await self._ask("POST", "/api/show", wire.show, {"model": name})
         for parameter in show.wrong_parameters:
-            log.warning("Ollama will not run this model: PARAMETER %.200s", parameter, extra={"model": name})
+            log.warning("Ollama will not run this model: PARAMETER %.200r", parameter, extra={"model": name})
         capabilities = None if show.capabilities is None else frozenset(show.capabilities)
         return Shown(show.runner, show.runner_options, capabilities, bool(show.remote_host), show.modified_at)
 
@@ -128,7 +129,8 @@ class OllamaClient:
         """Status, Content-Type and body."""
         headers = [(b"Content-Length", b"%d" % sum(map(len, content)))] if content else []
         answer = await self.send(method, path, headers, content, fresh=fresh)
-        return answer.status, answer.content_type or "application/json", await answer.rest(MOST_OWN_BYTES)
+        body = await answer.rest(MOST_OWN_BYTES if answer.status == 200 else MOST_ERROR_BYTES)
+        return answer.status, answer.content_type or "application/json", body
 
     # Client requests
 
