@@ -1,5 +1,6 @@
 """What the catalog makes of Ollama's models and the config together."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from swapper_proxy.core.types import Priority, Profile
 from swapper_proxy.runtime import catalog
 from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.model import GB
-from swapper_proxy.runtime.ports import Installed, LoadSpec, Running, Shown, UpstreamRefused
+from swapper_proxy.runtime.ports import Installed, LoadSpec, Running, Shown, UpstreamRefused, UpstreamUnreachable
 
 CHAT, EMBED = frozenset(["completion"]), frozenset(["embedding"])
 
@@ -318,3 +319,112 @@ async def test_a_configured_model_that_is_gone_and_comes_back(ollama: Changing) 
     back = of.meaning("mine").model
     assert back is not None
     assert (back.runner, of.is_installed(back)) == ("w3", True)
+
+
+# What Ollama does not show
+
+
+class Mute(Changing):
+    """Says of some models no more than that they are there: `errors`, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.errors: dict[str, Exception] = {}
+        self.away = False
+
+    async def installed(self) -> list[Installed]:
+        if self.away:
+            raise UpstreamUnreachable("it is away")
+        return await super().installed()
+
+    async def show(self, name: str) -> Shown:
+        if error := self.errors.get(name):
+            self.asked += 1
+            raise error
+        return await super().show(name)
+
+
+FAILURES = [UpstreamRefused(Failure(500, b"{}", "application/json")), UpstreamUnreachable("no JSON", sent=True)]
+
+
+@pytest.mark.parametrize("error", FAILURES, ids=str)
+async def test_a_model_that_is_not_shown_is_known_by_its_name(error: Exception, caplog, monkeypatch) -> None:
+    ollama = Mute()
+    ollama.errors["a:latest"] = error
+    of = Catalog(ollama, Settings())
+    for _ in range(3):
+        assert (await found(of, "a")).runner == "a:latest"
+        assert await runner_of(of, loaded("a", "w1")) == "a:latest"
+        assert await runner_of(of, loaded("b", "w2")) == "w2"
+        of.forget()  # as at every load
+    assert ollama.asked == 2  # not at each look
+    assert [r.levelname for r in caplog.records] == ["WARNING"]
+    monkeypatch.setattr(catalog, "UNSHOWN_FOR_S", 0.0)
+    of = Catalog(ollama, Settings())
+    assert (await found(of, "a")).runner == "a:latest"
+    ollama.errors.clear()
+    assert (await found(of, "a")).runner == "w1"
+    assert await runner_of(of, loaded("a", "w1")) == "w1"
+
+
+async def test_one_that_is_made_anew_is_asked_for_at_once() -> None:
+    ollama = Mute()
+    ollama.errors["a:latest"] = FAILURES[0]
+    of = Catalog(ollama, Settings())
+    assert (await found(of, "a")).runner == "a:latest"
+    ollama.errors.clear()
+    ollama.weights["a:latest"] = "w3"
+    await of.refresh()
+    assert (await found(of, "a")).runner == "w3"
+
+
+@pytest.mark.parametrize("error", FAILURES, ids=str)
+async def test_what_is_neither_listed_nor_shown_is_unknown(error: Exception) -> None:
+    ollama = Mute()
+    ollama.errors["c"] = ollama.errors["c:latest"] = error
+    of = Catalog(ollama, Settings())
+    assert await of.resolve("c") is None
+    assert await runner_of(of, loaded("c", "w9")) is None
+    assert await runner_of(of, loaded("a", "w1")) == "w1"
+
+
+async def test_an_ollama_that_is_away_is_no_model_that_is_not_shown() -> None:
+    ollama = Mute()
+    of = Catalog(ollama, Settings())
+    await of.refresh()
+    ollama.errors["a:latest"], ollama.away = UpstreamUnreachable("it is away"), True
+    with pytest.raises(UpstreamUnreachable):
+        await of.resolve("a")
+    ollama.errors.clear()
+    ollama.away = False
+    assert (await found(of, "a")).runner == "w1"
+
+
+async def test_a_model_that_is_another_one_at_each_look_is_taken_as_it_is(ollama: Changing) -> None:
+    numbers = itertools.count()
+
+    def change() -> None:
+        ollama.weights["a:latest"] = f"w{next(numbers)}"
+
+    ollama.meanwhile = change
+    of = Catalog(ollama, Settings())
+    await of.refresh()
+    assert (await found(of, "a")).runner.startswith("w")
+    assert ollama.asked == catalog.MOST_TRIES
+
+
+async def test_without_a_digest_the_name_has_to_do(ollama: Changing) -> None:
+    of = Catalog(ollama, Settings())
+    assert await runner_of(of, Running("a:latest", GB, 0)) == "w1"
+    assert await runner_of(of, Running("b:latest", GB, 0)) == "w2"
+    listed = ollama.installed
+
+    async def installed() -> list[Installed]:
+        return [Installed(entry.name, GB, "", False) for entry in await listed()]
+
+    ollama.installed = installed
+    of = Catalog(ollama, Settings())
+    await of.refresh()
+    assert await runner_of(of, loaded("a", "w1")) == "w1"
+    assert await runner_of(of, loaded("b", "w2")) == "w2"
+    assert of.current

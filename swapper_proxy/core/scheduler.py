@@ -168,11 +168,12 @@ class Scheduler:
             return
         granted_at = record.in_flight[event.id]
         self.host.finish(record, event.id, now)
-        if record.speed.is_load(event.load_s) and granted_at >= record.reloaded_at:  # many may report the same load
-            record.reloaded_at = granted_at + event.load_s
-            record.speed.loaded(event.load_s)
+        load_s = min(event.load_s, now - granted_at)  # what is longer cannot be true
+        if record.speed.is_load(load_s) and granted_at >= record.reloaded_at:  # many may report the same load
+            record.reloaded_at = granted_at + load_s
+            record.speed.loaded(load_s)
             self.host.learned(record.key.runner)
-            self.host.out.append(Reloaded(record.key, event.load_s, record.cause is Cause.OBSERVED))
+            self.host.out.append(Reloaded(record.key, load_s, record.cause is Cause.OBSERVED))
 
     def _on_loaded(self, event: Loaded, now: float) -> None:
         record = self.host.current(event.key, event.generation, State.LOADING)

@@ -11,7 +11,11 @@ RunnerOption = int | bool
 RUNNER_OPTIONS = frozenset(
     ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict")
 )
-
+# Ollama's options by the type that it insists on; null and unknown names pass.
+INTEGERS = frozenset(["num_keep", "seed", "num_predict", "top_k", "repeat_last_n"]) | RUNNER_OPTIONS - {"use_mmap"}
+FLOATS = frozenset(
+    ["top_p", "min_p", "typical_p", "repeat_penalty", "temperature", "presence_penalty", "frequency_penalty"]
+)
 
 # What Ollama takes for those left out (api.DefaultOptions): said or not, it is the same to it.  `num_ctx` has none that
 # can be known from outside.

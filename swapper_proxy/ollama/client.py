@@ -1,8 +1,9 @@
 """The way to Ollama: the proxy's own calls, and client requests handed on."""
 
 import asyncio
+import logging
 import secrets
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -27,10 +28,16 @@ from swapper_proxy.runtime.ports import (
     UpstreamUnreachable,
 )
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 # Short questions; a load has no limit here, the engine watches over it.
 ASK_TIMEOUT_S = 10.0
+# Of an answer to the proxy itself: /api/tags takes 350 bytes for a model.
+MOST_OWN_BYTES = 16 * 1024 * 1024
+MOST_ERROR_BYTES = 64 * 1024  # all who wait for a load that fails get what Ollama says
+ERRORS = range(400, 600)
 
 
 class OllamaClient:
@@ -43,6 +50,7 @@ class OllamaClient:
         self.url = url.rstrip("/")
         self.via = secrets.token_hex(8)
         self._connect_timeout_s = connect_timeout_s
+        self._left_out: dict[str, int] = {}  # entries of a list that could not be read, by path
         self._pool: Pool
 
     async def __aenter__(self) -> "OllamaClient":
@@ -55,18 +63,28 @@ class OllamaClient:
     # The proxy's own calls
 
     async def version(self) -> str:
-        return (await self._ask("GET", "/api/version", wire.Version)).version
+        return await self._ask("GET", "/api/version", wire.version)
 
     async def installed(self) -> list[Installed]:
-        tags = await self._ask("GET", "/api/tags", wire.Tags)
-        return [Installed(m.name, m.size, m.digest, bool(m.remote_host), m.modified_at) for m in tags.models or ()]
+        entries, left_out = await self._ask("GET", "/api/tags", wire.tags)
+        self._complain("/api/tags", left_out)
+        return [Installed(m.name, m.size, m.digest, bool(m.remote_host), m.modified_at) for m in entries]
 
     async def running(self) -> list[Running]:
-        ps = await self._ask("GET", "/api/ps", wire.Ps)
-        return [Running(m.name, m.size, m.size_vram, m.digest) for m in ps.models or ()]
+        entries, left_out = await self._ask("GET", "/api/ps", wire.ps)
+        self._complain("/api/ps", left_out)
+        return [Running(m.name, m.size, m.size_vram, m.digest) for m in entries]
+
+    def _complain(self, path: str, left_out: int) -> None:
+        """Say it once, not at each look."""
+        if left_out and left_out != self._left_out.get(path):
+            log.warning("%s: %d entries cannot be read; these models are ignored", path, left_out)
+        self._left_out[path] = left_out
 
     async def show(self, name: str) -> Shown:
-        show = await self._ask("POST", "/api/show", wire.Show, {"model": name})
+        show = await self._ask("POST", "/api/show", wire.show, {"model": name})
+        for parameter in show.wrong_parameters:
+            log.warning("Ollama will not run this model: PARAMETER %.200r", parameter, extra={"model": name})
         capabilities = None if show.capabilities is None else frozenset(show.capabilities)
         return Shown(show.runner, show.runner_options, capabilities, bool(show.remote_host), show.modified_at)
 
@@ -78,19 +96,19 @@ class OllamaClient:
         if spec.keep_alive is not None:
             body["keep_alive"] = spec.keep_alive
         if spec.embedding_only:
-            await self._ask("POST", "/api/embed", msgspec.Raw, body | {"input": []}, a_load=True)
+            await self._ask("POST", "/api/embed", wire.anything, body | {"input": []}, a_load=True)
         else:
-            await self._ask("POST", "/api/generate", msgspec.Raw, body | {"stream": False}, a_load=True)
+            await self._ask("POST", "/api/generate", wire.anything, body | {"stream": False}, a_load=True)
 
     async def unload(self, name: str) -> None:
         """Ask Ollama to unload; it answers at once and unloads when idle."""
-        await self._ask("POST", "/api/generate", msgspec.Raw, {"model": name, "keep_alive": 0, "stream": False})
+        await self._ask("POST", "/api/generate", wire.anything, {"model": name, "keep_alive": 0, "stream": False})
 
     async def _ask(
         self,
         method: str,
         path: str,
-        expected: type[T],
+        read: Callable[[bytes], T],
         body: object = None,
         *,
         a_load: bool = False,
@@ -105,11 +123,13 @@ class OllamaClient:
             raise UpstreamUnreachable(str(error), sent=True) from error
         if status == HTTPStatus.LOOP_DETECTED:
             raise UpstreamLoops(Failure(status, answer, kind))
-        if status != 200:
+        if status in ERRORS:
             raise UpstreamRefused(Failure(status, answer, kind))
+        if status != 200:
+            raise UpstreamUnreachable(f"the upstream at {self.url} is not an Ollama server: its status is {status}")
         try:
-            return msgspec.json.decode(answer, type=expected)
-        except msgspec.MsgspecError as error:
+            return read(answer)
+        except wire.UNREADABLE as error:
             raise UpstreamUnreachable(f"the upstream at {self.url} is not an Ollama server: {error}") from error
 
     async def _whole(
@@ -118,7 +138,8 @@ class OllamaClient:
         """Status, Content-Type and body."""
         headers = [(b"Content-Length", b"%d" % sum(map(len, content)))] if content else []
         answer = await self.send(method, path, headers, content, fresh=fresh)
-        return answer.status, answer.content_type or "application/json", await answer.rest()
+        body = await answer.rest(MOST_OWN_BYTES if answer.status == 200 else MOST_ERROR_BYTES)
+        return answer.status, answer.content_type or "application/json", body
 
     # Client requests
 

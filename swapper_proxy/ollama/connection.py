@@ -20,6 +20,7 @@ from swapper_proxy.runtime import peers
 from swapper_proxy.runtime.decoding import Undecodable
 from swapper_proxy.runtime.ports import (
     ANY_SILENCE,
+    MOST_WHOLE_BYTES,
     VIA,
     Body,
     Header,
@@ -190,6 +191,8 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()
+        if self.status < 100:
+            raise ValueError("a status below 100")
         if self._encoded is not None:
             self.headers, self.sized = as_decoded(self.headers), False
         if self.status == NO_CONTENT:  # such an answer may tell no length, and a client might wait for it
@@ -299,17 +302,22 @@ class Connection(asyncio.Protocol):
             self._take = None
         return self._ended
 
-    async def rest(self) -> bytes:
-        pieces = []
+    async def rest(self, most_bytes: int = MOST_WHOLE_BYTES) -> bytes:
+        pieces: list[bytes] = []
+        room = most_bytes
 
         def take(piece: bytes) -> bool:
+            nonlocal room
+            room -= len(piece)
             pieces.append(piece)
-            return True
+            return room >= 0
 
         try:
             await self.into(take)
         finally:
             self.close()
+        if room < 0:
+            raise UpstreamBroken(f"its answer is longer than {most_bytes} bytes")
         return b"".join(pieces)
 
     def look(self, now: float) -> None:

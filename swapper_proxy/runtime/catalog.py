@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -11,11 +12,26 @@ from swapper_proxy.config.keep_alive import FOREVER, KeepAlive, divided
 from swapper_proxy.core.names import canonical, is_cloud, is_plausible
 from swapper_proxy.core.types import Key, Profile, RunnerOption
 from swapper_proxy.runtime.model import GB, Meaning, Model
-from swapper_proxy.runtime.ports import Control, Installed, LoadSpec, Running, Shown, UpstreamRefused
+from swapper_proxy.runtime.ports import (
+    Control,
+    Installed,
+    LoadSpec,
+    Running,
+    Shown,
+    UpstreamRefused,
+    UpstreamUnreachable,
+)
 from swapper_proxy.runtime.treatment import Treatment
+
+log = logging.getLogger(__name__)
 
 # A name that Ollama did not know is not asked for again so soon, however many clients ask.
 UNKNOWN_FOR_S = 1.0
+# What Ollama lists and cannot show is asked for again after this time: each try may take as long as an answer may.
+UNSHOWN_FOR_S = 30.0
+# How often a model is asked for that is another one after each answer.
+MOST_TRIES = 3
+NOT_FOUND = 404
 # Clients can make up names and options without end.
 MOST_MEANINGS = MOST_PROFILES = 1000
 # So many versions of models are remembered; the runners of older ones are taken for strangers.
@@ -37,7 +53,7 @@ class Catalog:
         self._by_digest: dict[str, Model] = {}  # for what is loaded but was deleted or made anew
         self._changes, self._looked = 1, 0  # that somebody made, and how many of them were known at the last look
         self._asking: dict[str, asyncio.Future[Model | None]] = {}
-        self._unknown: dict[str, float] = {}
+        self._not_before: dict[str, float] = {}  # what Ollama did not know or show is not asked for again
         self._changing: dict[str, asyncio.Event] = {}  # by runner
         self._meanings: dict[str, Meaning] = {}  # until anything changes that they are made of, as the profiles
         self._profiles: dict[Key, tuple[Model, Profile]] = {}
@@ -110,11 +126,15 @@ class Catalog:
         return {name: meant for name in self.treatment.exposed if (meant := self.stands_for(name))}
 
     async def find(self, spelling: str) -> Model | None:
-        """The installed model of this canonical name: known already, or asked for once for all who want it."""
-        if self.current and (model := self._models.get(spelling)):
+        """The installed model of this canonical name: known already, or asked for once for all who want it.
+
+        One that Ollama lists and cannot show is known by its name alone.
+        """
+        model = self._models.get(spelling)
+        if self.current and model and model.shown:
             return model
-        if time.monotonic() < self._unknown.get(spelling, 0):
-            return None
+        if (self.current or model is None) and time.monotonic() < self._not_before.get(spelling, 0):
+            return model
         asking = self._asking.get(spelling)
         if asking is None:
             asking = self._asking[spelling] = asyncio.ensure_future(self._ask(spelling))
@@ -133,6 +153,8 @@ class Catalog:
         the room.
         """
         spelling = canonical(entry.name)
+        if not entry.digest or self._digest(spelling) == "":
+            return await self.find(spelling)  # the name is all that Ollama tells
         if entry.digest not in self._by_digest:
             if self._digest(spelling) != entry.digest:
                 self.forget()  # it was made anew since the last look
@@ -263,6 +285,7 @@ class Catalog:
             after = installed.get(name)
             if after is None or after.digest != before.digest:
                 self._models.pop(name, None)
+                self._not_before.pop(name, None)
         self._installed, self._looked = installed, changes
         self._know_afresh()
         if len(self._by_digest) > MOST_DIGESTS:
@@ -300,7 +323,7 @@ class Catalog:
     def forget(self) -> None:
         """Somebody created, copied, pulled or deleted a model: look before anything is said of any."""
         self._changes += 1
-        self._unknown.clear()
+        self._not_before = {name: until for name, until in self._not_before.items() if name in self._models}
 
     @property
     def current(self) -> bool:
@@ -318,27 +341,43 @@ class Catalog:
                 return model
         try:
             shown = await self._shown(spelling)
-        except UpstreamRefused:
-            now = time.monotonic()
-            self._unknown = {n: until for n, until in self._unknown.items() if until > now}
-            self._unknown[spelling] = now + UNKNOWN_FOR_S
-            return None
+        except (UpstreamRefused, UpstreamUnreachable) as error:
+            if not await self._is_there(spelling, error):
+                return None
+            shown = None
         model = replace(self._unasked(spelling), shown=shown)
         if entry := self._installed.get(spelling):
-            self._models[spelling] = self._last[spelling] = self._by_digest[entry.digest] = model
+            self._models[spelling] = self._by_digest[entry.digest] = model
+            if shown:
+                self._last[spelling] = model
             self._know_afresh()
         return model
 
+    async def _is_there(self, spelling: str, error: UpstreamRefused | UpstreamUnreachable) -> bool:
+        """Return True if Ollama lists a model that it did not show.  Raises UpstreamUnreachable if it does not list."""
+        if isinstance(error, UpstreamRefused):
+            is_there = spelling in self._installed and error.failure.status != NOT_FOUND
+        else:
+            await self._look()
+            is_there = spelling in self._installed
+        if is_there and spelling not in self._models:
+            log.warning("Ollama has this model and does not show it: %s", error, extra={"model": spelling})
+        now = time.monotonic()
+        self._not_before = {name: until for name, until in self._not_before.items() if until > now}
+        self._not_before[spelling] = now + (UNSHOWN_FOR_S if is_there else UNKNOWN_FOR_S)
+        return is_there
+
     async def _shown(self, spelling: str) -> Shown:
         """What Ollama shows of it, once that belongs to the digest that is known: it did not change meanwhile."""
-        while True:
+        for _ in range(MOST_TRIES):
             before = self._installed.get(spelling)
             shown = await self._control.show(self._named(spelling)[1])
             if before is not None and shown.modified and shown.modified == before.modified:
-                return shown
+                break
             await self._look()
             if self._digest(spelling) == (before.digest if before else None):
-                return shown
+                break
+        return shown
 
     def _named(self, spelling: str) -> tuple[str, str, config.Model | None]:
         if spelling in self.treatment.configured:

@@ -66,6 +66,8 @@ class Silence(NamedTuple):
 
 
 ANY_SILENCE = Silence()
+# Of an answer that is read as a whole.  The longest are those of /api/show with `verbose`: some 10 MB.
+MOST_WHOLE_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +202,8 @@ class Answer(Protocol):
         False as soon as `take` says that it wants no more for now.  Raises UpstreamBroken when the body is cut off.
         """
 
-    async def rest(self) -> bytes:
-        """All that is still to come, and close.  Raises UpstreamBroken."""
+    async def rest(self, most_bytes: int = MOST_WHOLE_BYTES) -> bytes:
+        """All that is still to come, and close.  Raises UpstreamBroken, also if it is more than that."""
 
     def close(self) -> None: ...
 

@@ -16,6 +16,7 @@ BUSY_S = 1.0
 QUIET_S = 5.0
 FIRST_LOOK_S = 2.0  # that the start waits for
 CATALOG_S = 5.0
+FAILURES = 3  # one after the other, which are worth a line in the log
 
 
 class Watcher:
@@ -26,6 +27,8 @@ class Watcher:
         self._catalog = catalog
         self._engine = engine
         self._catalog_due = 0.0
+        self._failures = 0  # looks that failed, one after the other
+        self._bug = ""  # in which the last look ended
         self._looked = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -44,10 +47,7 @@ class Watcher:
 
     async def _run(self) -> None:
         while True:
-            try:
-                await self.look()
-            except Exception:  # a bug here must not blind the proxy for the rest of its life
-                log.exception("looking at Ollama failed")
+            await self.look()
             self._looked.set()
             self._engine.look_wanted.clear()
             with contextlib.suppress(TimeoutError):
@@ -55,20 +55,45 @@ class Watcher:
                     await self._engine.look_wanted.wait()
 
     async def look(self) -> None:
-        """One look at Ollama; the engine is told."""
+        """One look at Ollama; the engine is told.  Never raises: requests that change models wait for it, too."""
         asked_at = self._loop.time()
         try:
             running = await self._control.running()
-            if asked_at >= self._catalog_due or not (self._catalog.current and self._engine.reachable):
-                await self._catalog.refresh()
-                self._catalog_due = asked_at + CATALOG_S
+            refused = await self._look_at_catalog(asked_at)
             seen = [sighting for entry in running if (sighting := await self._sighting(entry))]
         except (UpstreamUnreachable, UpstreamRefused) as error:
-            log.debug("watching: %s", error)
             await self._engine.probe()
-            return
-        self._engine.upstream(True)
-        self._engine.observed(asked_at, tuple(seen), complete=len(seen) == len(running))
+            self._tell(error)
+        except Exception as error:  # a bug here must not blind the proxy for the rest of its life
+            self._tell_of_bug(error)
+        else:
+            self._engine.upstream(True)
+            self._engine.observed(asked_at, tuple(seen), complete=len(seen) == len(running))
+            self._tell(refused)
+
+    async def _look_at_catalog(self, asked_at: float) -> UpstreamRefused | None:
+        """If it is time.  A list of models that Ollama refuses does not hide what is in memory."""
+        if asked_at < self._catalog_due and self._catalog.current and self._engine.reachable:
+            return None
+        try:
+            await self._catalog.refresh()
+        except UpstreamRefused as error:
+            return error
+        self._catalog_due = asked_at + CATALOG_S
+        return None
+
+    def _tell(self, error: Exception | None) -> None:
+        """Say once that Ollama is there and cannot be looked at.  It fails now and then, as when it unloads."""
+        self._failures = 0 if error is None or not self._engine.reachable else self._failures + 1
+        self._bug = ""
+        if self._failures == FAILURES:
+            log.warning("Ollama is there, but its models cannot be seen: %s", error)
+
+    def _tell_of_bug(self, error: Exception) -> None:
+        """Say it once, not at each look."""
+        if self._bug != (bug := repr(error)):
+            self._bug = bug
+            log.error("looking at Ollama failed", exc_info=error)
 
     async def _sighting(self, entry: Running) -> Sighting | None:
         """What the scheduler is told of a runner that /api/ps shows: its key as far as can be known.

@@ -18,6 +18,8 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import NamedTuple, TypeVar
 
+from msgspec.structs import astuple
+
 from swapper_proxy.config import ConfigError
 from swapper_proxy.config import History as Kept
 from swapper_proxy.core.errors import ProxyError
@@ -34,7 +36,6 @@ MOST_READING = 2  # at once: a long period takes seconds, also when its client h
 BATCH_S = 0.5
 UPTIMES_S = 0.4
 TRIM_S = 60.0
-MOST_TOKENS = 10**9
 CLOSE_S = 10.0
 MB = 1_000_000
 
@@ -242,26 +243,19 @@ def _time(record: RequestRecord | SwapRecord | StateRecord) -> float:
 
 
 def _request(r: RequestRecord) -> tuple[object, ...]:
-    usage = (*_tokens(r), r.usage.load_s, r.usage.generation_s)
-    return _time(r), r.model, r.endpoint, r.status, r.wait_s, r.first_byte_s, r.duration_s, *usage
+    return _time(r), r.model, r.endpoint, r.status, r.wait_s, r.first_byte_s, r.duration_s, *astuple(r.usage)
 
 
 def _totals(requests: list[RequestRecord]) -> list[tuple[object, ...]]:
     """What a batch adds, once for each model."""
     of: dict[str, list[float]] = {}
     for r in requests:
-        prompt, generated = _tokens(r)
-        generation_s = r.usage.generation_s
+        usage = r.usage
         sums = of.setdefault(r.model, [0, 0, 0, 0, 0.0])
         sums[0] += 1
-        sums[1] += prompt
-        sums[2] += generated
-        if generation_s > 0:
-            sums[3] += generated
-            sums[4] += generation_s
+        sums[1] += usage.prompt_tokens
+        sums[2] += usage.generated_tokens
+        if usage.generation_s > 0:
+            sums[3] += usage.generated_tokens
+            sums[4] += usage.generation_s
     return [(model, *sums) for model, sums in of.items()]
-
-
-def _tokens(r: RequestRecord) -> tuple[int, int]:
-    """Of the prompt and generated; SQLite could not add up what an Ollama out of its mind may say."""
-    return min(r.usage.prompt_tokens, MOST_TOKENS), min(r.usage.generated_tokens, MOST_TOKENS)

@@ -99,5 +99,5 @@ def _text(body: bytes) -> str:
     """What Ollama's `{"error": "..."}` says."""
     try:
         return str(msgspec.json.decode(body, type=dict[str, object]).get("error", ""))
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return body.decode(errors="replace")

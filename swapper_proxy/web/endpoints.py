@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from swapper_proxy.config.keep_alive import InvalidKeepAlive, KeepAlive, seconds_of
-from swapper_proxy.core.types import RUNNER_OPTIONS, RunnerOption
+from swapper_proxy.core.types import FLOATS, INTEGERS, RUNNER_OPTIONS, RunnerOption
 from swapper_proxy.web.body import Ambiguous, Fields, Name
 from swapper_proxy.web.form import Form
 
@@ -282,19 +282,15 @@ def _leaves_at_once(keep_alive: KeepAlive | None) -> bool:
         raise Unacceptable(f"keep_alive: {error}") from None
 
 
-# Ollama's options by the type it insists on; null and unknown names pass.
-_INTEGERS = frozenset(["num_keep", "seed", "num_predict", "top_k", "repeat_last_n"]) | RUNNER_OPTIONS - {"use_mmap"}
-_FLOATS = frozenset(
-    ["top_p", "min_p", "typical_p", "repeat_penalty", "temperature", "presence_penalty", "frequency_penalty"]
-)
-_NAMES = sorted(_INTEGERS | _FLOATS | {"use_mmap", "stop"})
+_NUMBERS = INTEGERS | FLOATS
+_NAMES = sorted(_NUMBERS | {"use_mmap", "stop"})
 _Options = msgspec.defstruct("_Options", [(name, Any, None) for name in _NAMES], omit_defaults=True)
 
 
 def _runner_options(options: Any) -> dict[str, RunnerOption]:
     found: dict[str, RunnerOption] = {}
     for name, value in msgspec.to_builtins(options).items():
-        if name in _INTEGERS | _FLOATS and (isinstance(value, bool) or not isinstance(value, int | float)):
+        if name in _NUMBERS and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise Unacceptable(f"option {name} is no number")
         if name == "use_mmap" and not isinstance(value, bool):
             raise Unacceptable("option use_mmap is no boolean")

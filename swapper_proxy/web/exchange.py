@@ -21,6 +21,7 @@ from swapper_proxy.web.keys import Client
 log = logging.getLogger("swapper_proxy.requests")
 
 WITHOUT_BODY = (204, 304)
+_KNOWN = frozenset(HTTPStatus)
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
 
@@ -151,7 +152,7 @@ class Exchange:
         """All of it at once, by the proxy itself."""
         date = formatdate(usegmt=True).encode()
         headers = [*headers, (b"Content-Length", b"%d" % len(body)), (b"Date", date)]
-        reason = HTTPStatus(status).phrase.encode()
+        reason = HTTPStatus(status).phrase.encode() if status in _KNOWN else b""  # Ollama's failure may be any
         self.begin(status, reason, headers, b"" if self.request.method == "HEAD" else body, sized=True)
 
     def _framed(self, piece: bytes) -> bytes:

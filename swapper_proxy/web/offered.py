@@ -9,6 +9,8 @@ from swapper_proxy.core.names import canonical
 
 Entry = dict[str, msgspec.Raw]
 Edit = Callable[[bytes], bytes]
+# RecursionError: arrays or objects are nested without end.
+_UNREADABLE = (msgspec.MsgspecError, KeyError, RecursionError)
 
 # Lists of models: where the entries are, and in which of their fields the name stands.
 LISTS = {"/api/tags": ("models", ("name", "model")), "/v1/models": ("data", ("id",))}
@@ -50,33 +52,46 @@ def able(capabilities: Iterable[str]) -> Edit:
 def _extended(body: bytes, key: str, fields: tuple[str, ...], offered: Mapping[str, Sequence[str]]) -> bytes:
     """Entries are repeated under the other names; what Ollama does not have is not listed."""
     try:
-        answer = msgspec.json.decode(body, type=Entry)
-        entries = msgspec.json.decode(answer[key], type=list[Entry] | None) or []
-        known = {canonical(msgspec.json.decode(entry[fields[0]], type=str)): entry for entry in entries}
-    except (msgspec.MsgspecError, KeyError):
+        answer, entries = _read(body, key)
+    except _UNREADABLE:
         return body
+    named = ((_name(entry, fields[0]), entry) for entry in entries)
+    known = {canonical(name): entry for name, entry in named if name}
     for name, meant in offered.items():
-        entry = next((known[spelling] for spelling in map(canonical, meant) if spelling in known), None)
-        if entry is not None and canonical(name) not in known:
-            entries.append(entry | {field: _raw(name) for field in fields})
+        raw = next((known[spelling] for spelling in map(canonical, meant) if spelling in known), None)
+        if raw is not None and canonical(name) not in known:
+            entries.append(_raw(msgspec.json.decode(raw, type=Entry) | {field: _raw(name) for field in fields}))
     return _encoded(answer | {key: _raw(entries)}, body)
 
 
 def _reduced(body: bytes, key: str, field: str, may: Callable[[str], bool]) -> bytes:
     """Raises nothing that would let through what cannot be read: then the list is empty."""
     try:
-        answer = msgspec.json.decode(body, type=Entry)
-        entries = msgspec.json.decode(answer[key], type=list[Entry] | None) or []
-        kept = [entry for entry in entries if may(msgspec.json.decode(entry[field], type=str))]
-    except (msgspec.MsgspecError, KeyError):
-        answer, kept = {}, []
+        answer, entries = _read(body, key)
+    except _UNREADABLE:
+        answer, entries = {}, []
+    kept = [entry for entry in entries if (name := _name(entry, field)) is not None and may(name)]
     return _encoded(answer | {key: _raw(kept)}, body)
+
+
+def _read(body: bytes, key: str) -> tuple[Entry, list[msgspec.Raw]]:
+    """The answer, and the entries of its list.  Raises what is _UNREADABLE."""
+    answer = msgspec.json.decode(body, type=Entry)
+    return answer, msgspec.json.decode(answer[key], type=list[msgspec.Raw] | None) or []
+
+
+def _name(entry: msgspec.Raw, field: str) -> str | None:
+    """None if it has none that can be read."""
+    try:
+        return msgspec.json.decode(msgspec.json.decode(entry, type=Entry)[field], type=str)
+    except _UNREADABLE:
+        return None
 
 
 def _replaced(body: bytes, values: Mapping[str, object]) -> bytes:
     try:
         answer = msgspec.json.decode(body, type=Entry)
-    except msgspec.MsgspecError:
+    except _UNREADABLE:
         return body
     return _encoded(answer | {field: _raw(value) for field, value in values.items()}, body)
 

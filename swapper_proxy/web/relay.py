@@ -123,7 +123,7 @@ async def relay_edited(
 ) -> None:
     """The same for a question whose short answer is read as a whole, and edited unless it is an error.
 
-    Raises ProxyError.
+    Raises ProxyError, also if the answer is not short.
     """
     try:
         answer = await upstream.send(exchange.request.method, target, headers, body, silence=QUESTION)
@@ -131,7 +131,7 @@ async def relay_edited(
     except UpstreamUnreachable as error:
         raise _unreachable(error) from error
     except UpstreamBroken as error:
-        raise ProxyError(502, "upstream_unreachable", f"Ollama broke off: {error}") from error
+        raise ProxyError(502, "upstream_unreachable", f"Ollama's answer cannot be read: {error}") from error
     headers = towards_client(answer.headers)
     if answer.status not in WITHOUT_BODY:
         if answer.status < HTTPStatus.MULTIPLE_CHOICES:

@@ -8,19 +8,25 @@ from swapper_proxy.runtime.ports import Usage
 TAIL_BYTES = 1024
 # ... but for Anthropic's input_tokens, which the first event tells.
 HEAD_BYTES = 1024
+# More than this counts as not said: no text is so long, and no load or answer takes a month.  What is less can be added
+# up for ever, also in 64 bits.
+MOST_TOKENS = 10**9
+MOST_NANOSECONDS = 30 * 86_400 * 10**9
 
-# What each dialect calls them.
+# What each dialect calls them, and what each can be at most.
+_PROMPT, _ANSWER = ("prompt", MOST_TOKENS), ("answer", MOST_TOKENS)
 _NAMES = {
-    b"prompt_eval_count": "prompt",
-    b"prompt_tokens": "prompt",
-    b"input_tokens": "prompt",
-    b"eval_count": "answer",
-    b"completion_tokens": "answer",
-    b"output_tokens": "answer",
-    b"load_duration": "load",
-    b"eval_duration": "generation",
+    b"prompt_eval_count": _PROMPT,
+    b"prompt_tokens": _PROMPT,
+    b"input_tokens": _PROMPT,
+    b"eval_count": _ANSWER,
+    b"completion_tokens": _ANSWER,
+    b"output_tokens": _ANSWER,
+    b"load_duration": ("load", MOST_NANOSECONDS),
+    b"eval_duration": ("generation", MOST_NANOSECONDS),
 }
-_COUNTS = re.compile(rb'"(%b)":\s*(\d+)' % b"|".join(_NAMES))
+# A whole number, all of it: neither the beginning of a longer one nor that of 1.5 or 1e9.
+_COUNTS = re.compile(rb'"(%b)":\s*(\d{1,18})[\s,}]' % b"|".join(_NAMES))
 NANOSECONDS = 1e-9
 
 
@@ -35,4 +41,9 @@ def read(head: bytes, tail: bytes, streamed_s: float) -> Usage:
 
 def _counts(text: bytes) -> dict[str, int]:
     """The last of each kind."""
-    return {_NAMES[name]: int(value) for name, value in _COUNTS.findall(text)}
+    found = {}
+    for name, digits in _COUNTS.findall(text):
+        kind, most = _NAMES[name]
+        if (value := int(digits)) <= most:
+            found[kind] = value
+    return found

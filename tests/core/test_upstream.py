@@ -199,3 +199,9 @@ def test_a_moment_to_look_things_up_is_no_reload(with_a: Talk) -> None:
     with_a(3, Arrived(2, A))
     with_a(5, Finished(2, load_s=0.09))
     assert with_a.everything == []
+
+
+def test_no_load_took_longer_than_its_request(with_a: Talk) -> None:
+    with_a(3, Arrived(2, A))
+    with_a(5, Finished(2, load_s=1000))
+    assert with_a.everything[0] == Reloaded(A, 2, guessed=False)

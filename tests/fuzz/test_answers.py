@@ -2,16 +2,22 @@
 
 import asyncio
 import itertools
+import json
 from typing import Any
 
 from hypothesis import example, given
 from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
 
+from swapper_proxy.core.names import is_plausible
 from swapper_proxy.observe.fanout import Fanout
+from swapper_proxy.observe.metrics import Metrics
+from swapper_proxy.ollama import wire
 from swapper_proxy.ollama.connection import Connection
 from swapper_proxy.runtime.ledger import Ledger
 from swapper_proxy.runtime.ports import UpstreamBroken, UpstreamUnreachable, Usage
 from swapper_proxy.web.counting import Counted
+from swapper_proxy.web.usage import MOST_NANOSECONDS, MOST_TOKENS
 from tests.web.test_usage import LINE, MESSAGE_END, MESSAGE_START, NATIVE_END, OPENAI_END, Noted
 
 
@@ -55,6 +61,78 @@ def usage(pieces: list[bytes]) -> tuple[int, int, float]:
 @example(b'"eval_count":' + b"9" * 1500, [3])
 def test_what_is_counted_does_not_depend_on_how_an_answer_is_cut(answer: bytes, places: list[int]) -> None:
     assert usage(cut(answer, places)) == usage([answer] if answer else [])
+
+
+# Any number in any place that one is read from, in all that is made of it
+FIELDS = ("prompt_eval_count", "prompt_tokens", "input_tokens", "eval_count", "completion_tokens", "output_tokens")
+FIGURES = st.dictionaries(
+    st.sampled_from([*FIELDS, "load_duration", "eval_duration"]),
+    st.from_regex(r"-?[0-9]{1,30}(\.[0-9]{1,5})?([eE][+-]?[0-9]{1,4})?|[0-9]{300,900}|null|true|\"x\"", fullmatch=True),
+)
+
+
+@given(FIGURES, st.sampled_from(["application/json", "text/event-stream"]))
+@example({"eval_count": "9" * 900}, "application/json")
+@example({"load_duration": "9" * 900}, "application/json")
+@example({"eval_duration": "9" * 900, "eval_count": "1"}, "application/json")
+def test_whatever_an_answer_counts_can_be_shown_and_kept(figures: dict[str, str], content_type: str) -> None:
+    metrics, ledger = Metrics(), Ledger()
+    more: Any = {"totals": ledger, "metrics": metrics, "recorder": Fanout(), "endpoint": "chat"}
+    outcome = Counted(model="a", arrived=0.0, **more)
+    outcome.sending()
+    outcome.head(200, content_type)
+    for piece in (LINE, b"{%b}\n" % b",".join(b'"%b":%b' % (n.encode(), v.encode()) for n, v in figures.items())):
+        outcome.chunk(piece)
+    outcome.count()
+    assert list(text_string_to_metric_families(metrics.exposition().decode()))
+    said = outcome.usage
+    assert all(0 <= count <= MOST_TOKENS for count in (said.prompt_tokens, said.generated_tokens))
+    assert all(0 <= seconds <= MOST_NANOSECONDS * 1e-9 for seconds in (said.load_s, said.generation_s))
+
+
+# Lists of models, and what is shown of one
+
+JSON: Any = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**30), 10**30)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+TEXTS = st.sampled_from(["FROM /x/w", 'num_ctx "a"', "num_ctx 1e999", "use_mmap 7", "num_gpu nan", "a:latest"])
+
+
+def told(*names: str) -> Any:
+    return st.dictionaries(st.sampled_from(names), JSON | TEXTS | st.lists(TEXTS))
+
+
+ENTRIES = st.lists(JSON | told("name", "size", "size_vram", "digest", "modified_at", "remote_host"))
+SHOWN = JSON | told("modelfile", "parameters", "modified_at", "capabilities", "remote_host")
+
+
+@given(JSON | st.builds(lambda models: {"models": models}, ENTRIES))
+def test_whatever_is_listed_is_read_or_no_list(answer: Any) -> None:
+    for read in (wire.tags, wire.ps):
+        try:
+            entries, left_out = read(json.dumps(answer).encode())
+        except wire.UNREADABLE:
+            assert not isinstance(answer, dict) or not isinstance(answer.get("models", 5), list | None)
+            continue
+        assert len(entries) + left_out == len(answer["models"] or [])
+        assert all(is_plausible(entry.name) and 0 <= entry.size <= 2**50 for entry in entries)
+
+
+@given(SHOWN)
+def test_whatever_is_shown_is_read_or_no_object(answer: Any) -> None:
+    try:
+        show = wire.show(json.dumps(answer).encode())
+    except wire.UNREADABLE:
+        assert not isinstance(answer, dict)
+        return
+    assert all(-(2**63) < value < 2**63 for value in show.runner_options.values())
+    assert isinstance(show.runner, str)
 
 
 # HTTP

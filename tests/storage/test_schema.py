@@ -10,6 +10,7 @@ from swapper_proxy.runtime.ports import RequestRecord, StateRecord, SwapRecord, 
 from swapper_proxy.storage.history import Uptime, write
 from swapper_proxy.storage.reading import page, past, recorded, usage
 from swapper_proxy.storage.schema import DAY_S, PIECE, STEPS, NewerFile, end_states, opened, transaction, trim, version
+from swapper_proxy.web.usage import MOST_NANOSECONDS, MOST_TOKENS, NANOSECONDS
 
 NOW = 1_764_000_000.0
 
@@ -155,13 +156,15 @@ def test_what_was_in_memory_at_the_end_of_a_proxy_is_so_no_longer(tmp_path: Path
     ]
 
 
-def test_absurd_counts_cost_nothing_else(tmp_path: Path) -> None:
+def test_the_most_that_an_answer_may_say_can_be_added_up(tmp_path: Path) -> None:
     file = tmp_path / "h.sqlite"
-    absurd = RequestRecord(NOW, "a", "chat", 200, 0.0, None, 1.0, Usage(10**30, 2**63, 0.0, 1.0))
+    most_s = MOST_NANOSECONDS * NANOSECONDS
+    most = RequestRecord(NOW, "a", "chat", 200, 0.0, None, 1.0, Usage(MOST_TOKENS, MOST_TOKENS, most_s, most_s))
     with closing(opened(file)) as db:
-        write(db, [absurd] * 3)
-        assert past(db).totals["a"].requests == 3
-    assert usage(file, 3600, {})[0]["requests"] == 3
+        write(db, [most] * 3)
+        assert past(db).totals["a"].prompt_tokens == 3 * MOST_TOKENS
+    assert usage(file, 3600, {})[0]["generated_tokens"] == 3 * MOST_TOKENS
+    assert MOST_TOKENS * 10**9 < 2**63  # as many answers
 
 
 def test_usage_by_hour_and_day(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from swapper_proxy.observe.fanout import Fanout
 from swapper_proxy.runtime.ledger import Ledger
 from swapper_proxy.runtime.ports import Usage
 from swapper_proxy.web.counting import Counted
-from swapper_proxy.web.usage import TAIL_BYTES
+from swapper_proxy.web.usage import HEAD_BYTES, MOST_NANOSECONDS, NANOSECONDS, TAIL_BYTES
 
 LINE = b'{"model":"a","created_at":"2025-11-22T10:30:00.123456789Z","response":"word","done":false}\n'
 NATIVE_END = (
@@ -100,3 +100,26 @@ def test_nothing_said(pieces: tuple[bytes, ...]) -> None:
 def test_a_model_that_writes_such_words_is_not_believed() -> None:
     said = json.dumps({"response": '"load_duration": 9000000000, "eval_count": 5', "done": False}).encode()
     assert counted("application/x-ndjson", LINE, said)[0] == Usage()
+
+
+@pytest.mark.parametrize(
+    "number", ["9" * 900, "9" * 19, str(MOST_NANOSECONDS + 1), "1.5", "1e9", "-1", "null", '"5"', "5"]
+)
+def test_numbers_that_cannot_be_are_not_said(number: str) -> None:
+    """Wherever they stand: the answer goes on, and all that shows or adds up the numbers can."""
+    for field in ("load_duration", "prompt_eval_count", "eval_count", "eval_duration"):
+        end = b'{"done":true,"%b":%b,"done_reason":"stop"}\n' % (field.encode(), number.encode())
+        usage, _, ledger = counted("application/x-ndjson", LINE, end)
+        said = 5 if number == "5" else 0
+        counts = {"prompt_eval_count": usage.prompt_tokens, "eval_count": usage.generated_tokens}
+        times = {"load_duration": usage.load_s, "eval_duration": usage.generation_s}
+        assert (counts | times)[field] == pytest.approx(said if field in counts else said * NANOSECONDS)
+        assert ledger.totals("a").generated_tokens == counts["eval_count"]
+
+
+def test_a_number_is_read_to_its_end() -> None:
+    start = b'event: message_start\ndata: {"message":{"usage":{"input_tokens":123456,"output_tokens":0}}}\n\n'
+    inside = start.index(b"3456")
+    for cut in range(HEAD_BYTES - inside - 10, HEAD_BYTES - inside + 10):
+        pieces = (b" " * cut + start, b"data: {}\n\n" * 500, MESSAGE_END)
+        assert counted("text/event-stream", *pieces)[0].prompt_tokens in (0, 123456)
