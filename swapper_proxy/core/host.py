@@ -73,7 +73,9 @@ class Host:
         if profile is record.profile or profile == record.profile:
             return
         before, record.profile = record.profile, profile
-        record.speed.sized(profile.size_gb)
+        if profile.size_gb != before.size_gb:
+            record.speed.sized(profile.size_gb)
+            self.learned(record.key.runner)
         self.unsettled |= (before.pinned, before.size_gb, before.slot) != (
             profile.pinned,
             profile.size_gb,
@@ -195,7 +197,7 @@ class Host:
         self.touched[record] = None
         record.waiters.add(waiter)
         self.queued[record.key] = record
-        record.look_at_head(self.limits.rules)
+        record.look_at_newcomer(waiter, self.limits.rules)
 
     def dequeue(self, record: Residency, waiter: Waiter) -> None:
         record.waiters.remove(waiter)
@@ -206,6 +208,18 @@ class Host:
             del self.queued[record.key]
         if record.head is waiter or not record.waiters:
             record.look_at_head(self.limits.rules)
+
+    def had_turn(self, record: Residency, now: float) -> None:
+        """This key is loaded for the party of its head: whatever else that waits for counts as having come now."""
+        head = record.head
+        if head is None:
+            return
+        for other in self.queued.values():
+            same_party = head.client or other.key.runner == record.key.runner
+            if not same_party or other is record:
+                continue
+            if other.waiters.had_turn_elsewhere(head.client, head.priority, now):
+                other.look_at_head(self.limits.rules)
 
     def reject(
         self,

@@ -182,6 +182,7 @@ class Scheduler:
         record.last_used = now
         record.ttl_s = None
         self.host.swap = None
+        self.host.had_turn(record, now)
         record.open_gate(self.host.numbers, now, self.host.limits.rules)
         self.host.change(record, State.RESIDENT, record.cause, now)
         record.idle_since = None
@@ -376,6 +377,7 @@ class Scheduler:
         asked = next(iter(record.waiters.loaders.values()), None)
         self.host.change(record, State.LOADING, asked.cause if asked and asked.cause else cause, now)
         head = record.head or record.oldest
+        self.host.had_turn(record, now)
         self.host.out.append(StartLoad(record.key, record.generation, head.id, record.speed.load_s))
         if record.profile.pinned:
             self.host.unsettled = True

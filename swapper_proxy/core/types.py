@@ -95,6 +95,7 @@ class Rules:
     `kappa`: nor is a swap forced before so many times the unloads and loads of all contending keys: a third of the time
     at most if every key forces its way as soon as it may.  (In simulation 2 made a hot and a rare model swap so often
     that the hot one's queue grew; 4 let the rare one wait longer than 3.)
+    `fair_waits`: but not later than so many times the `max_wait_s` of its priority, however many contend.
     `theta`: the longest hold of an idle resident, in unloads and loads of its key.
     `gate_s`, `gate_swaps`: how long those present at the end of a load may keep it from being forced out: the longer
     of seconds and unloads and loads.
@@ -103,6 +104,7 @@ class Rules:
     max_wait_s: Mapping[Priority, float] = field(default_factory=lambda: MAX_WAIT_S)
     patience_swaps: float = 10.0
     kappa: float = 3.0
+    fair_waits: float = 10.0
     theta: float = 1.0
     gate_s: float = 60.0
     gate_swaps: float = 4.0
