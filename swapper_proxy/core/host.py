@@ -60,7 +60,8 @@ class Host:
         occupant = self.occupant(key.runner)
         serves = occupant is not None and key.served_by(occupant.key) and occupant.state is not State.UNLOADING
         record = occupant if occupant is not None and serves else self.records.get(key) or self._new(key, now)
-        self.treat(record, profile, now)
+        if record.key == key:  # the size of another key says nothing of this one
+            self.treat(record, profile, now)
         return record
 
     def current(self, key: Key, generation: int, state: State) -> Residency | None:
@@ -76,11 +77,7 @@ class Host:
         if profile.size_gb != before.size_gb:
             record.speed.sized(profile.size_gb)
             self.learned(record.key.runner)
-        self.unsettled |= (before.pinned, before.size_gb, before.slot) != (
-            profile.pinned,
-            profile.size_gb,
-            profile.slot,
-        )
+        self.unsettled |= _room(before) != _room(profile)
         if profile.pinned and not before.pinned and record.state is not State.UNLOADING:
             self.end_unloaders(record, Rejection.PINNED)
             self.stay(record, Cause.LIMITS, now)
@@ -156,11 +153,22 @@ class Host:
         record = self.record(sighting.key, sighting.profile, now)
         record.last_used = now
         record.ttl_s = record.idle_since = None
+        record.seen_gb, record.guessed = sighting.size_gb, True
         self.change(record, State.RESIDENT, Cause.OBSERVED, now)
         record.begin_idleness(now)
         self.unsettled |= record.profile.pinned
 
+    def see(self, record: Residency, sighting: Sighting, settled: bool, now: float) -> None:
+        """Ollama lists it: its size is known better once it is in memory, and others may have to go for it."""
+        size_gb, sure_gb = record.size_gb, record.sure_gb
+        self.treat(record, sighting.profile, now)
+        if settled and sighting.size_gb is not None:
+            record.seen_gb = sighting.size_gb
+        self.shrunk |= record.sure_gb > sure_gb
+        self.unsettled |= record.size_gb != size_gb
+
     def become_absent(self, record: Residency, cause: Cause, now: float) -> None:
+        record.seen_gb, record.guessed = None, False
         record.generation = 0  # whatever is still under way for it belongs to the past
         record.left_at = now
         record.gate_left = 0
@@ -277,3 +285,8 @@ class Host:
         for record in self.queued.values():
             if record.key.runner == runner:
                 record.look_at_head(self.limits.rules)
+
+
+def _room(profile: Profile) -> tuple[object, ...]:
+    """What decides whether others find room beside it, and it beside them."""
+    return profile.pinned, profile.size_gb, profile.least_gb, profile.slot

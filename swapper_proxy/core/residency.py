@@ -196,6 +196,8 @@ class Residency:
     key: Key
     speed: Speed = field(default_factory=Speed)
     profile: Profile = Profile()
+    seen_gb: float | None = None  # room that Ollama says it takes, since it was loaded
+    guessed: bool = False  # somebody else loaded it, with options that can only be guessed
     state: State = State.ABSENT
     generation: int = 0
     changed_at: float = 0.0
@@ -237,8 +239,19 @@ class Residency:
 
     @property
     def size_gb(self) -> float:
-        """Room in memory; what is unknown is taken for nothing."""
-        return self.profile.size_gb or 0.0
+        """Room in memory that it takes or is likely to take; what is unknown is taken for nothing."""
+        return self.seen_gb if self.seen_gb is not None else self.profile.size_gb or 0.0
+
+    @property
+    def sure_gb(self) -> float:
+        """Room in memory that it takes for sure."""
+        if self.seen_gb is not None or self.profile.least_gb is None:
+            return self.size_gb
+        return self.profile.least_gb
+
+    def has_settled(self, since: float) -> bool:
+        """Return True if it was in memory all the time since then."""
+        return self.state in IN_MEMORY and self.changed_at < since
 
     @property
     def expires_at(self) -> float | None:
@@ -257,7 +270,7 @@ class Residency:
             self.head is None
             and len(self.in_flight) < self.profile.parallel
             and self.hold_until is None
-            and (profile is self.profile or profile == self.profile)
+            and (profile is self.profile or profile == self.profile or key != self.key)
             and key.served_by(self.key)
         )
 

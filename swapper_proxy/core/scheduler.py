@@ -19,7 +19,6 @@ most one load or unload is under way; at most one key of a runner occupies memor
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import ClassVar
 
 from swapper_proxy.core import refusals, victims
@@ -222,15 +221,12 @@ class Scheduler:
         present = {sighting.key.runner for sighting in event.present}
         newest = self.host.changed_at < event.asked_at and self.host.down_since is None
         for record in list(self.host.occupants.values()):
-            settled = record.state in (State.RESIDENT, State.DRAINING) and record.changed_at < event.asked_at
-            if settled and not record.in_flight and record.key.runner not in present:
+            if record.has_settled(event.asked_at) and not record.in_flight and record.key.runner not in present:
                 self.host.become_absent(record, Cause.OBSERVED, now)
         for sighting in event.present:
             if occupant := self.host.occupant(sighting.key.runner):
-                before = occupant.size_gb
-                pinned = (sighting if occupant.key == sighting.key else occupant).profile.pinned
-                self.host.treat(occupant, replace(sighting.profile, pinned=pinned), now)
-                self.host.shrunk |= occupant.size_gb > before  # sizes are known better once a model is in memory
+                if occupant.key == sighting.key:
+                    self.host.see(occupant, sighting, occupant.has_settled(event.asked_at), now)
             elif newest:
                 self.host.adopt(sighting, now)
 

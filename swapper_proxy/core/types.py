@@ -73,9 +73,10 @@ class Profile:
     """How a key's model is to be treated.
 
     `parallel`: requests in flight at once.  `swap_timeout_s`: how long one who waits bears unload and load together.
-    `size_gb`: room it takes in memory, None if unknown.  `slot`: the type of model; a slot of `Limits.slots` gives it
-    room beside the others.  `pinned`: once resident it is never evicted.  `max_queue`: who may wait for it, None is
-    "no limit of its own".
+    `size_gb`: room that it is likely to take in memory, None if unknown: so much is made.  `least_gb`: room that it
+    takes for sure: only by this is it refused or unloaded again; None: `size_gb` is sure.  `slot`: the type of model; a
+    slot of `Limits.slots` gives it room beside the others.  `pinned`: once resident it is never evicted.  `max_queue`:
+    who may wait for it, None is "no limit of its own".
     """
 
     parallel: int = 1
@@ -84,6 +85,7 @@ class Profile:
     slot: str = ""
     pinned: bool = False
     max_queue: int | None = None
+    least_gb: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +163,11 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """A runner that Ollama lists as loaded: its key as far as can be known, and how to treat it."""
+    """A runner that Ollama lists as loaded: its key as far as can be known, and how to treat it.
+
+    `size_gb` is the room that Ollama says it takes now, whatever it was loaded with; None: as the profile says.
+    """
 
     key: Key
     profile: Profile = Profile()
+    size_gb: float | None = None

@@ -61,7 +61,9 @@ class OllamaClient:
     async def show(self, name: str) -> Shown:
         show = await self._ask("POST", "/api/show", wire.Show, {"model": name})
         capabilities = None if show.capabilities is None else frozenset(show.capabilities)
-        return Shown(show.runner, show.runner_options, capabilities, bool(show.remote_host), show.modified_at)
+        return Shown(
+            show.runner, show.runner_options, capabilities, bool(show.remote_host), show.modified_at, *show.context
+        )
 
     async def load(self, spec: LoadSpec) -> None:
         """Make Ollama load, on a connection of its own; returns when it is loaded."""
