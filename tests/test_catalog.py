@@ -81,11 +81,25 @@ async def test_type_and_priority() -> None:
 async def test_what_was_measured_goes_before_the_disk_and_behind_the_config() -> None:
     of = catalog_of({"b": {"size_gb": 7}})
     a, a_kind, b = [await found(of, name) for name in ("a", "a-kind", "b")]
-    of.measured(a, 5 * GB)
-    of.measured(b, 5 * GB)
-    of.measured(a, 0)  # an Ollama that does not tell
-    assert [of.size_gb(model) for model in (a, a_kind, b)] == [5, 5, 7]
-    assert of.profile(a_kind, a_kind.key({})).size_gb == 5
+    for model in (a, b):
+        of.measured(of.own_key(model), 5 * GB)
+    of.measured(of.own_key(a), 0)  # an Ollama that does not tell
+    assert [of.size_gb(model) for model in (a, b)] == [5, 7]
+    assert of.profile(a_kind, a_kind.key({"num_ctx": 2048})).size_gb == 5
+
+
+async def test_a_size_is_of_a_runner_with_its_options() -> None:
+    """One request with a large context must not speak for the others."""
+    of = catalog_of()
+    b = await found(of, "b")
+    large = b.key({"num_ctx": 200_000})
+    of.measured(large, 40 * GB)
+    small = of.profile(b, b.key({}))
+    assert (small.size_gb or 0) < 3
+    assert small.least_gb == 2
+    assert (of.profile(b, large).size_gb, of.profile(b, large).least_gb) == (40, None)
+    of.measure_again(large)
+    assert of.profile(b, large).least_gb == 2
 
 
 async def test_a_pinned_model_pins_its_runner() -> None:

@@ -67,7 +67,8 @@ class Host:
         occupant = self.occupant(key.runner)
         serves = occupant is not None and key.served_by(occupant.key) and occupant.state is not State.UNLOADING
         record = occupant if occupant is not None and serves else self.records.get(key) or self._new(key, now)
-        self.treat(record, profile, now)
+        if record.key == key:  # the size of another key says nothing of this one
+            self.treat(record, profile, now)
         return record
 
     def current(self, key: Key, generation: int, state: State) -> Residency | None:
@@ -80,12 +81,10 @@ class Host:
         if profile is record.profile or profile == record.profile:
             return
         before, record.profile = record.profile, profile
-        record.speed.sized(profile.size_gb)
-        self.unsettled |= (before.pinned, before.size_gb, before.slot) != (
-            profile.pinned,
-            profile.size_gb,
-            profile.slot,
-        )
+        if profile.size_gb != before.size_gb:
+            record.speed.sized(profile.size_gb)
+            self.learned(record.key.runner)
+        self.unsettled |= _room(before) != _room(profile)
         if profile.pinned and not before.pinned and record.state is not State.UNLOADING:
             self.end_unloaders(record, Rejection.PINNED)
             self.stay(record, Cause.LIMITS, now)
@@ -178,11 +177,22 @@ class Host:
         record = self.record(sighting.key, sighting.profile, now)
         record.last_used = now
         record.ttl_s = record.idle_since = None
+        record.seen_gb, record.guessed = sighting.size_gb, True
         self.change(record, State.RESIDENT, Cause.OBSERVED, now)
         record.begin_idleness(now)
         self.unsettled |= record.profile.pinned
 
+    def see(self, record: Residency, sighting: Sighting, settled: bool, now: float) -> None:
+        """Ollama lists it: its size is known better once it is in memory, and others may have to go for it."""
+        size_gb, sure_gb = record.size_gb, record.sure_gb
+        self.treat(record, sighting.profile, now)
+        if settled and sighting.size_gb is not None:
+            record.seen_gb = sighting.size_gb
+        self.shrunk |= record.sure_gb > sure_gb
+        self.unsettled |= record.size_gb != size_gb
+
     def become_absent(self, record: Residency, cause: Cause, now: float) -> None:
+        record.seen_gb, record.guessed = None, False
         record.generation = 0  # whatever is still under way for it belongs to the past
         record.left_at = now
         record.gate_left = 0
@@ -219,7 +229,7 @@ class Host:
         self.touched[record] = None
         record.waiters.add(waiter)
         self.queued[record.key] = record
-        record.look_at_head(self.limits.rules)
+        record.look_at_newcomer(waiter, self.limits.rules)
 
     def dequeue(self, record: Residency, waiter: Waiter) -> None:
         record.waiters.remove(waiter)
@@ -230,6 +240,18 @@ class Host:
             del self.queued[record.key]
         if record.head is waiter or not record.waiters:
             record.look_at_head(self.limits.rules)
+
+    def had_turn(self, record: Residency, now: float) -> None:
+        """This key is loaded for the party of its head: whatever else that waits for counts as having come now."""
+        head = record.head
+        if head is None:
+            return
+        for other in self.queued.values():
+            same_party = head.client or other.key.runner == record.key.runner
+            if not same_party or other is record:
+                continue
+            if other.waiters.had_turn_elsewhere(head.client, head.priority, now):
+                other.look_at_head(self.limits.rules)
 
     def reject(
         self,
@@ -294,3 +316,8 @@ class Host:
         for record in self.queued.values():
             if record.key.runner == runner:
                 record.look_at_head(self.limits.rules)
+
+
+def _room(profile: Profile) -> tuple[object, ...]:
+    """What decides whether others find room beside it, and it beside them."""
+    return profile.pinned, profile.size_gb, profile.least_gb, profile.slot

@@ -25,7 +25,7 @@ from operator import attrgetter
 
 from swapper_proxy.core.estimates import hold_s
 from swapper_proxy.core.host import Host
-from swapper_proxy.core.residency import Residency
+from swapper_proxy.core.residency import Party, Residency
 from swapper_proxy.core.types import Cause, State
 from swapper_proxy.core.victims import Room, Victims
 
@@ -51,19 +51,27 @@ class Policy:
         self._now = now
         self._occupants = host.occupants.values()
         self._absent = [r for r in host.queued.values() if r.state is State.ABSENT]
-        self._fair_s = host.limits.rules.kappa * self._contention_s()
+        rules, fair_s = host.limits.rules, host.limits.rules.kappa * self._contention_s()
+        self._fair_s = {p: min(fair_s, rules.fair_waits * wait_s) for p, wait_s in rules.max_wait_s.items()}
 
     def _contention_s(self) -> float:
-        """Seconds to load and unload every key once that somebody waits for or that is answering."""
-        waited = sum([r.speed.swap_s for r in self._host.queued.values()])
-        return waited + sum([r.speed.swap_s for r in self._occupants if r.in_flight and not r.waiters])
+        """Seconds to load and unload once what each party waits for next, and what else is answering."""
+        nexts: dict[Party, Residency] = {}
+        for record in self._host.queued.values():
+            if (other := nexts.get(record.party)) is None or record.due < other.due:
+                nexts[record.party] = record
+        waited = sum([r.speed.swap_s for r in nexts.values()])
+        if not (answering := [r for r in self._occupants if r.in_flight]):
+            return waited
+        counted = {r.key.runner for r in nexts.values()}
+        return waited + sum([r.speed.swap_s for r in answering if r.key.runner not in counted])
 
     def deadline(self, record: Residency) -> float:
         """When the head of this queue may force a swap.
 
-        kappa = 3: if every contending key forced its way as soon as it may, loads would take a third of the time.
+        kappa = 3: if every party forced its way as soon as it may, loads would take a third of the time.
         """
-        fair = record.arrived_at + self._fair_s
+        fair = record.arrived_at + (self._fair_s[record.head.priority] if record.head else math.inf)
         return fair if fair > record.due else record.due
 
     # 1. When force is used

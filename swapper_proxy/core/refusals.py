@@ -40,11 +40,13 @@ def retry_after_s(host: Host, record: Residency, reason: Rejection, now: float) 
 
 
 def hopeless(host: Host, record: Residency) -> Rejection | None:
-    """Why this key cannot be loaded as long as pins and limits are as they are."""
-    if Room((), host.limits).cheapest(record, ()) is None:
+    """Why this key cannot be loaded as long as pins and limits are as they are; no estimate refuses it."""
+    if Room((), host.limits, sure=True).cheapest(record, ()) is None:
         return Rejection.TOO_LARGE
     pinned = [r for r in host.occupants.values() if r.profile.pinned and r is not record]
-    return Rejection.PINNED_OUT if pinned and Room(pinned, host.limits).cheapest(record, ()) is None else None
+    return (
+        Rejection.PINNED_OUT if pinned and Room(pinned, host.limits, sure=True).cheapest(record, ()) is None else None
+    )
 
 
 def limited(host: Host) -> list[Residency]:

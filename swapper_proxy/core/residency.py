@@ -36,16 +36,21 @@ class Waiter:
     client: str = ""
 
 
+Party = tuple[str, str]  # a client's name, or the runner that those without a name want
 Lane = OrderedDict[int, Waiter]  # those of one priority, in order of arrival
 
 
 class Line:
-    """What one client waits for with one priority, and `since` when: that it came, or had its last turn."""
+    """What one client waits for with one priority, and `since` when: that it came, or had its last turn.
 
-    __slots__ = ("lane", "since")
+    `turn_at` is when it had its last turn through another key.
+    """
+
+    __slots__ = ("lane", "since", "turn_at")
 
     def __init__(self, since: float) -> None:
         self.since = since
+        self.turn_at = -math.inf
         self.lane: Lane = OrderedDict()
 
 
@@ -114,6 +119,16 @@ class Queue:
                 line.since = now
                 lines.move_to_end(client)
 
+    def had_turn_elsewhere(self, client: str, priority: Priority, now: float) -> bool:
+        """Another key was loaded for this client: what it waits for here counts as having come now.
+
+        Return True if it waits here with this priority.
+        """
+        line = self._lines[priority].get(client)
+        if line is not None:
+            line.turn_at = now
+        return line is not None
+
     def copy(self) -> "Queue":
         """The same, but for those who want no service: to see who would be next."""
         copy = Queue()
@@ -129,6 +144,15 @@ class Queue:
             if waiter := lane.get(id_):
                 return waiter
         return None
+
+    def fronts(self) -> Iterator[tuple[Waiter, float]]:
+        """The oldest of each client and priority and since when it counts as waiting; all who want no service."""
+        for lines in self._lines.values():
+            for line in lines.values():
+                first = next(iter(line.lane.values()))
+                yield first, max(first.arrived_at, line.turn_at)
+        for loader in self.loaders.values():
+            yield loader, loader.arrived_at
 
     def firsts(self) -> Iterator[Waiter]:
         """The oldest of each priority, and those who want no service."""
@@ -163,7 +187,9 @@ class Backoff:
 class Residency:
     """One key.  Times are the scheduler's `now`; `generation` tells the current load or unload from older ones.
 
-    `head` is who is due first, whose turn it may not be; `arrived_at` when it came, `due` when its patience ends.
+    `head` is who is due first, whose turn in this queue it may not be; `arrived_at` is since when it counts as waiting
+    (when it came, or when another key was loaded for its party), `due` when its patience ends.  `party` is who takes
+    turns with the others across keys: the head's client, or all without a name who want these weights.
     `gate` is the number up to which those waited who were there when the load finished, `gate_left` how many of them
     still do.  `idle_since` is when the last request ended after which nobody waited, `hold_until` how long that idle
     resident is kept because others have waited since `held_since`.
@@ -172,6 +198,8 @@ class Residency:
     key: Key
     speed: Speed = field(default_factory=Speed)
     profile: Profile = Profile()
+    seen_gb: float | None = None  # room that Ollama says it takes, since it was loaded
+    guessed: bool = False  # somebody else loaded it, with options that can only be guessed
     state: State = State.ABSENT
     generation: int = 0
     changed_at: float = 0.0
@@ -185,6 +213,7 @@ class Residency:
     head: Waiter | None = None
     due: float = math.inf
     arrived_at: float = math.inf
+    party: Party = ("", "")
     in_flight: dict[int, float] = field(default_factory=dict)  # request -> when it was granted
     unlisted: dict[int, float] = field(default_factory=dict)  # request in flight -> since when Ollama lists no runner
     unloaders: list[int] = field(default_factory=list)  # manual unloads to answer
@@ -219,8 +248,19 @@ class Residency:
 
     @property
     def size_gb(self) -> float:
-        """Room in memory; what is unknown is taken for nothing."""
-        return self.profile.size_gb or 0.0
+        """Room in memory that it takes or is likely to take; what is unknown is taken for nothing."""
+        return self.seen_gb if self.seen_gb is not None else self.profile.size_gb or 0.0
+
+    @property
+    def sure_gb(self) -> float:
+        """Room in memory that it takes for sure."""
+        if self.seen_gb is not None or self.profile.least_gb is None:
+            return self.size_gb
+        return self.profile.least_gb
+
+    def has_settled(self, since: float) -> bool:
+        """Return True if it was in memory all the time since then."""
+        return self.state in IN_MEMORY and self.changed_at < since
 
     @property
     def expires_at(self) -> float | None:
@@ -239,7 +279,7 @@ class Residency:
             self.head is None
             and len(self.in_flight) < self.profile.parallel
             and self.hold_until is None
-            and (profile is self.profile or profile == self.profile)
+            and (profile is self.profile or profile == self.profile or key != self.key)
             and key.served_by(self.key)
         )
 
@@ -302,15 +342,23 @@ class Residency:
         return {priority: s * quickness if quickness < 1.0 else s for priority, s in longest}
 
     def look_at_head(self, rules: Rules) -> None:
-        """After any change of the queue or of the speed."""
+        """Find the head anew: it has left, the party of one of its clients had a turn, or the speed has changed."""
         self.head, self.due, self.arrived_at = None, math.inf, math.inf
         if not self.waiters:
             return
         patience = self.patience(rules)
-        for waiter in self.waiters.firsts():
-            due = waiter.arrived_at + patience[waiter.priority]
-            if self.head is None or (due, waiter.number) < (self.due, self.head.number):
-                self.head, self.due, self.arrived_at = waiter, due, waiter.arrived_at
+        for waiter, since in self.waiters.fronts():
+            self._stand(waiter, since, since + patience[waiter.priority])
+
+    def look_at_newcomer(self, waiter: Waiter, rules: Rules) -> None:
+        """Somebody has joined the queue."""
+        self._stand(waiter, waiter.arrived_at, waiter.arrived_at + self.patience(rules)[waiter.priority])
+
+    def _stand(self, waiter: Waiter, since: float, due: float) -> None:
+        """Make this one the head if it is due before the present one."""
+        if self.head is None or (due, waiter.number) < (self.due, self.head.number):
+            self.head, self.due, self.arrived_at = waiter, due, since
+            self.party = (waiter.client, "" if waiter.client else self.key.runner)
 
     @property
     def oldest(self) -> Waiter:

@@ -19,7 +19,6 @@ most one load or unload is under way; at most one key of a runner occupies memor
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import ClassVar
 
 from swapper_proxy.core import refusals, victims
@@ -185,6 +184,7 @@ class Scheduler:
         record.last_used = now
         record.ttl_s = None
         self.host.swap = None
+        self.host.had_turn(record, now)
         record.open_gate(self.host.numbers, now, self.host.limits.rules)
         self.host.change(record, State.RESIDENT, record.cause, now)
         record.idle_since = None
@@ -224,15 +224,12 @@ class Scheduler:
         present = self.host.follow_list(event)
         newest = self.host.changed_at < event.asked_at and self.host.down_since is None
         for record in list(self.host.occupants.values()):
-            settled = record.state in (State.RESIDENT, State.DRAINING) and record.changed_at < event.asked_at
-            if settled and not record.in_flight and record.key.runner not in present:
+            if record.has_settled(event.asked_at) and not record.in_flight and record.key.runner not in present:
                 self.host.become_absent(record, Cause.OBSERVED, now)
         for sighting in event.present:
             if occupant := self.host.occupant(sighting.key.runner):
-                before = occupant.size_gb
-                pinned = (sighting if occupant.key == sighting.key else occupant).profile.pinned
-                self.host.treat(occupant, replace(sighting.profile, pinned=pinned), now)
-                self.host.shrunk |= occupant.size_gb > before  # sizes are known better once a model is in memory
+                if occupant.key == sighting.key:
+                    self.host.see(occupant, sighting, occupant.has_settled(event.asked_at), now)
             elif newest:
                 self.host.adopt(sighting, now)
 
@@ -386,6 +383,7 @@ class Scheduler:
         asked = next(iter(record.waiters.loaders.values()), None)
         self.host.change(record, State.LOADING, asked.cause if asked and asked.cause else cause, now)
         head = record.head or record.oldest
+        self.host.had_turn(record, now)
         self.host.out.append(StartLoad(record.key, record.generation, head.id, record.speed.load_s, record.cause))
         if record.profile.pinned:
             self.host.unsettled = True

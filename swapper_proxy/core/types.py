@@ -77,9 +77,10 @@ class Profile:
     """How a key's model is to be treated.
 
     `parallel`: requests in flight at once.  `swap_timeout_s`: how long one who waits bears unload and load together.
-    `size_gb`: room it takes in memory, None if unknown.  `slot`: the type of model; a slot of `Limits.slots` gives it
-    room beside the others.  `pinned`: once resident it is never evicted.  `max_queue`: who may wait for it, None is
-    "no limit of its own".
+    `size_gb`: room that it is likely to take in memory, None if unknown: so much is made.  `least_gb`: room that it
+    takes for sure: only by this is it refused or unloaded again; None: `size_gb` is sure.  `slot`: the type of model; a
+    slot of `Limits.slots` gives it room beside the others.  `pinned`: once resident it is never evicted.  `max_queue`:
+    who may wait for it, None is "no limit of its own".
     """
 
     parallel: int = 1
@@ -88,6 +89,7 @@ class Profile:
     slot: str = ""
     pinned: bool = False
     max_queue: int | None = None
+    least_gb: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,7 @@ class Rules:
     `kappa`: nor is a swap forced before so many times the unloads and loads of all contending keys: a third of the time
     at most if every key forces its way as soon as it may.  (In simulation 2 made a hot and a rare model swap so often
     that the hot one's queue grew; 4 let the rare one wait longer than 3.)
+    `fair_waits`: but not later than so many times the `max_wait_s` of its priority, however many contend.
     `theta`: the longest hold of an idle resident, in unloads and loads of its key.
     `gate_s`, `gate_swaps`: how long those present at the end of a load may keep it from being forced out: the longer
     of seconds and unloads and loads.
@@ -107,6 +110,7 @@ class Rules:
     max_wait_s: Mapping[Priority, float] = field(default_factory=lambda: MAX_WAIT_S)
     patience_swaps: float = 10.0
     kappa: float = 3.0
+    fair_waits: float = 10.0
     theta: float = 1.0
     gate_s: float = 60.0
     gate_swaps: float = 4.0
@@ -163,7 +167,11 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """A runner that Ollama lists as loaded: its key as far as can be known, and how to treat it."""
+    """A runner that Ollama lists as loaded: its key as far as can be known, and how to treat it.
+
+    `size_gb` is the room that Ollama says it takes now, whatever it was loaded with; None: as the profile says.
+    """
 
     key: Key
     profile: Profile = Profile()
+    size_gb: float | None = None

@@ -19,16 +19,29 @@ Victims = tuple[Residency, ...]
 
 
 class Room:
-    """What the occupants leave free under the limits."""
+    """What the occupants leave free under the limits.
 
-    def __init__(self, occupants: Iterable[Residency], limits: Limits) -> None:
+    Room is made for what a key is likely to take; if that is more than all that pinned residents leave, for all of
+    that: then it is loaded alone, and measured.  `sure`: only what is certain counts.
+    """
+
+    def __init__(self, occupants: Iterable[Residency], limits: Limits, *, sure: bool = False) -> None:
         self.occupants = tuple(occupants)
         self._limits = limits
+        self._sure = sure
         self._runners = {record.key.runner for record in self.occupants}
         self._taken = Counter(slot_of(record, limits) for record in self.occupants)
-        self._free_gb = math.inf
+        self._free_gb = self._most_gb = math.inf
         if limits.memory_gb is not None:
-            self._free_gb = limits.memory_gb - sum(record.size_gb for record in self.occupants)
+            self._free_gb = limits.memory_gb - sum(map(self._size_gb, self.occupants))
+            self._most_gb = limits.memory_gb - sum(r.size_gb for r in self.occupants if r.profile.pinned)
+
+    def _size_gb(self, record: Residency) -> float:
+        return record.sure_gb if self._sure else record.size_gb
+
+    def _needed_gb(self, wanted: Residency) -> float:
+        size_gb = self._size_gb(wanted)
+        return size_gb if size_gb <= self._most_gb else max(wanted.sure_gb, self._most_gb)
 
     @property
     def full(self) -> bool:
@@ -38,7 +51,7 @@ class Room:
     def small_enough(self, records: Iterable[Residency]) -> list[Residency]:
         """Those for which there is memory without any victim: a first, quick sieve for many."""
         free_gb = self._free_gb + TOLERANCE_GB
-        return [record for record in records if (record.profile.size_gb or 0.0) <= free_gb]
+        return [record for record in records if self._needed_gb(record) <= free_gb]
 
     def cheapest(self, wanted: Residency, pool: Sequence[Residency]) -> Victims | None:
         """The fewest of `pool` (in order of preference) that make room for `wanted` beside the other occupants.
@@ -47,14 +60,14 @@ class Room:
         """
         slot = slot_of(wanted, self._limits)
         runners = self._taken[slot] + 1 - _most(slot, self._limits)
-        gb = wanted.size_gb - self._free_gb
+        gb = self._needed_gb(wanted) - self._free_gb
         siblings: Victims = ()
         if wanted.key.runner in self._runners:
             siblings = tuple(r for r in self.occupants if r.key.runner == wanted.key.runner)
             if any(sibling not in pool for sibling in siblings):
                 return None
             runners -= sum(slot_of(sibling, self._limits) == slot for sibling in siblings)
-            gb -= sum(sibling.size_gb for sibling in siblings)
+            gb -= sum(map(self._size_gb, siblings))
         if runners <= 0 and gb <= TOLERANCE_GB:
             return siblings
         if len(siblings) == len(pool):
@@ -91,7 +104,8 @@ def _fewest(pool: Sequence[Residency], slot: str, runners: int, gb: float, limit
 def excess(occupants: Iterable[Residency], limits: Limits) -> list[Residency]:
     """The residents that have to go because of the limits alone, least recently used first.
 
-    Those that are being loaded count, and go once they are there.
+    What nobody has seen in memory yet counts as much as is certain.  Those that are being loaded count, and go once
+    they are there.
     """
     staying = [r for r in occupants if r.state in (State.LOADING, State.RESIDENT) or _forced(r)]
     free = sorted(
@@ -102,11 +116,11 @@ def excess(occupants: Iterable[Residency], limits: Limits) -> list[Residency]:
         count = sum(slot_of(r, limits) == slot for r in staying)
         here = [r for r in free if slot_of(r, limits) == slot]
         chosen += here[: max(0, count - _most(slot, limits))]
-    over = sum(r.size_gb for r in staying if r not in chosen) - (limits.memory_gb or math.inf)
+    over = sum(r.sure_gb for r in staying if r not in chosen) - (limits.memory_gb or math.inf)
     for record in free:
         if over > TOLERANCE_GB and record not in chosen:
             chosen.append(record)
-            over -= record.size_gb
+            over -= record.sure_gb
     return chosen
 
 

@@ -86,7 +86,9 @@ class OllamaClient:
         for parameter in show.wrong_parameters:
             log.warning("Ollama will not run this model: PARAMETER %.200r", parameter, extra={"model": name})
         capabilities = None if show.capabilities is None else frozenset(show.capabilities)
-        return Shown(show.runner, show.runner_options, capabilities, bool(show.remote_host), show.modified_at)
+        return Shown(
+            show.runner, show.runner_options, capabilities, bool(show.remote_host), show.modified_at, *show.context
+        )
 
     async def load(self, spec: LoadSpec) -> None:
         """Make Ollama load, on a connection of its own; returns when it is loaded."""

@@ -25,6 +25,9 @@ Text = Annotated[str, msgspec.Meta(max_length=MOST_TEXT)]
 # What cannot be read raises one of these; the latter where arrays or objects are nested without end.
 UNREADABLE = (msgspec.MsgspecError, RecursionError)
 
+# Of layers, heads, widths and tokens of context no model has more.
+MOST_COUNT = 1 << 30
+
 
 class TagEntry(msgspec.Struct):
     """An entry of /api/tags; `size` is bytes on disk, `remote_host` is set for models that run elsewhere."""
@@ -53,6 +56,28 @@ class Show(msgspec.Struct):
     modified_at: Text = ""
     capabilities: list[Text] | None = None
     remote_host: Text = ""
+    model_info: Any = None
+
+    @property
+    def context(self) -> tuple[int, int]:
+        """Bytes of memory for a token of context and the longest context of the model; 0: unknown.
+
+        As Ollama 0.9.3 reckons (fs/ggml, GraphSize): keys and values of 2 bytes in every layer, and the attention of a
+        batch of 512 tokens in 4 bytes.  Newer ones may take less for the second.
+        """
+        info = self.model_info if isinstance(self.model_info, dict) else {}
+        prefix = f"{info.get('general.architecture')}."
+        layers, width, heads, longest = (
+            _count(info.get(prefix + name))
+            for name in ("block_count", "embedding_length", "attention.head_count", "context_length")
+        )
+        of_layers = info.get(prefix + "attention.head_count_kv", heads)  # one number, or one for each layer
+        in_all = sum(map(_count, of_layers)) if isinstance(of_layers, list) else _count(of_layers) * layers
+        key = _count(info.get(prefix + "attention.key_length")) or width // max(1, heads)
+        value = _count(info.get(prefix + "attention.value_length")) or key
+        if not (in_all and heads and key):
+            return 0, longest
+        return 2 * in_all * (key + value) + 4 * (512 * (1 + heads) + key * _count(of_layers)), longest
 
     @property
     def runner(self) -> str:
@@ -117,6 +142,13 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return math.nan
+
+
+def _count(value: object) -> int:
+    """Return a count of a plausible size; 0 for anything else.  Of a list, one for each layer, the largest."""
+    if isinstance(value, list):
+        return max(map(_count, value), default=0)
+    return value if isinstance(value, int) and 0 <= value <= MOST_COUNT else 0
 
 
 class _Version(msgspec.Struct):

@@ -11,7 +11,7 @@ from swapper_proxy import config
 from swapper_proxy.config.keep_alive import FOREVER, KeepAlive, divided
 from swapper_proxy.core.names import canonical, is_cloud, is_plausible
 from swapper_proxy.core.types import Key, Profile, RunnerOption
-from swapper_proxy.runtime.model import GB, Meaning, Model
+from swapper_proxy.runtime.model import Meaning, Model
 from swapper_proxy.runtime.ports import (
     Control,
     Installed,
@@ -21,6 +21,7 @@ from swapper_proxy.runtime.ports import (
     UpstreamRefused,
     UpstreamUnreachable,
 )
+from swapper_proxy.runtime.sizes import Size, Sizes
 from swapper_proxy.runtime.treatment import Treatment
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class Catalog:
         self._changing: dict[str, asyncio.Event] = {}  # by runner
         self._meanings: dict[str, Meaning] = {}  # until anything changes that they are made of, as the profiles
         self._profiles: dict[Key, tuple[Model, Profile]] = {}
-        self._in_memory: dict[str, int] = {}  # bytes that a runner was seen to take
+        self._sizes = Sizes()
 
     def configure(self, settings: config.Settings) -> None:
         """Other settings hold from now on; what is known of Ollama's models stays known."""
@@ -199,27 +200,37 @@ class Catalog:
         return profile
 
     def _profiled(self, model: Model, key: Key) -> Profile:
+        size = self._size(model, key)
         return Profile(
             parallel=self.treatment.parallel(model)[0],
             swap_timeout_s=self.treatment.swap_timeout_s(model),
-            size_gb=self.size_gb(model),
+            size_gb=size.gb,
+            least_gb=size.least_gb,
             slot=model.type,
             pinned=any(key.served_by(pinned) for pinned in self._pinned_keys(model)),
             max_queue=model.configured.max_queue if model.configured else None,
         )
 
     def size_gb(self, model: Model) -> float | None:
-        """Memory that the model takes: as configured, else as measured, else as on disk."""
-        measured = self._in_memory.get(model.runner)
-        if measured is None or (model.configured and model.configured.size_gb is not None):
-            return model.size_gb
-        return round(measured / GB, 3)
+        """Memory that the model takes with its own options: as configured, else as measured, else as on disk."""
+        return self._size(model, self.own_key(model)).gb
 
-    def measured(self, model: Model, size: int) -> None:
-        """/api/ps shows this model with so many bytes: remembered for all that its runner serves."""
-        if size > 0 and size != self._in_memory.get(model.runner):
-            self._in_memory[model.runner] = size
+    def _size(self, model: Model, key: Key) -> Size:
+        return self._sizes.of(model, key, self.own_key(model), self.treatment.parallel(model)[0])
+
+    def measured(self, key: Key, size_bytes: int) -> None:
+        """/api/ps shows a runner with so many bytes, and it was loaded as this key."""
+        if size_bytes > 0 and self._sizes.measured(key, size_bytes):
             self._profiles.clear()
+
+    def measure_again(self, key: Key) -> None:
+        """The operator wants it loaded: how much it took before does not refuse it."""
+        self._sizes.forget(key)
+        self._profiles.pop(key, None)
+
+    def in_memory_gb(self, model: Model, key: Key, size_bytes: int) -> float | None:
+        """What a loaded key counts for if /api/ps shows so many bytes; None: as its profile says."""
+        return self._sizes.in_memory(model, key, self.own_key(model), size_bytes)
 
     # What stays
 

@@ -161,6 +161,8 @@ class Engine:
 
     async def _load_it(self, model: Model, priority: Priority, cause: Cause) -> None:
         key = self._catalog.own_key(model)
+        if cause is Cause.MANUAL:
+            self._catalog.measure_again(key)
         profile, ttl_s = self._catalog.profile(model, key), self._catalog.ttl_s(model)
         event = LoadRequested(next(self._ids), key, profile, priority, cause, ttl_s)
         await self._answered(event, Ticket(self._loop.create_future(), model))
@@ -419,7 +421,11 @@ class Engine:
 
     def holds(self, runner: str) -> bool:
         """Whether it is in memory, or on its way in or out."""
-        return self._scheduler.host.occupant(runner) is not None
+        return self.occupant(runner) is not None
+
+    def occupant(self, runner: str) -> Residency | None:
+        """The record of what this runner holds in memory, or is about to; for reading."""
+        return self._scheduler.host.occupant(runner)
 
     def residencies(self) -> tuple[Residency, ...]:
         return self._scheduler.residencies()

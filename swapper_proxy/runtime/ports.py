@@ -93,13 +93,19 @@ class Installed:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What a model is made of.  `capabilities` is None where Ollama is too old to tell."""
+    """What a model is made of.  `capabilities` is None where Ollama is too old to tell.
+
+    `context_bytes` is the memory that a token of context takes, for each request at once; `longest_context` the one
+    that it was trained for.  0: unknown.
+    """
 
     runner: str
     runner_options: Mapping[str, RunnerOption]
     capabilities: frozenset[str] | None
     remote: bool
     modified: str = ""
+    context_bytes: int = 0
+    longest_context: int = 0
 
 
 @dataclass(frozen=True, slots=True)

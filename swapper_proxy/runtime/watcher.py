@@ -60,7 +60,7 @@ class Watcher:
         try:
             running = await self._control.running()
             refused = await self._look_at_catalog(asked_at)
-            seen = [sighting for entry in running if (sighting := await self._sighting(entry))]
+            seen = [sighting for entry in running if (sighting := await self._sighting(entry, asked_at))]
         except (UpstreamUnreachable, UpstreamRefused) as error:
             await self._engine.probe()
             self._tell(error)
@@ -95,14 +95,18 @@ class Watcher:
             self._bug = bug
             log.error("looking at Ollama failed", exc_info=error)
 
-    async def _sighting(self, entry: Running) -> Sighting | None:
+    async def _sighting(self, entry: Running, asked_at: float) -> Sighting | None:
         """What the scheduler is told of a runner that /api/ps shows: its key as far as can be known.
 
-        Of one that no name leads to it hears nothing: as soon as it answers nobody, it is as good as gone.
+        The size is remembered for the key that was loaded through the proxy; what somebody else loaded may have any
+        options.  Of one that no name leads to it hears nothing: as soon as it answers nobody, it is as good as gone.
         """
         model = await self._catalog.find_running(entry)
         if model is None:
             return None
-        self._catalog.measured(model, entry.size)
-        key = self._catalog.own_key(model)
-        return Sighting(key, self._catalog.profile(model, key))
+        occupant = self._engine.occupant(model.runner)
+        key = occupant.key if occupant else self._catalog.own_key(model)
+        if occupant is not None and occupant.has_settled(asked_at) and not occupant.guessed:
+            self._catalog.measured(key, entry.size)
+        size_gb = self._catalog.in_memory_gb(model, key, entry.size)
+        return Sighting(key, self._catalog.profile(model, key), size_gb)

@@ -106,8 +106,8 @@ def test_plain_exhaustive_service_forces_nobody() -> None:
 def test_a_swap_that_was_measured_shortens_the_patience_of_those_who_wait_already(talk: Talk) -> None:
     talk(0, Arrived(1, A), Arrived(2, A_LONG))
     talk(0.5, Loaded(A, 1), Tick())
-    assert talk.wake == [15.0]  # ten times 1.5 s instead of 60 s
-    talk(15, Tick())
+    assert talk.wake == [15.5]  # ten times 1.5 s instead of 60 s, from the turn of the others who want these weights
+    talk(15.5, Tick())
     assert talk.changes == DRAINS
 
 
