@@ -56,7 +56,7 @@ class OllamaClient:
 
     async def running(self) -> list[Running]:
         ps = await self._ask("GET", "/api/ps", wire.Ps)
-        return [Running(m.name, m.size, m.size_vram, m.digest) for m in ps.models or ()]
+        return [Running(m.name, m.size, m.size_vram, m.digest, bytes(m.expires_at)) for m in ps.models or ()]
 
     async def show(self, name: str) -> Shown:
         show = await self._ask("POST", "/api/show", wire.Show, {"model": name})

@@ -20,12 +20,13 @@ class Tags(msgspec.Struct):
 
 
 class PsEntry(msgspec.Struct):
-    """A line of /api/ps; sizes are bytes, `size_vram` the part on the GPU."""
+    """A line of /api/ps; sizes are bytes, `size_vram` the part on the GPU, `expires_at` is only compared."""
 
     name: str
     size: int = 0
     size_vram: int = 0
     digest: str = ""
+    expires_at: msgspec.Raw = msgspec.Raw()
 
 
 class Ps(msgspec.Struct):

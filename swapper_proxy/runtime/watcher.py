@@ -69,10 +69,13 @@ class Watcher:
     async def _sighting(self, entry: Running) -> Sighting | None:
         """What the scheduler is told of a runner that /api/ps shows: its key as far as can be known.
 
-        Of one that no name leads to it hears nothing: as soon as it answers nobody, it is as good as gone.
+        Of one that no name leads to, or that was left to others, it hears nothing: as soon as it answers nobody, it is
+        as good as gone.
         """
         model = await self._catalog.find_running(entry)
         if model is None:
+            return None
+        if self._catalog.is_left_to_others(model.runner, entry) and not self._engine.holds(model.runner):
             return None
         self._catalog.measured(model, entry.size)
         key = self._catalog.own_key(model)
