@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import io
 import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -83,11 +84,11 @@ async def ask(session: aiohttp.ClientSession, url: str, kind: Kind) -> str:
     """What became of it, in a few words; WRONG if it should not have."""
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {kind.key}"} if kind.key else {})
     headers |= {"Content-Encoding": kind.encoding} if kind.encoding else {}
-    content = _pieces(kind.body) if kind.chunked else kind.body
+    content = _pieces(kind.body) if kind.chunked else io.BytesIO(kind.body)
     try:
         async with (
             asyncio.timeout(LEAVES_S if kind.leaves else None),
-            session.post(f"{url}/api/generate", data=content, headers=headers, skip_auto_headers=()) as answer,
+            session.post(f"{url}/api/generate", data=content, headers=headers) as answer,
         ):
             said = await answer.read()
     except TimeoutError:

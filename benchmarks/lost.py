@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +29,10 @@ ROUND_S = 20.0
 ROUNDS = 3  # Ollama's host loses its power in each third one
 MOMENT_S = 1.5  # all clients are cut off
 AWAY_S = 4.0  # Ollama's host
+HIT = 3  # requests that it is answering when it loses its power, and a second to be there
+HIT_TOKENS = 50  # at five a second
+FILES = 40  # of connections that are lost and not yet given up
+LIMIT_S = 120.0  # until these have ended, one way or the other
 BEGUN_S = 20.0  # a vanishing client waits so long for the beginning of its answer
 WAITS_S = 0.5  # or so long, if it is to vanish before
 
@@ -77,13 +82,19 @@ def plug(pid: int) -> None:
 
 
 class Cutter:
-    """Cuts now this, now that.  `ends` of its caller counts what was cut."""
+    """Cuts now this, now that; `cuts` counts."""
 
     def __init__(self, url: str, headers: dict[str, str], upstream_pid: int, proxy_pid: int) -> None:
         self._url, self._headers = url, headers
         self._upstream_pid, self._proxy_pid = upstream_pid, proxy_pid
         self._numbers = itertools.cycle(range(10, 250))
         self.cuts: dict[str, int] = {"vanished clients": 0, "power cuts": 0, "moments": 0}
+        self.ends: Counter[str] = Counter()  # of the requests that a loss of power hit
+        self._hit: set[asyncio.Task[None]] = set()
+
+    async def over(self) -> None:
+        """Wait until all requests that were hit have ended."""
+        await asyncio.gather(*self._hit)
 
     async def run(self) -> None:
         """Until it is cancelled; then all is as it was."""
@@ -99,6 +110,7 @@ class Cutter:
     async def _vanish(self, phase: str) -> None:
         address, begun = f"10.77.1.{next(self._numbers)}", asyncio.Event()
         _ip(f"addr add {address}/32 dev c0")
+        _ip(f"neigh replace {address} lladdr {MACS['c']} dev c1 nud permanent", self._proxy_pid)
         client = asyncio.create_task(self._client(address, phase, begun))
         try:
             with contextlib.suppress(TimeoutError):
@@ -125,7 +137,24 @@ class Cutter:
                 begun.set()
                 await asyncio.Event().wait()
 
+    async def _be_hit(self) -> None:
+        body = {"model": SLOW, "prompt": "x", "stream": False, "options": {"num_predict": HIT_TOKENS}}
+        timeout = aiohttp.ClientTimeout(total=LIMIT_S)
+        try:
+            async with (
+                aiohttp.ClientSession(headers=self._headers, timeout=timeout) as session,
+                session.post(f"{self._url}/api/generate", json=body) as answer,
+            ):
+                await answer.read()
+                self.ends[f"got {answer.status}"] += 1
+        except TimeoutError:
+            self.ends["WRONG: no answer in time"] += 1
+        except aiohttp.ClientError:
+            self.ends["broken off"] += 1
+
     async def _power_cut(self) -> None:
+        self._hit |= {asyncio.create_task(self._be_hit()) for _ in range(HIT)}
+        await asyncio.sleep(1.0)
         with self._without(f"{UPSTREAM}/24 dev u0", 0):
             os.kill(self._upstream_pid, signal.SIGUSR2)
             await asyncio.sleep(AWAY_S)

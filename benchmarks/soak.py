@@ -89,6 +89,7 @@ SAMPLE_S = 1.0
 SETTLES = 10  # samples, in which memory comes down at least once, however large the bodies are that come
 GROWTH = 0.05  # of memory over the last half: what is still called flat
 FEW = 10  # samples in a quarter
+FEW_FILES = 8  # more open files, which say nothing
 SUSPICIOUS = re.compile(r"Traceback.*|never retrieved.*|was destroyed.*|never awaited.*|.*ERROR.*")
 
 
@@ -280,6 +281,10 @@ async def soaked(proxy: Process, upstream: Process | None, given: argparse.Names
             task.cancel()
         await asyncio.gather(*beside, return_exceptions=True)
         await mended(session, proxy, upstream, given)
+        if cutter:
+            await cutter.over()
+            tally.ends.update({f"hit by a loss of power: {end}": count for end, count in cutter.ends.items()})
+            tally.wrong += [end for end in cutter.ends if end.startswith("WRONG")]
         after = Tally(AFTER * len(names), time.monotonic() + LIMIT_S)
         await asyncio.gather(
             *(Client(session, url, f"after/{name}", after, given.real, STAYING).run() for name in names)
@@ -303,7 +308,7 @@ async def soaked(proxy: Process, upstream: Process | None, given: argparse.Names
         "memory_end_kb": proxy.memory_kb(),
         "files": [sample.files for sample in samples[:: max(1, len(samples) // 20)]],
         "memory_flat": flat(floor, large.MOST_KEPT / 1024 if "large" in given.parts else 0),
-        "files_flat": flat([sample.files for sample in samples], 8),
+        "files_flat": flat([sample.files for sample in samples], FEW_FILES + (lost.FILES if cutter else 0)),
     }
 
 
@@ -321,6 +326,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
             else:
                 upstream, port = None, stack.enter_context(real_ollama(folder))
                 config = CONFIG | {"models": {EMBEDDER: CONFIG["models"][EMBEDDER]}, "upstream": REAL_LIMITS}
+                config |= {"swapper": CONFIG["swapper"] | {"slots": {"embedding": 1}}}
             started = processes.proxy(port, config | large.config(EMBEDDER), folder, None, log, module, apart)
             proxy = stack.enter_context(started)
             found = uvloop.run(soaked(proxy, upstream, given))

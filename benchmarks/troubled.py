@@ -10,6 +10,8 @@ import asyncio
 import json
 import random
 import signal
+import socket
+import struct
 import sys
 import time
 from collections import Counter
@@ -116,8 +118,11 @@ class Signing(Simulator):
         return app
 
     def abort_connections(self) -> None:
+        """Forget them all: one RST each, and nothing is sent again (as a FIN would be)."""
         for handler in list(self._server.connections) if self._server else ():
             if handler.transport is not None:
+                connection = handler.transport.get_extra_info("socket")
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 handler.transport.abort()
 
     async def _sign(self, request: web.Request, response: web.StreamResponse) -> None:
