@@ -14,8 +14,9 @@ log = logging.getLogger(__name__)
 # How often /api/ps is asked whether an unloaded runner is gone: at first often, because it takes milliseconds.
 ABSENCE_POLL_FIRST_S = 0.01
 ABSENCE_POLL_MOST_S = 0.25
-# Ollama unloads an idle runner within two seconds.  One that stays longer is answering requests of others.
-IN_USE_S = 5.0
+# Ollama unloads an idle runner within two seconds.  One that stays longer is answering requests of others.  It is not
+# waited for so long again while it has not been idle since.
+IN_USE_S, STILL_IN_USE_S = 5.0, 0.5
 
 
 class MadeAnew(Exception):
@@ -72,8 +73,9 @@ class Loader:
 
         Then Ollama has changed its `expires_at`: the unload was understood.  Raises TimeoutError.
         """
+        patience_s = STILL_IN_USE_S if self._catalog.is_left_to_others(runner, before) else IN_USE_S
         with contextlib.suppress(TimeoutError, UpstreamRefused):
-            async with asyncio.timeout(min(IN_USE_S, self._swapper.unload_timeout / 2)):
+            async with asyncio.timeout(min(patience_s, self._swapper.unload_timeout / 2)):
                 await self._gone(runner)
                 return True
         with contextlib.suppress(UpstreamRefused):

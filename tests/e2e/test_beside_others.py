@@ -9,13 +9,14 @@ import pytest
 
 from swapper_proxy.app import running
 from swapper_proxy.ollama.simulator import SimulatedModel, Simulator, serving
-from tests.e2e.conftest import Client, busy, is_in, settings, until
+from swapper_proxy.runtime import loader
+from tests.e2e.conftest import LIMIT_S, Client, busy, is_in, settings, until
 
 
 @asynccontextmanager
-async def impatient(ollama: Client) -> AsyncIterator[Client]:
+async def impatient(ollama: Client, unload_timeout: float = 2.0) -> AsyncIterator[Client]:
     """A proxy with room for one model that does not wait long for an unload."""
-    async with running(settings(ollama.url, unload_timeout=2.0)) as proxy:
+    async with running(settings(ollama.url, unload_timeout=unload_timeout)) as proxy:
         yield Client(ollama.session, proxy.url)
 
 
@@ -33,6 +34,16 @@ async def test_a_model_that_others_keep_busy_keeps_nobody_waiting(roomy: Client)
             return "alpha:latest" not in await roomy.resident()
 
         await until(gone)  # the unload was asked for
+
+
+async def test_what_others_went_on_using_is_waited_for_once(roomy: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with impatient(roomy, unload_timeout=2 * LIMIT_S) as proxy, busy(roomy, "alpha"):
+        await is_in(proxy, "first", "loaded")
+        monkeypatch.setattr(loader, "IN_USE_S", 1.0)
+        assert (await proxy.generate("beta"))[0] == 200
+        monkeypatch.setattr(loader, "IN_USE_S", LIMIT_S)  # longer than a client waits for a swap
+        for model in ("alpha", "beta"):
+            assert (await proxy.generate(model))[0] == 200
 
 
 async def test_an_operator_who_unloads_what_others_use_is_answered(roomy: Client) -> None:
