@@ -36,7 +36,9 @@ async def test_a_model_that_others_keep_busy_keeps_nobody_waiting(roomy: Client)
         await until(gone)  # the unload was asked for
 
 
-async def test_what_others_went_on_using_is_waited_for_once(roomy: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_others_went_on_using_is_waited_for_once(
+    roomy: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     async with impatient(roomy, unload_timeout=2 * LIMIT_S) as proxy, busy(roomy, "alpha"):
         await is_in(proxy, "first", "loaded")
         monkeypatch.setattr(loader, "IN_USE_S", 1.0)
@@ -44,6 +46,7 @@ async def test_what_others_went_on_using_is_waited_for_once(roomy: Client, monke
         monkeypatch.setattr(loader, "IN_USE_S", LIMIT_S)  # longer than a client waits for a swap
         for model in ("alpha", "beta"):
             assert (await proxy.generate(model))[0] == 200
+        assert caplog.text.count("others use it") == 2
 
 
 async def test_an_operator_who_unloads_what_others_use_is_answered(roomy: Client) -> None:
