@@ -10,15 +10,17 @@ import sys
 import sysconfig
 import tempfile
 import time
+import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.real.server import free_port
 
-START_LIMIT_S = 20.0
+START_LIMIT_S = 60.0
 STOP_LIMIT_S = 20.0
 NGINX = """
 worker_processes 1; daemon off; pid {folder}/pid; error_log {folder}/error.log warn;
@@ -44,11 +46,21 @@ class NotStarted(Exception):
     """What was to be measured does not run."""
 
 
+@dataclass(frozen=True)
+class Apart:
+    """A network of the proxy's own: its address there, that of Ollama, and what connects it, given the proxy's pid."""
+
+    host: str
+    upstream: str
+    plug: Callable[[int], None]
+
+
 class Process:
     """One that serves on a port since `start_s` after its start; `pid` is the one that does the work."""
 
-    def __init__(self, port: int, pid: int, start_s: float) -> None:
+    def __init__(self, port: int, pid: int, start_s: float, host: str = "127.0.0.1") -> None:
         self.port = port
+        self.url = f"http://{host}:{port}"
         self.pid = pid
         self.start_s = start_s
         self.exit_code: int | None = None  # once it has ended
@@ -88,11 +100,11 @@ def upstream() -> Iterator[Process]:
 
 
 @contextmanager
-def troubled(seed: int, report: Path) -> Iterator[Process]:
+def troubled(seed: int, report: Path, host: str = "127.0.0.1") -> Iterator[Process]:
     """A simulated Ollama with which things go wrong (see benchmarks.troubled)."""
     port = free_port()
-    command = [sys.executable, "-m", "benchmarks.troubled", str(seed), str(port), str(report)]
-    with _started(command, port) as process:
+    command = [sys.executable, "-m", "benchmarks.troubled", str(seed), host, str(port), str(report)]
+    with _started(command, port, host=host) as process:
         yield process
 
 
@@ -112,30 +124,51 @@ def nginx(behind: int, folder: Path) -> Iterator[Process]:
 
 @contextmanager
 def proxy(
-    behind: int, config: dict[str, Any], folder: Path, code: Path | None = None, log: Path | None = None
+    behind: int,
+    config: dict[str, Any],
+    folder: Path,
+    code: Path | None = None,
+    log: Path | None = None,
+    module: Sequence[str] = ("swapper_proxy",),
+    apart: Apart | None = None,
 ) -> Iterator[Process]:
-    """The proxy as it ships, with the default settings but for those given; `code` is another checkout to run."""
+    """The proxy as it ships, with the default settings but for those given; `code` is another checkout to run.
+
+    `module` is what to run in its place, with arguments; `apart` puts it into a network of its own.
+    """
     port = free_port()
     file = folder / "config.yaml"
     file.write_text(json.dumps(config))  # JSON is YAML
-    command = ["env", f"XDG_STATE_HOME={folder}"]  # its history is none of the user's
-    command += [sys.executable, "-m", "swapper_proxy", "serve", "--config", str(file), "--port", str(port)]
-    command += ["--upstream", f"http://127.0.0.1:{behind}"]
-    with _started(command, port, code, log) as process:
+    command = ["unshare", "--net"] if apart else []
+    command += ["env", f"XDG_STATE_HOME={folder}"]  # its history is none of the user's
+    command += [sys.executable, "-m", *module, "serve", "--config", str(file), "--port", str(port)]
+    command += ["--upstream", f"http://{apart.upstream if apart else '127.0.0.1'}:{behind}"]
+    command += ["--host", "0.0.0.0"] if apart else []
+    host, plug = (apart.host, apart.plug) if apart else ("127.0.0.1", None)
+    with _started(command, port, code, log, host, plug) as process:
         yield process
 
 
 @contextmanager
-def _started(command: list[str], port: int, folder: Path | None = None, said: Path | None = None) -> Iterator[Process]:
+def _started(
+    command: list[str],
+    port: int,
+    folder: Path | None = None,
+    said: Path | None = None,
+    host: str = "127.0.0.1",
+    plug: Callable[[int], None] | None = None,
+) -> Iterator[Process]:
     """Until the end of the block.  What it says goes to a file, and into NotStarted."""
     with said.open("w+b") if said else tempfile.TemporaryFile() as log:
         began = time.perf_counter()
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
         try:
-            if not _answers(process, port):
+            if plug is not None:
+                plug(process.pid)
+            if not _answers(process, host, port):
                 log.seek(0)
                 raise NotStarted(f"{' '.join(command)}: {log.read()[-1000:].decode(errors='replace')}")
-            started = Process(port, process.pid, time.perf_counter() - began)
+            started = Process(port, process.pid, time.perf_counter() - began, host)
             yield started
             process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -145,12 +178,14 @@ def _started(command: list[str], port: int, folder: Path | None = None, said: Pa
             process.wait()
 
 
-def _answers(process: subprocess.Popen[bytes], port: int) -> bool:
+def _answers(process: subprocess.Popen[bytes], host: str, port: int) -> bool:
     deadline = time.monotonic() + START_LIMIT_S
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/api/version", timeout=5).close()
+            urllib.request.urlopen(f"http://{host}:{port}/api/version", timeout=5).close()
             return True
+        except urllib.error.HTTPError:
+            return True  # it asks for a key
         except OSError:
             time.sleep(0.005)
     return False

@@ -1,13 +1,19 @@
 """Mixed clients for a long time, in front of a simulated Ollama with which things go wrong.
 
-    python -m benchmarks.soak [--requests 100000] [--minutes M] [--real] [--clients 48] [--seed 1] [--json FILE]
+    python -m benchmarks.soak [--requests 100000] [--minutes M] [--real] [--without PART ...] [--clients 48] [--seed 1]
 
 Every request has an id, which the simulated Ollama puts into the head of its answer and writes down: an answer must
 carry the id of its own request, be whole or visibly broken, and no id may be answered whole more often than once.
 Clients ask for one of several models, for JSON or a stream, by several routes; some leave in mid-answer, some send what
-nobody can read.  Meanwhile loads are slow or fail, answers break, lists lie.  At the end nothing may be in flight or
-waited for and no connection left, memory and open files have to be where they were in the middle, the log must hold no
-traceback, and the proxy must end by itself when it is told to.
+nobody can read.  Meanwhile loads are slow or fail, answers break, lists lie.  Beside them, unless `--without` names it:
+
+- large: bodies of 20 MB and bombs come, most of which are refused (`benchmarks.large`)
+- lost: clients and Ollama's host vanish without a word (`benchmarks.lost`); on Linux, with network namespaces
+- planted: parts of the proxy raise now and then (`benchmarks.planted`)
+
+At the end nothing may be in flight or waited for and no connection left, memory and open files have to be where they
+were in the middle, the log must hold no traceback but of what was planted, and the proxy must end by itself when it is
+told to.
 """
 
 import argparse
@@ -32,8 +38,9 @@ from typing import Any
 import aiohttp
 import uvloop
 
-from benchmarks import processes
-from benchmarks.processes import Process
+from benchmarks import large, lost, processes
+from benchmarks.planted import SAID
+from benchmarks.processes import Apart, Process
 from benchmarks.troubled import EMBEDDER, ID, MODELS, MOMENT_S
 from swapper_proxy.app import open_more_files
 from tests.real.install import find
@@ -44,13 +51,14 @@ CONFIG: dict[str, Any] = {
     "swapper": {
         "mode": "multi-active",
         "max_concurrent_models": 2,
-        "slots": {"embedding": 1},
+        "slots": {"embedding": 1, lost.SLOW: 1},
         "max_wait": {"high": 0.5, "medium": 1, "low": 2},
         "unload_settle": 0,
         "parallel": 32,
     },
     "models": {name: {"path": f"ollama:{name}", "size_gb": 1} for name in MODELS}
-    | {EMBEDDER: {"path": f"ollama:{EMBEDDER}", "type": "embedding"}},
+    | {EMBEDDER: {"path": f"ollama:{EMBEDDER}", "type": "embedding"}}
+    | {lost.SLOW: {"path": f"ollama:{lost.SLOW}", "type": lost.SLOW}},
     "history": {"days": 1, "max_mb": 20},
     "logging": {"level": "warning"},
 }
@@ -70,11 +78,18 @@ JUNK = (b"{", b"[]", b'{"model": 7, "prompt": "x"}', b"\xff\xfe", b'{"model": "n
 END_OF = {"api": b'"done":true', "/v1/messages": b"message_stop", "v1": b"[DONE]"}
 TROUBLE = {500, 502, 503, 504}
 REFUSALS = dict.fromkeys(KINDS, TROUBLE) | {"junk": TROUBLE | {400, 404}}
-LIMIT_S = 120.0  # for one answer
+LIMIT_S = 120.0  # for one answer, and for all to be at rest
+PARTS = ("large", "lost", "planted")  # of what happens beside the clients and the faults of Ollama
+KEY = {"Authorization": f"Bearer {large.KEYS['soak']}"}
+MANAGEMENT_KEY = {"Authorization": f"Bearer {large.MANAGEMENT_KEY}"}
+OF_OLLAMA = ("/api/", "/v1/")
+RECORD = re.compile(r"^(?=\d{4}-\d\d-\d\d )", re.MULTILINE)  # the beginning of a record of the log
 AFTER = 10  # requests of each client when all is well again
 SAMPLE_S = 1.0
+SETTLES = 10  # samples, in which memory comes down at least once, however large the bodies are that come
 GROWTH = 0.05  # of memory over the last half: what is still called flat
 FEW = 10  # samples in a quarter
+FEW_FILES = 8  # more open files, which say nothing
 SUSPICIOUS = re.compile(r"Traceback.*|never retrieved.*|was destroyed.*|never awaited.*|.*ERROR.*")
 
 
@@ -91,11 +106,19 @@ class Tally:
     ends: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
 
+    @property
+    def over(self) -> bool:
+        return self.begun >= self.wanted or time.monotonic() >= self.until
+
     def next(self) -> bool:
-        if self.begun >= self.wanted or time.monotonic() >= self.until:
+        if self.over:
             return False
         self.begun += 1
         return True
+
+
+def key_for(path: str) -> dict[str, str]:
+    return KEY if path.startswith(OF_OLLAMA) else MANAGEMENT_KEY
 
 
 class Client:
@@ -125,7 +148,7 @@ class Client:
     async def _ask(self, kind: str, number: str) -> None:
         path, body = self._request(kind)
         method = "GET" if body is None else "POST"
-        headers = {ID: number, "Content-Type": "application/json"}
+        headers = {ID: number, "Content-Type": "application/json", **key_for(path)}
         try:
             async with self._session.request(method, self._url + path, data=body, headers=headers) as answer:
                 end = await self._end(kind, path, number, answer)
@@ -202,89 +225,120 @@ async def watched(process: Process, samples: list[Sample]) -> None:
 
 
 async def rest(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
-    """How the proxy is once nothing is under way; TimeoutError if that never is."""
-    async with asyncio.timeout(LIMIT_S):
-        while True:
-            async with session.get(f"{url}/status") as answer:
-                status: dict[str, Any] = await answer.json()
-            if not status["waiting"] and not status["in_flight"]:
-                return status
-            await asyncio.sleep(0.2)
-
-
-async def connected(port: int) -> int:
-    """How many connections the process that listens there has from clients, once these have had a while to end."""
-    for _ in range(50):
-        if not alive(port):
-            break
+    """How the proxy is once nothing is under way, or after LIMIT_S."""
+    until = time.monotonic() + LIMIT_S
+    while True:
+        async with session.get(f"{url}/status", headers=MANAGEMENT_KEY) as answer:
+            status: dict[str, Any] = await answer.json()
+        if not (status["waiting"] or status["in_flight"]) or time.monotonic() >= until:
+            return status
         await asyncio.sleep(0.2)
-    return alive(port)
 
 
-def alive(port: int) -> int:
-    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return sum(int(fields[1].partition(":")[2], 16) == port and fields[3] in ALIVE for fields in lines)
+async def connected(process: Process, limit_s: float) -> int:
+    """How many connections it has from clients, once these have had a while to end."""
+    until = time.monotonic() + limit_s
+    while alive(process) and time.monotonic() < until:  # noqa: ASYNC110 - what tells is no event
+        await asyncio.sleep(0.2)
+    return alive(process)
 
 
-async def mended(session: aiohttp.ClientSession, url: str, upstream: Process | None) -> None:
+def alive(process: Process) -> int:
+    lines = [line.split() for line in Path(f"/proc/{process.pid}/net/tcp").read_text().splitlines()[1:]]
+    return sum(int(fields[1].partition(":")[2], 16) == process.port and fields[3] in ALIVE for fields in lines)
+
+
+async def mended(
+    session: aiohttp.ClientSession, proxy: Process, upstream: Process | None, given: argparse.Namespace
+) -> None:
     """No more trouble, nothing under way, and no runner that has forgotten a place."""
+    if "planted" in given.parts:
+        os.kill(proxy.pid, signal.SIGUSR1)
     if upstream is not None:
         os.kill(upstream.pid, signal.SIGUSR1)
         await asyncio.sleep(3 * MOMENT_S)  # the last one may have just begun
-    await rest(session, url)
+    await rest(session, proxy.url)
     for model in REAL_MODELS if upstream is None else ():
-        async with session.post(f"{url}/models/{model}/unload") as answer:
+        async with session.post(f"{proxy.url}/models/{model}/unload", headers=MANAGEMENT_KEY) as answer:
             answer.raise_for_status()
 
 
 async def soaked(proxy: Process, upstream: Process | None, given: argparse.Namespace) -> dict[str, Any]:
-    url = f"http://127.0.0.1:{proxy.port}"
-    timeout, samples, began = aiohttp.ClientTimeout(total=LIMIT_S), list[Sample](), time.monotonic()
+    url, began, start_kb = proxy.url, time.monotonic(), proxy.memory_kb()
+    timeout, samples = aiohttp.ClientTimeout(total=LIMIT_S), list[Sample]()
     tally = Tally(given.requests, began + 60 * given.minutes)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
-        watching = asyncio.create_task(watched(proxy, samples))
+        cutter = lost.Cutter(url, KEY, upstream.pid, proxy.pid) if upstream and "lost" in given.parts else None
+        beside = [asyncio.create_task(watched(proxy, samples))]
+        beside += [asyncio.create_task(cutter.run())] if cutter else []
         names = [f"{given.seed}/{number}" for number in range(given.clients)]
-        await asyncio.gather(*(Client(session, url, name, tally, given.real, KINDS).run() for name in names))
-        watching.cancel()
-        await mended(session, url, upstream)
-        after = Tally(AFTER * len(names))
+        clients = [Client(session, url, name, tally, given.real, KINDS).run() for name in names]
+        if "large" in given.parts:
+            models = REAL_MODELS if given.real else MODELS
+            clients += [large.asking(session, url, models, f"large/{n}", tally) for n in range(large.CLIENTS)]
+        await asyncio.gather(*clients)
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
+        await mended(session, proxy, upstream, given)
+        if cutter:
+            await cutter.over()
+            tally.ends.update({f"hit by a loss of power: {end}": count for end, count in cutter.ends.items()})
+            tally.wrong += [end for end in cutter.ends if end.startswith("WRONG")]
+        after = Tally(AFTER * len(names), time.monotonic() + LIMIT_S)
         await asyncio.gather(
             *(Client(session, url, f"after/{name}", after, given.real, STAYING).run() for name in names)
         )
         status = await rest(session, url)
     refused = {end: count for end, count in after.ends.items() if "refused" in end and "junk" not in end}
+    floor = [min(sample.kb for sample in samples[at : at + SETTLES]) for at in range(len(samples))]
     return {
         "requests": tally.begun,
         "seconds": round(time.monotonic() - began, 1),
         "ends": dict(sorted(tally.ends.items())),
+        "cuts": cutter.cuts if cutter else {},
         "wrong": tally.wrong + after.wrong,
         "refused_when_all_was_well_again": refused,
         "in_flight": status["in_flight"],
         "waiting": status["waiting"],
-        "connections": await connected(proxy.port),
+        "connections": await connected(proxy, LIMIT_S if cutter else 10.0),
         "memory_kb": [sample.kb for sample in samples[:: max(1, len(samples) // 20)]],
+        "memory_start_kb": start_kb,
+        "memory_peak_kb": proxy.memory_kb("VmHWM"),
+        "memory_end_kb": proxy.memory_kb(),
         "files": [sample.files for sample in samples[:: max(1, len(samples) // 20)]],
-        "memory_flat": flat([sample.kb for sample in samples], 0),
-        "files_flat": flat([sample.files for sample in samples], 8),
+        "memory_flat": flat(floor, large.MOST_KEPT / 1024 if "large" in given.parts else 0),
+        "files_flat": flat([sample.files for sample in samples], FEW_FILES + (lost.FILES if cutter else 0)),
     }
 
 
 def run(given: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        report, log = folder / "upstream.json", folder / "proxy.log"
+        report, log, blown = folder / "upstream.json", folder / "proxy.log", folder / "planted.json"
+        apart = Apart(lost.PROXY, lost.UPSTREAM, lost.plug) if "lost" in given.parts else None
+        module = ("benchmarks.planted", str(given.seed), str(blown)) if "planted" in given.parts else ("swapper_proxy",)
         with ExitStack() as stack:
             if not given.real:
-                upstream = stack.enter_context(processes.troubled(given.seed, report))
+                host = apart.upstream if apart else "127.0.0.1"
+                upstream = stack.enter_context(processes.troubled(given.seed, report, host))
                 port, config = upstream.port, CONFIG
             else:
                 upstream, port = None, stack.enter_context(real_ollama(folder))
                 config = CONFIG | {"models": {EMBEDDER: CONFIG["models"][EMBEDDER]}, "upstream": REAL_LIMITS}
-            proxy = stack.enter_context(processes.proxy(port, config, folder, log=log))
+                config |= {"swapper": CONFIG["swapper"] | {"slots": {"embedding": 1}}}
+            started = processes.proxy(port, config | large.config(EMBEDDER), folder, None, log, module, apart)
+            proxy = stack.enter_context(started)
             found = uvloop.run(soaked(proxy, upstream, given))
-        found |= {"exit_code": proxy.exit_code}
-        found |= {"in_the_log": SUSPICIOUS.findall(log.read_text(errors="replace"))[:10]}
+        found |= {"exit_code": proxy.exit_code, "in_the_log": suspicious(log.read_text(errors="replace"))}
+        found |= {"planted": json.loads(blown.read_text()) if blown.exists() else {}}
         return found | {"upstream": json.loads(report.read_text()) if report.exists() else {"twice": []}}
+
+
+def suspicious(log: str) -> list[str]:
+    """What the log should not say; what was planted it may."""
+    records = [record for record in RECORD.split(log) if SAID not in record]
+    return [found for record in records for found in SUSPICIOUS.findall(record)][:10]
 
 
 @contextmanager
@@ -301,6 +355,12 @@ def problems(found: dict[str, Any]) -> list[str]:
     zero = ("wrong", "refused_when_all_was_well_again", "in_flight", "waiting", "connections", "in_the_log")
     wrong = [f"{name}: {found[name]}" for name in zero if found[name]]
     wrong += [f"{name}: {found[name]}" for name in ("memory_flat", "files_flat") if not found[name]]
+    most = found["memory_start_kb"] + (large.MOST_BUFFERED + large.MOST_BESIDE) // 1024
+    if found["memory_peak_kb"] > most:
+        wrong.append(f"memory_peak_kb: {found['memory_peak_kb']}, more than {most}")
+    most = found["memory_start_kb"] + large.MOST_KEPT // 1024
+    if found["memory_end_kb"] > most:
+        wrong.append(f"memory_end_kb: {found['memory_end_kb']}, more than {most}")
     if found["exit_code"] != 0:
         wrong.append(f"exit_code: {found['exit_code']}")
     if twice := found["upstream"]["twice"]:
@@ -313,10 +373,15 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=100_000, help="end after so many [100000]")
     parser.add_argument("--minutes", type=float, default=math.inf, help="or after so long")
     parser.add_argument("--real", action="store_true", help="in front of a real Ollama, with which nothing goes wrong")
+    parser.add_argument("--without", nargs="+", choices=PARTS, default=[], metavar="PART", help=f"of {PARTS}")
     parser.add_argument("--clients", type=int, default=48)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write what was found there")
     given = parser.parse_args()
+    given.parts = [part for part in PARTS if part not in given.without and not (given.real and part == "lost")]
+    if "lost" in given.parts and (why := lost.enter()):
+        given.parts.remove("lost")
+        print(f"no packets are lost: {why}")
     open_more_files()
     found = run(given)
     if given.json:

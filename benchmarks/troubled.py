@@ -1,15 +1,17 @@
 """A simulated Ollama with which now this, now that goes wrong, for `benchmarks.soak`.
 
-    python -m benchmarks.troubled SEED PORT FILE
+    python -m benchmarks.troubled SEED HOST PORT FILE
 
-It tells the id of a request back in the head of its answer.  SIGUSR1 mends it for good; at SIGTERM it writes down how
-many ids came, and which came more than once.
+It tells the id of a request back in the head of its answer.  SIGUSR1 mends it for good, SIGUSR2 has it forget all
+connections, as a loss of power does; at SIGTERM it writes down how many ids came, and which came more than once.
 """
 
 import asyncio
 import json
 import random
 import signal
+import socket
+import struct
 import sys
 import time
 from collections import Counter
@@ -20,6 +22,8 @@ from typing import Any
 import uvloop
 from aiohttp import web
 
+from benchmarks.large import BROKEN
+from benchmarks.lost import SLOW
 from swapper_proxy.app import open_more_files
 from swapper_proxy.ollama.simulator import SimulatedModel, Simulator, serving
 from swapper_proxy.ollama.simulator.faults import Answers, Faults
@@ -53,21 +57,28 @@ class Upstream:
         self._broken_until = 0.0
         self._excused: set[str] = set()  # came while answers broke: the proxy may have sent them once more
 
-    async def serve(self, port: int) -> dict[str, Any]:
+    async def serve(self, host: str, port: int) -> dict[str, Any]:
         """Until SIGTERM; what it found."""
-        over = asyncio.Event()
+        over, simulator = asyncio.Event(), self._simulator()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, over.set)
-        async with serving(self._simulator(), port=port):
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, lambda: self._lose_power(simulator))
+        async with serving(simulator, host, port):
             befalling = asyncio.create_task(self._befall())
             await over.wait()
             befalling.cancel()
         twice = [number for number, times in self._came.items() if times > 1 and number not in self._excused]
         return {"came": len(self._came), "twice": twice}
 
-    def _simulator(self) -> Simulator:
+    def _lose_power(self, simulator: "Signing") -> None:
+        simulator.abort_connections()
+        self._broken_until = time.monotonic() + 3 * MOMENT_S
+
+    def _simulator(self) -> "Signing":
         models = [SimulatedModel(name, load_s=0.02, tokens_per_second=0) for name in MODELS]
         models.append(SimulatedModel(EMBEDDER, load_s=0.02, tokens_per_second=0, embedding_only=True))
-        return Signing(self._note, models, max_loaded=4, faults=self._faults)
+        models.append(SimulatedModel(SLOW, load_s=0.02, tokens_per_second=5))
+        models.append(SimulatedModel(BROKEN, load_s=0.02, broken=True))
+        return Signing(self._note, models, max_loaded=5, faults=self._faults)
 
     def _note(self, number: str) -> None:
         self._came[number] += 1
@@ -99,19 +110,29 @@ class Signing(Simulator):
     def __init__(self, note: Callable[[str], None], models: list[SimulatedModel], **more: Any) -> None:
         super().__init__(models, **more)
         self._note_id = note
+        self._server: web.Server | None = None  # since the first request
 
     def application(self) -> web.Application:
         app = super().application()
         app.on_response_prepare.append(self._sign)
         return app
 
+    def abort_connections(self) -> None:
+        """Forget them all: one RST each, and nothing is sent again (as a FIN would be)."""
+        for handler in list(self._server.connections) if self._server else ():
+            if handler.transport is not None:
+                connection = handler.transport.get_extra_info("socket")
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                handler.transport.abort()
+
     async def _sign(self, request: web.Request, response: web.StreamResponse) -> None:
+        self._server = request.protocol._manager
         if number := request.headers.get(ID):
             self._note_id(number)
             response.headers[ID] = number
 
 
 if __name__ == "__main__":
-    seed, port, report = sys.argv[1:]
+    seed, host, port, report = sys.argv[1:]
     open_more_files()
-    Path(report).write_text(json.dumps(uvloop.run(Upstream(int(seed)).serve(int(port)))))
+    Path(report).write_text(json.dumps(uvloop.run(Upstream(int(seed)).serve(host, int(port)))))

@@ -3,12 +3,20 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+import msgspec
 import pytest
 
-from benchmarks import contract, profile, relay, soak
+from benchmarks import contract, large, profile, relay, soak
+from benchmarks.planted import SAID, Fuses
+from swapper_proxy.app import running
+from swapper_proxy.config import Settings
+from swapper_proxy.config.keys import hashed
+from swapper_proxy.ollama.simulator import SimulatedModel, Simulator, serving
 
 KEPT = {
     "ratios": {scenario: {figure: 2.0} for scenario, figure in contract.RATIOS},
@@ -121,6 +129,7 @@ def test_functions_have_what_they_call_in_c() -> None:
 @pytest.mark.parametrize("more", [(), ("--real", "--minutes", "0.05")])
 def test_a_short_soak(more: tuple[str, ...]) -> None:
     command = [sys.executable, "-m", "benchmarks.soak", "--requests", "500", "--clients", "8", *more]
+    command += ["--without", *soak.PARTS]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("all is well\n")
@@ -145,11 +154,51 @@ def test_recovery_is_measured(tmp_path: Path) -> None:
         ("exit_code", None),
         ("in_the_log", ["x"]),
         ("files_flat", False),
+        ("memory_peak_kb", 600_000),
+        ("memory_end_kb", 200_000),
     ],
 )
 def test_a_soak_with_one_thing_wrong_is_not_well(field: str, value: object) -> None:
     zeros = ("refused_when_all_was_well_again", "in_flight", "waiting", "connections", "exit_code")
     well = dict.fromkeys(zeros, 0) | {"wrong": [], "in_the_log": [], "memory_flat": True, "files_flat": True}
-    well |= {"upstream": {"twice": []}}
+    well |= {"upstream": {"twice": []}} | dict.fromkeys(("memory_start_kb", "memory_peak_kb", "memory_end_kb"), 50_000)
     assert soak.problems(well) == []
     assert len(soak.problems(well | {field: value})) == 1
+
+
+def test_the_log_of_a_soak_may_tell_of_what_was_planted_only() -> None:
+    planted = f"2026-11-30 10:00:00,000 ERROR   x\nTraceback (most recent call last):\nRuntimeError: {SAID}\n"
+    other = "2026-11-30 10:00:01,000 INFO    x\nTraceback (most recent call last):\nKeyError: 1\n"
+    assert soak.suspicious(planted) == []
+    assert soak.suspicious(planted + other + planted) == ["Traceback (most recent call last):"]
+
+
+async def test_large_bodies_get_what_they_should() -> None:
+    names = ["m0", "m1", "m2"]
+    models = [SimulatedModel(name, load_s=0, tokens_per_second=0) for name in names]
+    models.append(SimulatedModel(large.BROKEN, load_s=0, broken=True))
+    async with serving(Simulator(models)) as url:
+        wanted = large.config("embedder") | {"upstream": {"url": url}}
+        wanted["server"]["port"] = 0
+        chosen = msgspec.convert(wanted, Settings)
+        chosen = msgspec.structs.replace(chosen, keys=hashed(chosen.keys, {}))
+        async with running(chosen) as proxy, aiohttp.ClientSession() as session:
+            ends = {name: await large.ask(session, proxy.url, kind) for name, kind in large.kinds(names).items()}
+    assert [(name, end) for name, end in ends.items() if end.startswith("WRONG")] == []
+    assert ends["zstd bomb"] == ends["gzip bomb"] == "got 413"
+    assert ends["a model of others"] == "got 403"
+
+
+def test_what_is_planted_raises_again_and_again_until_it_is_mended(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter((0.0, 1.0, 21.0, 21.0, 22.0, 90.0, 90.0, 91.0))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    fuses = Fuses(1)
+    planted = fuses.plant("part", lambda value: value)
+    assert planted(1) == 1
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=SAID):
+            planted(1)
+        assert planted(2) == 2
+    assert fuses.blown == {"part": 2}
+    fuses.mend()
+    assert planted(3) == 3  # without a look at the clock

@@ -73,7 +73,7 @@ class OllamaClient:
     async def running(self) -> list[Running]:
         entries, left_out = await self._ask("GET", "/api/ps", wire.ps)
         self._complain("/api/ps", left_out)
-        return [Running(m.name, m.size, m.size_vram, m.digest) for m in entries]
+        return [Running(m.name, m.size, m.size_vram, m.digest, m.expires_at) for m in entries]
 
     def _complain(self, path: str, left_out: int) -> None:
         """Say it once, not at each look."""

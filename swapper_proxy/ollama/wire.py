@@ -40,12 +40,13 @@ class TagEntry(msgspec.Struct):
 
 
 class PsEntry(msgspec.Struct):
-    """An entry of /api/ps; sizes are bytes, `size_vram` the part on the GPU."""
+    """An entry of /api/ps; sizes are bytes, `size_vram` the part on the GPU, `expires_at` is only compared."""
 
     name: Text = ""
     size: Size = 0
     size_vram: Size = 0
     digest: Text = ""
+    expires_at: Text = ""
 
 
 class Show(msgspec.Struct):

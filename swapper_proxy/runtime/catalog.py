@@ -59,6 +59,7 @@ class Catalog:
         self._meanings: dict[str, Meaning] = {}  # until anything changes that they are made of, as the profiles
         self._profiles: dict[Key, tuple[Model, Profile]] = {}
         self._sizes = Sizes()
+        self._left: dict[str, str] = {}  # runners that only others use, with the `expires_at` they had then
 
     def configure(self, settings: config.Settings) -> None:
         """Other settings hold from now on; what is known of Ollama's models stays known."""
@@ -162,6 +163,17 @@ class Catalog:
             await self.find(spelling)
         model = self._by_digest.get(entry.digest)
         return model if model and await self.name_for(model.runner) else None
+
+    def leave_to_others(self, runner: str, entry: Running) -> None:
+        """The runner is to go, and stays because others use it: it counts as gone as long as /api/ps shows it so."""
+        self._left[runner] = entry.expires_at
+
+    def is_left_to_others(self, runner: str, entry: Running) -> bool:
+        """Return True if it still only stays because others use it."""
+        if self._left.get(runner) == entry.expires_at:
+            return True
+        self._left.pop(runner, None)  # it was loaded anew, or is to stay
+        return False
 
     async def name_for(self, runner: str, besides: str = "") -> str | None:
         """An Ollama name, other than `besides`, that leads to this runner.  Those known already are seen first."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 
 from swapper_proxy.config import Swapper
 from swapper_proxy.config.keep_alive import KeepAlive
@@ -11,9 +12,14 @@ from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.model import Model
 from swapper_proxy.runtime.ports import Control, Running, UpstreamRefused, UpstreamUnreachable
 
+log = logging.getLogger(__name__)
+
 # How often /api/ps is asked whether an unloaded runner is gone: at first often, because it takes milliseconds.
 ABSENCE_POLL_FIRST_S = 0.01
 ABSENCE_POLL_MOST_S = 0.25
+# Ollama unloads an idle runner within two seconds.  One that stays longer is answering requests of others.  It is not
+# waited for so long again while it has not been idle since.
+IN_USE_S, STILL_IN_USE_S = 5.0, 0.5
 
 
 class MadeAnew(Exception):
@@ -53,6 +59,7 @@ class Loader:
     async def unload(self, runner: str) -> None:
         """Returns when it is gone and its GPU memory has come back, or no name leads to it any more.
 
+        Returns, too, when Ollama lets it go as soon as others do not use it any more: they may do so for ever.
         Raises UpstreamRefused, UpstreamUnreachable, or TimeoutError if it stays.
         """
         async with asyncio.timeout(self._swapper.unload_timeout):
@@ -60,9 +67,29 @@ class Loader:
             running = await self._running(runner)
             if running and (name := await self._catalog.name_for(runner)):
                 await self._control.unload(name)
-                await self._gone(runner)
+                if not await self._leaves(runner, running[0]):
+                    return
         if any(entry.size_vram for entry in running):
             await asyncio.sleep(self._swapper.unload_settle)
+
+    async def _leaves(self, runner: str, before: Running) -> bool:
+        """Wait until the runner is gone; False if Ollama only keeps it for others.
+
+        Then Ollama has changed its `expires_at`: the unload was understood.  Raises TimeoutError.
+        """
+        patience_s = STILL_IN_USE_S if self._catalog.is_left_to_others(runner, before) else IN_USE_S
+        with contextlib.suppress(TimeoutError, UpstreamRefused):
+            async with asyncio.timeout(min(patience_s, self._swapper.unload_timeout / 2)):
+                await self._gone(runner)
+                return True
+        with contextlib.suppress(UpstreamRefused):
+            for entry in await self._running(runner):
+                if entry.expires_at != before.expires_at:
+                    log.warning("%s stays in memory: others use it", entry.name)
+                    self._catalog.leave_to_others(runner, entry)
+                    return False
+        await self._gone(runner)
+        return True
 
     async def _gone(self, runner: str) -> None:
         """Wait until /api/ps no longer shows the runner.  Raises TimeoutError."""

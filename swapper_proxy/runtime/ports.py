@@ -113,12 +113,14 @@ class Running:
     """A runner that Ollama holds; sizes are bytes.
 
     `name` is the one it was first loaded by, which may mean something else by now; `digest` tells what it meant then.
+    `expires_at` is as Ollama writes it.  It changes when the runner becomes idle, and at once when it is to go.
     """
 
     name: str
     size: int
     size_vram: int
     digest: str = ""
+    expires_at: str = ""
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):

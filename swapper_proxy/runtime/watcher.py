@@ -99,12 +99,15 @@ class Watcher:
         """What the scheduler is told of a runner that /api/ps shows: its key as far as can be known.
 
         The size is remembered for the key that was loaded through the proxy; what somebody else loaded may have any
-        options.  Of one that no name leads to it hears nothing: as soon as it answers nobody, it is as good as gone.
+        options.  Of one that no name leads to, or that was left to others, it hears nothing: as soon as it answers
+        nobody, it is as good as gone.
         """
         model = await self._catalog.find_running(entry)
         if model is None:
             return None
         occupant = self._engine.occupant(model.runner)
+        if occupant is None and self._catalog.is_left_to_others(model.runner, entry):
+            return None
         key = occupant.key if occupant else self._catalog.own_key(model)
         if occupant is not None and occupant.has_settled(asked_at) and not occupant.guessed:
             self._catalog.measured(key, entry.size)

@@ -161,8 +161,9 @@ class Memory:
     def _expire(self, runner: Runner) -> None:
         _stop_timer(runner)
         runner.keep_alive_s = 0.0
-        if not runner.in_flight:
+        if not self._faults.kept:
             runner.refresh()
+        if not runner.in_flight:
             self._unload(runner)
 
     def _unload(self, runner: Runner) -> None:
