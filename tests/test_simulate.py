@@ -13,8 +13,8 @@ from swapper_proxy.config import Model, Settings, Swapper
 from swapper_proxy.replay import recorded
 from swapper_proxy.replay.audit import Audit
 from swapper_proxy.runtime.ports import RequestRecord, SwapRecord, Usage
-from swapper_proxy.storage.history import write
 from swapper_proxy.storage.schema import STEPS, opened
+from swapper_proxy.storage.writing import write
 
 WORKLOAD = {
     "models": {"a": {"load_s": 10.0, "unload_s": 1.0}, "b": {"load_s": 5.0}},
