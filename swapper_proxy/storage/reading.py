@@ -6,10 +6,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
-import msgspec
-
 from swapper_proxy.runtime.ledger import Past, Totals
-from swapper_proxy.runtime.ports import RequestRecord, SwapRecord, Usage
 from swapper_proxy.storage.schema import BUSY_READING_S, MOST_TOKENS, STEPS, NewerFile, version
 
 Wanted = Mapping[str, str | int | float]
@@ -103,25 +100,6 @@ def sums(db: sqlite3.Connection) -> Past:
     rows = db.execute(f"SELECT {totals} FROM totals")
     uptimes = db.execute("SELECT runner, total_s FROM uptimes")
     return Past({model: Totals(*of) for model, *of in rows.fetchall()}, dict(uptimes.fetchall()))
-
-
-def recorded(path: Path) -> tuple[list[RequestRecord], list[SwapRecord]]:
-    """All of it, the oldest first.  Raises sqlite3.Error and NewerFile."""
-    with closing(connected(path)) as db:
-        requests = [_request(row) for row in db.execute(f"SELECT {COLUMNS['requests']} FROM requests ORDER BY id")]
-        swaps = [_swap(row) for row in db.execute(f"SELECT {COLUMNS['swaps']} FROM swaps ORDER BY id")]
-    return requests, swaps
-
-
-def _request(row: sqlite3.Row) -> RequestRecord:
-    own = {key: row[key] for key in RequestRecord.__struct_fields__ if key != "usage"}
-    return RequestRecord(**own, usage=Usage(**{key: row[key] for key in Usage.__struct_fields__}))
-
-
-def _swap(row: sqlite3.Row) -> SwapRecord:
-    return msgspec.structs.replace(
-        SwapRecord(**{key: row[key] for key in SwapRecord.__struct_fields__}), failed=bool(row["failed"])
-    )
 
 
 def _where(conditions: Mapping[str, str], wanted: Wanted) -> str:

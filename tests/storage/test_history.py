@@ -17,12 +17,11 @@ from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.runtime.ledger import Ledger, Past
 from swapper_proxy.storage import clock, reading, schema, writer
 from swapper_proxy.storage.history import MOST_READING, History
-from swapper_proxy.storage.reading import recorded
 from swapper_proxy.storage.schema import DAY_S, STEPS, opened
 from swapper_proxy.storage.writer import MB
 from swapper_proxy.storage.writing import Uptime, write
 from tests.e2e.conftest import until
-from tests.storage.test_schema import request, state, swap
+from tests.storage.test_schema import recorded, request, state, swap
 
 
 def kept(path: Path, **more: int) -> config.History:

@@ -11,7 +11,8 @@ import pytest
 
 from swapper_proxy.runtime.ports import RequestRecord, StateRecord, SwapRecord, Usage
 from swapper_proxy.storage import schema
-from swapper_proxy.storage.reading import page, past, recorded, usage
+from swapper_proxy.storage.excerpt import Excerpt
+from swapper_proxy.storage.reading import page, past, usage
 from swapper_proxy.storage.schema import (
     DAY_S,
     MOST_TOKENS,
@@ -39,6 +40,12 @@ def swap(time: float = NOW) -> SwapRecord:
 
 def state(time: float = NOW) -> StateRecord:
     return StateRecord(time, "a", "loaded", "idle")
+
+
+def recorded(file: Path) -> tuple[list[RequestRecord], list[SwapRecord]]:
+    """All requests, in order of arrival, and all swaps."""
+    with Excerpt(file) as all_of_it:
+        return list(all_of_it.requests), list(all_of_it.swaps)
 
 
 def numbers(db: sqlite3.Connection) -> list[int]:
@@ -270,3 +277,36 @@ def test_reading_makes_no_file(tmp_path: Path) -> None:
     with pytest.raises(sqlite3.OperationalError):
         recorded(tmp_path / "none.sqlite")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_excerpt_begins_at_a_moment_and_is_in_order_of_arrival(tmp_path: Path) -> None:
+    file = tmp_path / "h.sqlite"
+    long = RequestRecord(NOW + 3, "long", "chat", 200, 0.0, None, 50.0, Usage())
+    with closing(opened(file)) as db:
+        write(db, [request(NOW), request(NOW + 1, "b"), long, request(NOW + 2, "c"), swap(NOW), swap(NOW + 1)])
+    with Excerpt(file, NOW + 1) as chosen:
+        for _ in range(2):
+            assert [r.model for r in chosen.requests] == ["long", "b", "c"]
+        assert (len(chosen.requests), len(chosen.swaps), list(chosen.swaps)) == (3, 1, [swap(NOW + 1)])
+
+
+def test_an_excerpt_does_not_hold_the_history_up(tmp_path: Path) -> None:
+    """Its log can be cut while somebody goes through the excerpt."""
+    file = tmp_path / "h.sqlite"
+    with closing(opened(file)) as db:
+        write(db, [request()] * 2000)
+        with Excerpt(file) as chosen:
+            reading = iter(chosen.requests)
+            next(reading)
+            write(db, [request()] * 2000)
+            assert db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+            assert len(list(reading)) == 1999
+
+
+def test_rows_out_of_their_mind_are_no_part_of_an_excerpt(tmp_path: Path) -> None:
+    file = tmp_path / "h.sqlite"
+    with closing(opened(file)) as db:
+        for time, duration_s in ((NOW, 1e300), (math.inf, 1), (-5, 1), (NOW, -1)):
+            write(db, [RequestRecord(time, "a", "chat", 200, 0.0, None, duration_s, Usage())])
+        write(db, [request()])
+    assert recorded(file)[0] == [request()]
