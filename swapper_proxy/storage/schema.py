@@ -15,6 +15,7 @@ BUSY_AT_START_S = 2.0  # the same at the start, which waits for it
 LOG_BYTES = 4 * 1024 * 1024  # what the write-ahead log is cut down to
 DAY_S = 86_400.0
 PIECE = 5000  # rows of a table, or pages, that are dropped at once: it takes well below the second that may be lost
+MOST_TOTALS = 10_000  # models, and runners: names can be made up without end, and would leave no room for the rest
 MOST_TOKENS = 10**9  # of a request: sums of more SQLite may not be able to hold
 PART = 100  # of what is too much, such a part of all rows is dropped at once, if that is not even more
 
@@ -56,6 +57,10 @@ STOPPED = """
 """
 DROPPED = ("requests", "swaps", "states")  # with time; the totals stay
 ROWS = "SELECT " + " + ".join(f"(SELECT coalesce(max(id) - min(id) + 1, 0) FROM {table})" for table in DROPPED)
+LEAST_USED = {  # table -> what goes first
+    "totals": "DELETE FROM totals WHERE model IN (SELECT model FROM totals ORDER BY requests DESC LIMIT -1 OFFSET ?)",
+    "uptimes": "DELETE FROM uptimes WHERE runner IN (SELECT runner FROM uptimes ORDER BY until DESC LIMIT -1 OFFSET ?)",
+}
 NEWEST = " UNION ALL ".join(f"SELECT time FROM {table} WHERE id = (SELECT max(id) FROM {table})" for table in DROPPED)
 # The indexes give the oldest of each table without a look at the others.
 OLDEST = " UNION ALL ".join(
@@ -155,12 +160,21 @@ def trim(db: sqlite3.Connection, present: tuple[float, float], days: int, max_by
     left of each tells of the same time.  Returns whether there may be more to be dropped.  Meanwhile nobody writes, so
     it is a little at a time.
     """
+    _drop_totals(db)
     earliest, latest = present
     dropped = _drop(db, "time < ?", earliest - days * DAY_S)
     if not dropped and _bytes(db) > max_bytes:
         dropped = _drop(db, "time > ?", latest + DAY_S) or _drop(db, "time <= ?", _oldest(db))
     db.executescript(f"PRAGMA incremental_vacuum({PIECE})")  # `execute` would free one page
     return dropped or _figure(db, "freelist_count") > 0
+
+
+def _drop_totals(db: sqlite3.Connection) -> None:
+    """Of the models that were asked for least, and of the runners that are gone for longest, if there are too many."""
+    for table, delete in LEAST_USED.items():
+        if db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] > MOST_TOTALS:
+            with transaction(db):
+                db.execute(delete, (MOST_TOTALS,))
 
 
 def _oldest(db: sqlite3.Connection) -> float | None:

@@ -165,6 +165,16 @@ def test_what_a_wrong_clock_has_dated_goes_before_the_rest(tmp_path: Path) -> No
         assert numbers(db) == [1, 0, 0]
 
 
+def test_names_without_end_leave_room_for_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "h.sqlite"
+    monkeypatch.setattr(schema, "MOST_TOTALS", 3)
+    with closing(opened(file)) as db:
+        for number, name in enumerate("abcde"):
+            write(db, [request(model=name)] * (5 - number) + [Uptime(name, 1.0, NOW + number)])
+        trim(db, (NOW, NOW), days=7, max_bytes=10**9)
+    assert (sorted(past(file).totals), sorted(past(file).uptime_s)) == (["a", "b", "c"], ["c", "d", "e"])
+
+
 def test_what_is_old_by_one_clock_only_stays(tmp_path: Path) -> None:
     with closing(opened(tmp_path / "h.sqlite")) as db:
         write(db, [make(NOW - 1) for make in (request, swap, state)])
