@@ -231,10 +231,8 @@ def simulate(
 
     With --from-history the workload is what the proxy has recorded: what would have changed under these settings?
     """
-    if (file is None) == (past is None):
-        raise click.UsageError("give either WORKLOAD.json or --from-history")
-    if since and past is None:
-        raise click.UsageError("--since needs --from-history")
+    if (file is None) == (past is None) or (file and since):
+        raise click.UsageError("give either WORKLOAD.json or --from-history, with --since if you like")
     settings = _settings(path, {}, with_keys=False) if path or past is not None else None
     was: recorded.Recorded | None = None
     try:
@@ -257,8 +255,7 @@ def _since(text: str | None) -> float:
     try:
         return moment(text)
     except ValueError:
-        expected = "expected a time like 2025-11-22T10:30:00+00:00, or so long ago as 24h or 7d"
-        raise click.BadParameter(f"{expected}, got {text!r}") from None
+        raise click.BadParameter(f"expected a time like 2025-11-22T10:30 or an age like 24h, got {text!r}") from None
 
 
 def _recorded(past: str | None, since: float, settings: config.Settings) -> tuple[workload.Workload, recorded.Recorded]:
