@@ -62,7 +62,7 @@ class Service:
         settings = configuration.settings
         self._client, self._history, self._configuration = client, history, configuration
         self._logging, self._managers = settings.logging, settings.keys.management
-        self._ledger, self._metrics = Ledger(history.past), Metrics()
+        self._ledger, self._metrics = Ledger(), Metrics()
         self._catalog = Catalog(client, settings)
         broadcast = Broadcast()
         self._recorder = Fanout(broadcast, history)
@@ -117,7 +117,7 @@ class Service:
     async def running(self) -> AsyncIterator[str]:
         """It serves at this address, until left: then what is under way may end within `shutdown_grace`."""
         async with self.engine, self._watcher:
-            self._history.watch(self._ledger.uptimes_s)
+            self._history.watch(self._ledger)
             async with _listening(self._configuration, self._front) as url, self._standby:
                 try:
                     await self._seek_loop()

@@ -3,9 +3,11 @@
 import asyncio
 import json
 import os
+import re
 import secrets
 import sqlite3
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -21,8 +23,9 @@ from swapper_proxy import __version__, app, config
 from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.observe import logs
 from swapper_proxy.replay import host, recorded, report, simulation, workload
-from swapper_proxy.storage import reading, schema
+from swapper_proxy.storage import excerpt, schema
 from swapper_proxy.web import explaining
+from swapper_proxy.web.history import moment
 
 REFUSED, MISUSED, UNREACHABLE = 1, 2, 3
 KEY = "swapper_proxy.key"  # in the meta of click's context
@@ -200,6 +203,12 @@ def reload(url: str, as_json: bool) -> None:
     help="Take what was recorded instead, from this file [default: history.path], and compare.",
 )
 @click.option(
+    "--since",
+    metavar="TIME",
+    callback=lambda _, __, text: _since(text),
+    help="Of what was recorded only this: the last 90m, 24h or 7d, or since 2025-11-22T10:30 (UTC).",
+)
+@click.option(
     "--config",
     "path",
     metavar="FILE",
@@ -215,37 +224,53 @@ def reload(url: str, as_json: bool) -> None:
     help="What decides; given more than once, they are compared.",
 )
 @json_option
-def simulate(file: str | None, past: str | None, path: str | None, policies: tuple[str, ...], as_json: bool) -> None:
+def simulate(
+    file: str | None, past: str | None, since: float, path: str | None, policies: tuple[str, ...], as_json: bool
+) -> None:
     """Run the scheduler through a workload in virtual time; exit code 1 if it broke a promise.
 
     With --from-history the workload is what the proxy has recorded: what would have changed under these settings?
     """
-    if (file is None) == (past is None):
-        raise click.UsageError("give either WORKLOAD.json or --from-history")
+    if (file is None) == (past is None) or (file and since):
+        raise click.UsageError("give either WORKLOAD.json or --from-history, with --since if you like")
     settings = _settings(path, {}, with_keys=False) if path or past is not None else None
     was: recorded.Recorded | None = None
     try:
         if file is not None:
             work = workload.read(file)
         else:
-            work, was = _recorded(past, settings or config.Settings())
+            work, was = _recorded(past, since, settings or config.Settings())
     except workload.WorkloadError as error:
         _fail(str(error), MISUSED)
     results = [_simulated(work, host.of(work, settings), policy) for policy in dict.fromkeys(policies)]
     _show_simulated(results, was, as_json)
 
 
-def _recorded(past: str | None, settings: config.Settings) -> tuple[workload.Workload, recorded.Recorded]:
+def _since(text: str | None) -> float:
+    """A moment as /history reads it, or one that is so long ago; 0: from the beginning."""
+    if text is None:
+        return 0.0
+    if ago := re.fullmatch(r"(\d{1,6})([smhd])", text, re.ASCII):
+        return max(0.0, time.time() - int(ago[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[ago[2]])
+    try:
+        return moment(text)
+    except ValueError:
+        raise click.BadParameter(f"expected a time like 2025-11-22T10:30 or an age like 24h, got {text!r}") from None
+
+
+def _recorded(past: str | None, since: float, settings: config.Settings) -> tuple[workload.Workload, recorded.Recorded]:
+    """Raises WorkloadError if nothing was recorded.  The requests are read when they are wanted."""
     file = past or settings.history.path
     if file is None:
         _fail("history is off: name the file, as in --from-history PATH", MISUSED)
     try:
-        requests, swaps = reading.recorded(Path(file))
+        chosen = click.get_current_context().with_resource(excerpt.Excerpt(Path(file), since))
     except sqlite3.Error as error:
         _fail(f"{file}: {error}", MISUSED)
     except schema.NewerFile as error:
         _fail(str(error), MISUSED)
-    return recorded.workload(requests, swaps, settings), recorded.summary(requests, swaps)
+    work = recorded.workload(chosen.requests, chosen.swaps, settings)
+    return work, recorded.summary(chosen.requests, chosen.swaps)
 
 
 def _show_simulated(results: list[report.Result], was: recorded.Recorded | None, as_json: bool) -> None:

@@ -11,7 +11,8 @@ from swapper_proxy.runtime.ledger import Ledger, Past
 
 def test_a_clock_that_is_set_right_adds_nothing_to_the_uptime(monkeypatch: pytest.MonkeyPatch) -> None:
     """A small machine starts in the past and learns the time from the network; the sum is kept for ever."""
-    ledger, monotonic = Ledger(Past(uptime_s={"w": 50.0})), time.monotonic()
+    ledger, monotonic = Ledger(), time.monotonic()
+    ledger.recall(Past(uptime_s={"w": 50.0}))
     for later, epoch, state in ((0, 0.0, State.RESIDENT), (2, 1.8e9, State.UNLOADING), (3, 9e8, State.ABSENT)):
         monkeypatch.setattr(time, "monotonic", lambda later=later: monotonic + later)
         monkeypatch.setattr(time, "time", lambda epoch=epoch: epoch)

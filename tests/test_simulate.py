@@ -1,6 +1,7 @@
 """`swapper-proxy simulate` as a person and as a program use it."""
 
 import json
+import tracemalloc
 from contextlib import closing
 from pathlib import Path
 from unittest.mock import patch
@@ -12,9 +13,12 @@ from swapper_proxy.cli import main
 from swapper_proxy.config import Model, Settings, Swapper
 from swapper_proxy.replay import recorded
 from swapper_proxy.replay.audit import Audit
+from swapper_proxy.replay.host import of
+from swapper_proxy.replay.simulation import Policy, simulate
 from swapper_proxy.runtime.ports import RequestRecord, SwapRecord, Usage
-from swapper_proxy.storage.history import write
+from swapper_proxy.storage.excerpt import Excerpt
 from swapper_proxy.storage.schema import STEPS, opened
+from swapper_proxy.storage.writing import write
 
 WORKLOAD = {
     "models": {"a": {"load_s": 10.0, "unload_s": 1.0}, "b": {"load_s": 5.0}},
@@ -160,6 +164,61 @@ def test_what_is_no_history_is_refused(
     assert done.exit_code == 2
     assert complaint in done.stderr
     assert not Path("none.sqlite").exists()
+
+
+NOW = 1_764_000_000.0
+
+
+@pytest.mark.parametrize(
+    ("since", "requests", "loads"),
+    [
+        ("0", 4, 4),
+        ("2025-11-24T16:00:40", 1, 0),
+        (str(int(NOW) + 29), 2, 0),
+        ("30s", 2, 0),
+        ("1m", 4, 4),
+        ("1d", 4, 4),
+    ],
+)
+def test_of_the_history_only_what_is_later(
+    history: Path, monkeypatch: pytest.MonkeyPatch, since: str, requests: int, loads: int
+) -> None:
+    monkeypatch.setattr("swapper_proxy.cli.time.time", lambda: NOW + 58)
+    was = json.loads(run("--from-history", str(history), "--since", since, "--json").stdout)["recorded"]
+    assert (was["requests"], was["loads"]) == (requests, loads)
+
+
+@pytest.mark.parametrize("since", ["yesterday", "-1d", "5 d", "1w", "", "\u0665d"])
+def test_what_is_no_time_is_refused(history: Path, since: str) -> None:
+    done = run("--from-history", str(history), "--since", since)
+    assert done.exit_code == 2
+    assert f"or an age like 24h, got {since!r}" in done.stderr
+
+
+def test_a_workload_has_no_since(file: str) -> None:
+    done = run(file, "--since", "1d")
+    assert done.exit_code == 2
+    assert "give either WORKLOAD.json or --from-history, with --since if you like" in done.stderr
+
+
+def test_millions_of_requests_take_no_more_memory_than_thousands(tmp_path: Path) -> None:
+    """Beside the waits, of which the figures are made: each a number."""
+
+    def peak_bytes(number: int) -> int:
+        file = tmp_path / f"{number}.sqlite"
+        with closing(opened(file)) as db:
+            write(db, [asked(at * 3.0, "a") for at in range(number)])
+        tracemalloc.start()
+        with Excerpt(file) as chosen:
+            work = recorded.workload(chosen.requests, chosen.swaps, Settings())
+            recorded.summary(chosen.requests, chosen.swaps)
+            simulate(work, of(work, Settings()), Policy.BOUNDED_WAIT)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    peak_bytes(100)  # what is made once
+    assert peak_bytes(4000) - peak_bytes(1000) < 100 * 3000
 
 
 @pytest.mark.parametrize(

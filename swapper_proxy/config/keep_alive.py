@@ -7,7 +7,9 @@ KeepAlive = int | float | str
 
 # What is below this is kept by the scheduler, so that Ollama does not unload under those who wait.
 LEAST_S = 60
-FOREVER = -1
+# Ollama is told to keep for so long what stays, again and again (see runtime.standby): it lets go by itself if the
+# proxy is killed.  This is longer than its own default, so that what stays is not the first that it lets go.
+STAY_S = 600
 LONGEST_S = 9_223_372_036  # a Go duration is 63 bits of nanoseconds
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}

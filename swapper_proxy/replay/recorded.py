@@ -2,18 +2,28 @@
 
 Each request is a client of its own that asks once, when it really came: it does not wait for an earlier one to be
 answered.  Its service is what was left of it without the queue.  Loads and unloads take what they took on average.
+There may be millions of requests: they are gone through in order of arrival, and none is kept.
 """
 
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from math import fsum
+from typing import Protocol
 
 from swapper_proxy.config import Settings
 from swapper_proxy.replay.report import Result, grid
 from swapper_proxy.replay.workload import Model, Step, Workload, WorkloadError
 from swapper_proxy.runtime.ports import RequestRecord, SwapRecord
+
+
+class Requests(Protocol):
+    """In order of arrival; they can be gone through more than once."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[RequestRecord]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,30 +37,52 @@ class Recorded:
     wait_max_s: float
 
 
-def summary(requests: Sequence[RequestRecord], swaps: Sequence[SwapRecord]) -> Recorded:
+def summary(requests: Requests, swaps: Iterable[SwapRecord]) -> Recorded:
     """The figures that a simulation is compared with."""
-    waits = [request.wait_s for request in requests]
+    number, most_s = len(requests), 0.0
     loads = [swap.load_s for swap in swaps if not swap.failed]
-    return Recorded(len(requests), len(loads), fsum(loads), _mean(waits), max(waits, default=0.0))
+
+    def waits() -> Iterator[float]:
+        nonlocal most_s
+        for request in requests:
+            most_s = max(most_s, request.wait_s)
+            yield request.wait_s
+
+    mean_s = fsum(waits()) / number if number else 0.0
+    return Recorded(number, len(loads), fsum(loads), mean_s, most_s)
 
 
-def workload(requests: Sequence[RequestRecord], swaps: Sequence[SwapRecord], settings: Settings) -> Workload:
+def workload(requests: Requests, swaps: Iterable[SwapRecord], settings: Settings) -> Workload:
     """The same requests at the same times.  Raises WorkloadError if there are none."""
-    if not requests:
-        raise WorkloadError("the history holds no requests")
-    start = min(map(_arrival, requests))
-    loads, unloads = _load_times(swaps), _unload_times(swaps)
+    first = next(iter(requests), None)
+    if first is None:
+        raise WorkloadError("the history holds no requests, or none since then")
+    loads, unloads = _swap_times(swaps)
     usual = _mean(loads.values())  # of models that were in memory before the history begins
     models = {
         name: Model(
             load_s=loads.get(name, usual),
             unload_s=unloads.get(name, 0.0),
-            parallel=_parallel(name, of, settings),
+            parallel=_parallel(name, most, settings),
         )
-        for name, of in _by_model(requests).items()
+        for name, most in _most_at_once(requests).items()
     }
-    steps = sorted((_arrival(r) - start, r.model, _service(r)) for r in requests)
-    return Workload(models=models, clients=[[Step(model=m, after_s=at, service_s=s)] for at, m, s in steps])
+    return Workload(models=models, arrivals=_Arrivals(requests, _arrival(first)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrivals:
+    """The requests as steps; `start` is when the first one came."""
+
+    requests: Requests
+    start: float
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    def __iter__(self) -> Iterator[Step]:
+        for r in self.requests:
+            yield Step(model=r.model, after_s=max(0.0, _arrival(r) - self.start), service_s=_service(r))
 
 
 def _arrival(request: RequestRecord) -> float:
@@ -61,25 +93,18 @@ def _service(request: RequestRecord) -> float:
     return max(0.0, request.duration_s - request.wait_s)
 
 
-def _by_model(requests: Iterable[RequestRecord]) -> Mapping[str, list[RequestRecord]]:
-    by_model = defaultdict[str, list[RequestRecord]](list)
-    for request in requests:
-        by_model[request.model].append(request)
-    return by_model
+def _swap_times(swaps: Iterable[SwapRecord]) -> tuple[dict[str, float], dict[str, float]]:
+    """How long loads and unloads of each model took on average."""
+    loads, unloads = defaultdict[str, list[float]](list), defaultdict[str, list[float]](list)
+    for swap in swaps:
+        if not swap.failed:
+            loads[swap.to_model].append(swap.load_s)
+        if swap.from_model:
+            unloads[swap.from_model].append(swap.unload_s)
+    return _means(loads), _means(unloads)
 
 
-def _load_times(swaps: Iterable[SwapRecord]) -> dict[str, float]:
-    return _means((swap.to_model, swap.load_s) for swap in swaps if not swap.failed)
-
-
-def _unload_times(swaps: Iterable[SwapRecord]) -> dict[str, float]:
-    return _means((swap.from_model, swap.unload_s) for swap in swaps if swap.from_model)
-
-
-def _means(pairs: Iterable[tuple[str, float]]) -> dict[str, float]:
-    of = defaultdict[str, list[float]](list)
-    for name, seconds in pairs:
-        of[name].append(seconds)
+def _means(of: dict[str, list[float]]) -> dict[str, float]:
     return {name: _mean(all_of_them) for name, all_of_them in of.items()}
 
 
@@ -88,23 +113,48 @@ def _mean(values: Iterable[float]) -> float:
     return fsum(them) / len(them) if them else 0.0
 
 
-def _parallel(name: str, requests: Iterable[RequestRecord], settings: Settings) -> int | None:
+def _parallel(name: str, most_at_once: int, settings: Settings) -> int | None:
     """None where the settings say it; else Ollama's own setting, or as many as it was seen to serve at once."""
     configured = settings.models.get(name)
     if settings.swapper.parallel or (configured and configured.parallel):
         return None
-    return settings.ollama_num_parallel or _most_at_once(requests)
+    return settings.ollama_num_parallel or most_at_once
 
 
-def _most_at_once(requests: Iterable[RequestRecord]) -> int:
-    ends: list[float] = []
-    most = 1
-    for begin, end in sorted((r.time - _service(r), r.time) for r in requests):
-        while ends and ends[0] <= begin:
-            heappop(ends)
-        heappush(ends, end)
-        most = max(most, len(ends))
-    return most
+def _most_at_once(requests: Requests) -> dict[str, int]:
+    """Of each model."""
+    seen = defaultdict[str, _AtOnce](_AtOnce)
+    for r in requests:
+        seen[r.model].arrived(_arrival(r), r.time - _service(r), r.time)
+    return {name: one.most() for name, one in seen.items()}
+
+
+@dataclass(slots=True)
+class _AtOnce:
+    """Counts how many requests are served at once; told of them as they arrive, it keeps only those under way.
+
+    What begins before the last arrival can be counted: whatever arrives later begins later.
+    """
+
+    _begins: list[tuple[float, float]] = field(default_factory=list)  # and ends; not counted yet
+    _ends: list[float] = field(default_factory=list)
+    _most: int = 1
+
+    def arrived(self, at: float, begin: float, end: float) -> None:
+        self._count(at)
+        heappush(self._begins, (begin, end))
+
+    def most(self) -> int:
+        self._count(math.inf)
+        return self._most
+
+    def _count(self, before: float) -> None:
+        while self._begins and self._begins[0][0] < before:
+            begin, end = heappop(self._begins)
+            while self._ends and self._ends[0] <= begin:
+                heappop(self._ends)
+            heappush(self._ends, end)
+            self._most = max(self._most, len(self._ends))
 
 
 def table(recorded: Recorded, results: Sequence[Result]) -> str:

@@ -4,6 +4,7 @@ import math
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class Tally:
 
 def result(policy: str, tallies: dict[str, Tally], makespan_s: float, violations: list[str]) -> Result:
     """All models together."""
-    waits = [wait for tally in tallies.values() for wait in tally.waits]
+    served = sum(len(tally.waits) for tally in tallies.values())
     return Result(
         policy=policy,
         loads=sum(tally.loads for tally in tallies.values()),
@@ -80,8 +81,8 @@ def result(policy: str, tallies: dict[str, Tally], makespan_s: float, violations
         makespan_s=makespan_s,
         requests=sum(tally.requests for tally in tallies.values()),
         rejected=sum(tally.rejected for tally in tallies.values()),
-        throughput_per_min=60.0 * len(waits) / makespan_s if makespan_s else 0.0,
-        wait_s=summary(waits),
+        throughput_per_min=60.0 * served / makespan_s if makespan_s else 0.0,
+        wait_s=summary(chain.from_iterable(tally.waits for tally in tallies.values())),
         per_model={name: tally.result for name, tally in tallies.items()},
         violations=violations,
     )

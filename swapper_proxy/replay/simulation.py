@@ -129,6 +129,8 @@ class Simulation:
         self._agenda: list[tuple[float, int, _Client | Event]] = []  # the number keeps those of one instant in order
         self._entries = 0
         self._progress = progress
+        self._arrivals = iter(workload.arrivals)
+        self._coming = next(self._arrivals, None)
         for steps in workload.clients:
             self._invite(_Client(steps))
 
@@ -153,9 +155,12 @@ class Simulation:
     def _next_instant(self) -> float:
         if self._line.ready:
             return self._now
-        if not self._agenda:
+        due = self._agenda[0][0] if self._agenda else math.inf
+        if self._coming is not None:
+            due = min(due, self._coming.after_s)
+        if due == math.inf:
             return max(self._now, self._wake_at) if self._requests else math.inf
-        return max(self._now, min(self._agenda[0][0], self._wake_at))
+        return max(self._now, min(due, self._wake_at))
 
     def _at(self, time: float, what: _Client | Event) -> None:
         self._entries += 1
@@ -166,6 +171,7 @@ class Simulation:
     def _events(self) -> list[Event]:
         """All of this instant."""
         events: list[Event] = []
+        self._let_come()
         while self._agenda and self._agenda[0][0] <= self._now:
             what = heappop(self._agenda)[2]
             if isinstance(what, _Client):
@@ -175,6 +181,11 @@ class Simulation:
                 events.append(what)
         events += self._line.shown()
         return events
+
+    def _let_come(self) -> None:
+        while self._coming is not None and self._coming.after_s <= min(self._now, self._until):
+            self._release(_Client((self._coming,)))
+            self._coming = next(self._arrivals, None)
 
     def _happen(self, event: Event) -> None:
         match event:

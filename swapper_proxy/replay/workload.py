@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, Protocol, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -44,11 +44,19 @@ class Step(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True
     priority: Priority | None = None
 
 
+class Arrivals(Protocol):
+    """Requests in order of time, each of a client that asks once; made while one goes through them."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Step]: ...
+
+
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
     """Nothing is released after `until_s`.  `memory_budget_gb` may be said to be None: no budget."""
 
     models: Mapping[str, Model]
-    clients: Sequence[Sequence[Step]]
+    clients: Sequence[Sequence[Step]] = ()
+    arrivals: Arrivals = ()
     mode: Literal["single-active", "multi-active"] | None = None
     memory_budget_gb: float | UnsetType | None = UNSET
     max_concurrent_models: int | None = None
@@ -57,7 +65,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def requests(self) -> int:
         """How many requests there are at most."""
-        return sum(map(len, self.clients))
+        return sum(map(len, self.clients)) + len(self.arrivals)
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from swapper_proxy import config
-from swapper_proxy.config.keep_alive import FOREVER, KeepAlive, divided
+from swapper_proxy.config.keep_alive import STAY_S, KeepAlive, divided
 from swapper_proxy.core.names import canonical, is_cloud, is_plausible
 from swapper_proxy.core.types import Key, Profile, RunnerOption
 from swapper_proxy.runtime.model import Meaning, Model
@@ -283,7 +283,7 @@ class Catalog:
         """How to load it; `keep_alive` is what the request that needs it sends, if any."""
         own = model.configured.keep_alive if model.configured else None
         if self.is_pinned(model) or (own is None and self.treatment.comes_back(model)):
-            keep_alive = FOREVER
+            keep_alive = STAY_S
         elif keep_alive is None:
             keep_alive, _ = divided(self.keep_alive(model, None))
         return self.treatment.load_spec(model, options, keep_alive)

@@ -86,14 +86,18 @@ class Ledger:
     from the past.
     """
 
-    def __init__(self, past: Past | None = None) -> None:
-        self._past = past or Past()
+    def __init__(self) -> None:
+        self._past = Past()
         self._residences = defaultdict[str, Residence](Residence)
-        for runner, seconds in self._past.uptime_s.items():
-            self._residences[runner].total_s = seconds
         self.requests: Counter[tuple[str, str, int]] = Counter()  # (model, endpoint, HTTP status)
         self.remote_requests: Counter[tuple[str, str, int]] = Counter()  # the same of models that run elsewhere
         self.by_model = defaultdict[str, Totals](Totals)
+
+    def recall(self, past: Past) -> None:
+        """Once, as soon as it is known what earlier runs came to."""
+        self._past = past
+        for runner, seconds in past.uptime_s.items():
+            self._residences[runner].total_s += seconds
 
     def changed(self, change: Changed) -> None:
         """A runner changed its state."""

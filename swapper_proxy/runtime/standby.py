@@ -5,7 +5,7 @@ import logging
 from typing import Self
 
 from swapper_proxy.config import Settings
-from swapper_proxy.config.keep_alive import FOREVER, KeepAlive, divided
+from swapper_proxy.config.keep_alive import STAY_S, KeepAlive, divided
 from swapper_proxy.core.errors import Rejected
 from swapper_proxy.core.types import Cause, Priority
 from swapper_proxy.runtime.catalog import Catalog
@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 # How often is looked whether the pinned models are there; after a failure less and less often.
 KEEP_FIRST_S = 5.0
 KEEP_MOST_S = 60.0
+# How often Ollama is told to go on keeping what stays: some times within STAY_S, since one of them may fail.
+RENEW_S = STAY_S / 5
 
 # What Ollama gives a model that nobody gives a time, unless its OLLAMA_KEEP_ALIVE says otherwise.  It has to be told: a
 # call without a time leaves a runner the one it has.
@@ -84,9 +86,7 @@ class Standby:
 
         To be called when no load is under way any more.  All at once: Ollama may be frozen.
         """
-        there = [self._catalog.serving(r.key.runner) for r in self._engine.residencies()]
-        staying = {model.runner: model for serving in there for model in serving if self._stays(model)}
-        await asyncio.gather(*map(self._let_go, (self._staying | staying).values()))
+        await asyncio.gather(*map(self._let_go, (self._staying | self._here_to_stay()).values()))
 
     async def _load_to_stay(self, model: Model, priority: Priority, cause: Cause) -> None:
         """Raises Rejected.  With the load Ollama is told to keep it: that counts also if nobody waits for its end."""
@@ -97,11 +97,16 @@ class Standby:
 
     async def _have_it_stay(self, model: Model) -> None:
         """Unless Ollama was told so: what was there before the proxy, or before the pin, has a time to live."""
-        if self._stays(model) and model.runner not in self._staying and await self._keep(model, FOREVER):
+        if self._stays(model) and model.runner not in self._staying and await self._keep(model, STAY_S):
             self._staying[model.runner] = model
 
     def _stays(self, model: Model) -> bool:
         return self._catalog.is_pinned(model) or self._catalog.treatment.comes_back(model)
+
+    def _here_to_stay(self) -> dict[str, Model]:
+        """By runner: what is in memory, or on its way in or out, and stays there because of the proxy."""
+        there = [self._catalog.serving(r.key.runner) for r in self._engine.residencies() if r.occupies]
+        return {model.runner: model for serving in there for model in serving if self._stays(model)}
 
     async def _let_go_of_others(self) -> None:
         """Of what was told to stay and need not any more."""
@@ -132,6 +137,7 @@ class Standby:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._load_missing())
             tasks.create_task(self._keep_pinned())
+            tasks.create_task(self._renew())
             tasks.create_task(self._bring_back_the_default())
 
     async def _load_missing(self) -> None:
@@ -156,6 +162,13 @@ class Standby:
             there = [await self._load(name, Cause.PRELOAD) for name in self._catalog.treatment.pinned]
             await self._let_go_of_others()
             pause_s = KEEP_FIRST_S if all(there) else min(2 * pause_s, KEEP_MOST_S)
+
+    async def _renew(self) -> None:
+        """Have Ollama go on keeping what stays.  A proxy that is killed cannot, so Ollama lets go of it in minutes."""
+        while True:
+            await asyncio.sleep(RENEW_S)
+            await self._engine.ollama.up.wait()
+            await asyncio.gather(*(self._keep(model, STAY_S) for model in self._here_to_stay().values()))
 
     async def _bring_back_the_default(self) -> None:
         default, after = self._swapper.default_model, self._swapper.default_after

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from swapper_proxy import config
-from swapper_proxy.config.keep_alive import FOREVER, KeepAlive
+from swapper_proxy.config.keep_alive import STAY_S, KeepAlive
 from swapper_proxy.core.names import canonical
 from swapper_proxy.core.types import RunnerOption
 from swapper_proxy.runtime.model import Model
@@ -74,15 +74,15 @@ class Treatment:
     def keep_alive(self, model: Model, asked: KeepAlive | None, *, pinned: bool) -> KeepAlive | None:
         """The keep_alive that holds for a request with this one; None leaves it to Ollama.
 
-        1. A pinned model stays.  2. The client's.  3. The model's own.  4. The default model stays, if it comes back
-        by itself (`default_after`).  5. The one for all.
+        1. A pinned model stays: Ollama keeps it until the proxy tells it so again.  2. The client's.  3. The model's
+        own.  4. The default model stays, if it comes back by itself (`default_after`).  5. The one for all.
         """
         if pinned:
-            return FOREVER
+            return STAY_S
         if asked is not None and not self.keep_alive_fixed:
             return asked
         own = model.configured.keep_alive if model.configured else None
-        return FOREVER if own is None and self.comes_back(model) else self.usual_keep_alive(model)
+        return STAY_S if own is None and self.comes_back(model) else self.usual_keep_alive(model)
 
     def usual_keep_alive(self, model: Model) -> KeepAlive | None:
         """That of a model that need not stay, and of which no client says how long."""

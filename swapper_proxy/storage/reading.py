@@ -6,14 +6,13 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
-import msgspec
-
 from swapper_proxy.runtime.ledger import Past, Totals
-from swapper_proxy.runtime.ports import RequestRecord, SwapRecord, Usage
-from swapper_proxy.storage.schema import BUSY_S, STEPS, NewerFile, version
+from swapper_proxy.storage.schema import BUSY_READING_S, MOST_TOKENS, STEPS, NewerFile, version
 
 Wanted = Mapping[str, str | int | float]
 Row = dict[str, object]
+
+LAST_S = 253_402_300_799.0  # the end of the year 9999
 
 COLUMNS = {
     "requests": "id, time, model, endpoint, status, wait_s, first_byte_s, duration_s, prompt_tokens, generated_tokens,"
@@ -33,8 +32,21 @@ OF_SWAPS = CONDITIONS | {"model": "(from_model = :model OR to_model = :model)"}
 
 
 def connected(path: Path) -> sqlite3.Connection:
-    """For reading.  Raises sqlite3.Error if there is no such file, NewerFile if it cannot be understood."""
-    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_S, isolation_level=None)
+    """For reading.  Raises sqlite3.Error if there is no such file, NewerFile if it cannot be understood.
+
+    A folder that cannot be written to has no room for what SQLite puts beside a file that others may write, too: then
+    it is taken for one that nobody writes.
+    """
+    try:
+        return _connected(path, "mode=rw")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+            raise
+        return _connected(path, "mode=ro&immutable=1")
+
+
+def _connected(path: Path, how: str) -> sqlite3.Connection:
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, timeout=BUSY_READING_S, isolation_level=None)
     try:
         db.execute("PRAGMA query_only = ON")
         if (found := version(db)) > len(STEPS):
@@ -60,8 +72,8 @@ def usage(path: Path, seconds: int, wanted: Wanted) -> list[Row]:
     """Requests by model and by stretch of so many seconds (of UTC), the oldest first."""
     query = f"""
         SELECT CAST(time / :seconds AS INTEGER) * :seconds AS start, model, count(*) AS requests,
-            sum(status >= 400) AS errors, sum(prompt_tokens) AS prompt_tokens,
-            sum(generated_tokens) AS generated_tokens, avg(wait_s) AS wait_s_mean, max(wait_s) AS wait_s_max,
+            sum(status >= 400) AS errors, {_sum("prompt_tokens")}, {_sum("generated_tokens")},
+            avg(wait_s) AS wait_s_mean, max(wait_s) AS wait_s_max,
             sum(generation_s) AS generation_s
         FROM requests{_where(CONDITIONS, wanted)} GROUP BY start, model ORDER BY start, model
     """
@@ -70,31 +82,24 @@ def usage(path: Path, seconds: int, wanted: Wanted) -> list[Row]:
     return [_rounded(row) | {"start": _stamp(row["start"], "seconds")} for row in rows]
 
 
-def past(db: sqlite3.Connection) -> Past:
-    """What the totals were."""
+def _sum(tokens: str) -> str:
+    """An older proxy wrote what Ollama said, whatever that was: sums must not overflow."""
+    return f"sum(max(0, min({tokens}, {MOST_TOKENS}))) AS {tokens}"
+
+
+def past(path: Path) -> Past:
+    """What the totals were.  Raises sqlite3.Error and NewerFile."""
+    with closing(connected(path)) as db:
+        db.row_factory = None
+        return sums(db)
+
+
+def sums(db: sqlite3.Connection) -> Past:
+    """What the totals are, on a connection that is there."""
     totals = "model, requests, prompt_tokens, generated_tokens, generated_timed, generation_s"
     rows = db.execute(f"SELECT {totals} FROM totals")
     uptimes = db.execute("SELECT runner, total_s FROM uptimes")
     return Past({model: Totals(*of) for model, *of in rows.fetchall()}, dict(uptimes.fetchall()))
-
-
-def recorded(path: Path) -> tuple[list[RequestRecord], list[SwapRecord]]:
-    """All of it, the oldest first.  Raises sqlite3.Error and NewerFile."""
-    with closing(connected(path)) as db:
-        requests = [_request(row) for row in db.execute(f"SELECT {COLUMNS['requests']} FROM requests ORDER BY id")]
-        swaps = [_swap(row) for row in db.execute(f"SELECT {COLUMNS['swaps']} FROM swaps ORDER BY id")]
-    return requests, swaps
-
-
-def _request(row: sqlite3.Row) -> RequestRecord:
-    own = {key: row[key] for key in RequestRecord.__struct_fields__ if key != "usage"}
-    return RequestRecord(**own, usage=Usage(**{key: row[key] for key in Usage.__struct_fields__}))
-
-
-def _swap(row: sqlite3.Row) -> SwapRecord:
-    return msgspec.structs.replace(
-        SwapRecord(**{key: row[key] for key in SwapRecord.__struct_fields__}), failed=bool(row["failed"])
-    )
 
 
 def _where(conditions: Mapping[str, str], wanted: Wanted) -> str:
@@ -117,4 +122,5 @@ def _round(key: str, value: object) -> tuple[str, object]:
 
 
 def _stamp(moment: float, to: str) -> str:
-    return datetime.fromtimestamp(moment, UTC).isoformat(timespec=to)
+    """A moment that no calendar has, which a wrong clock may have written, is the last or the first one that it has."""
+    return datetime.fromtimestamp(max(0.0, min(moment, LAST_S)), UTC).isoformat(timespec=to)

@@ -10,10 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 BUSY_S = 20.0  # another program may hold the file for so long
+BUSY_READING_S = 2.0  # the same for what a client waits for
 BUSY_AT_START_S = 2.0  # the same at the start, which waits for it
 LOG_BYTES = 4 * 1024 * 1024  # what the write-ahead log is cut down to
 DAY_S = 86_400.0
 PIECE = 5000  # rows of a table, or pages, that are dropped at once: it takes well below the second that may be lost
+MOST_TOTALS = 10_000  # models, and runners: names can be made up without end, and would leave no room for the rest
+MOST_TOKENS = 10**9  # of a request: sums of more SQLite may not be able to hold
+PART = 100  # of what is too much, such a part of all rows is dropped at once, if that is not even more
 
 # AUTOINCREMENT: the ids of what was dropped are never given again, so that paging stays true.
 STEPS: Sequence[str] = (
@@ -52,6 +56,16 @@ STOPPED = """
     FROM states WHERE id IN (SELECT max(id) FROM states GROUP BY model) AND state != 'unloaded'
 """
 DROPPED = ("requests", "swaps", "states")  # with time; the totals stay
+ROWS = "SELECT " + " + ".join(f"(SELECT coalesce(max(id) - min(id) + 1, 0) FROM {table})" for table in DROPPED)
+LEAST_USED = {  # table -> what goes first
+    "totals": "DELETE FROM totals WHERE model IN (SELECT model FROM totals ORDER BY requests DESC LIMIT -1 OFFSET ?)",
+    "uptimes": "DELETE FROM uptimes WHERE runner IN (SELECT runner FROM uptimes ORDER BY until DESC LIMIT -1 OFFSET ?)",
+}
+NEWEST = " UNION ALL ".join(f"SELECT time FROM {table} WHERE id = (SELECT max(id) FROM {table})" for table in DROPPED)
+# The indexes give the oldest of each table without a look at the others.
+OLDEST = " UNION ALL ".join(
+    f"SELECT time FROM (SELECT time FROM {table} ORDER BY time LIMIT :rows)" for table in DROPPED
+)
 
 
 class NewerFile(Exception):
@@ -125,23 +139,59 @@ def end_states(db: sqlite3.Connection) -> None:
         db.execute(STOPPED)
 
 
-def trim(db: sqlite3.Connection, now: float, days: int, max_bytes: int) -> bool:
-    """Drop a little of what is older than so many days; else, if the file takes more, the oldest hundredth.
+def cut_log(db: sqlite3.Connection, path: Path, most_bytes: int) -> int:
+    """Cut the write-ahead log down if it takes more than that; how many bytes it takes then."""
+    log = path.with_name(f"{path.name}-wal")
+    if log.exists() and log.stat().st_size > most_bytes:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return log.stat().st_size if log.exists() else 0
 
-    Returns whether there may be more to be dropped.  Meanwhile nobody writes, so it is a little at a time.
+
+def newest(db: sqlite3.Connection) -> float | None:
+    """When the last rows were written, by the clock of then; None if there are none."""
+    return max((time for (time,) in db.execute(NEWEST)), default=None)
+
+
+def trim(db: sqlite3.Connection, present: tuple[float, float], days: int, max_bytes: int) -> bool:
+    """Drop a little of what is older than so many days; else, if the file takes more, of what is oldest.
+
+    The present lies between two times.  What is older than the days is so by both; what is later than both, a wrong
+    clock has dated, and goes first if the file takes too much.  One moment is the limit for all tables, so that what is
+    left of each tells of the same time.  Returns whether there may be more to be dropped.  Meanwhile nobody writes, so
+    it is a little at a time.
     """
-    dropped = _drop(db, f"id IN (SELECT id FROM {{table}} WHERE time < ? LIMIT {PIECE})", now - days * DAY_S)
+    _drop_totals(db)
+    earliest, latest = present
+    dropped = _drop(db, "time < ?", earliest - days * DAY_S)
     if not dropped and _bytes(db) > max_bytes:
-        dropped = _drop(db, "id <= (SELECT min(id) + (max(id) - min(id)) / 100 FROM {table})")
+        dropped = _drop(db, "time > ?", latest + DAY_S) or _drop(db, "time <= ?", _oldest(db))
     db.executescript(f"PRAGMA incremental_vacuum({PIECE})")  # `execute` would free one page
     return dropped or _figure(db, "freelist_count") > 0
 
 
-def _drop(db: sqlite3.Connection, condition: str, *values: float) -> bool:
+def _drop_totals(db: sqlite3.Connection) -> None:
+    """Of the models that were asked for least, and of the runners that are gone for longest, if there are too many."""
+    for table, delete in LEAST_USED.items():
+        if db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] > MOST_TOTALS:
+            with transaction(db):
+                db.execute(delete, (MOST_TOTALS,))
+
+
+def _oldest(db: sqlite3.Connection) -> float | None:
+    """Until when the oldest rows go, whatever tables they are in."""
+    rows = min(PIECE, db.execute(ROWS).fetchone()[0] // PART + 1)
+    found = db.execute(f"SELECT max(time) FROM ({OLDEST} ORDER BY time LIMIT :rows)", {"rows": rows}).fetchone()
+    return found[0] if found else None
+
+
+def _drop(db: sqlite3.Connection, condition: str, moment: float | None) -> bool:
     """Whether there was anything to drop."""
     with transaction(db):
-        deletes = (f"DELETE FROM {table} WHERE {condition.format(table=table)}" for table in DROPPED)
-        return sum(db.execute(delete, values).rowcount for delete in deletes) > 0
+        deletes = (
+            f"DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE {condition} ORDER BY time LIMIT {PIECE})"
+            for table in DROPPED
+        )
+        return sum(db.execute(delete, (moment,)).rowcount for delete in deletes) > 0
 
 
 def _bytes(db: sqlite3.Connection) -> int:

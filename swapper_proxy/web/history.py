@@ -81,14 +81,21 @@ def _stretch(parameter: str, text: str) -> str:
 
 
 def _moment(parameter: str, text: str) -> float:
-    """Seconds since the epoch, of themselves or of an ISO time, which is UTC if it does not say."""
     try:
-        moment = float(text) if re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII) else _iso(text)
+        return moment(text)
+    except ValueError as error:
+        raise _invalid(f"{parameter}: {error}") from None
+
+
+def moment(text: str) -> float:
+    """Seconds since the epoch, of themselves or of an ISO time, which is UTC if it does not say.  Raises ValueError."""
+    try:
+        seconds = float(text) if re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII) else _iso(text)
     except (ValueError, OverflowError):
-        moment = math.nan
-    if not 0 <= moment < END_OF_TIME:
-        raise _invalid(f"{parameter}: expected a time like 2025-11-22T10:30:00+00:00 or epoch seconds, got {text!r}")
-    return moment
+        seconds = math.nan
+    if not 0 <= seconds < END_OF_TIME:
+        raise ValueError(f"expected a time like 2025-11-22T10:30:00+00:00 or epoch seconds, got {text!r}")
+    return seconds
 
 
 def _iso(text: str) -> float:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -253,9 +254,11 @@ async def test_a_broken_file_costs_only_the_history(
     async with keeping(session, simulator, file) as proxy:
         assert (await proxy.generate("alpha"))[0] == 200
         status, answer = await proxy.get("/history/requests")
-        assert (status, answer["error"]["code"]) == (404, "history_off")
-        assert "h.sqlite" in answer["error"]["message"]
-    assert len([r for r in caplog.records if r.message.startswith("history: ")]) == 1
+        assert (status, answer["error"]["code"]) == (503, "history_unavailable")
+        assert "not a database" in answer["error"]["message"]
+    begins, ends = [r.message for r in caplog.records if r.message.startswith("history: ")]
+    assert "h.sqlite cannot be used" in begins
+    assert "not kept" in ends
     assert file.read_bytes().startswith(b"this is no database")
 
 
@@ -285,24 +288,35 @@ async def test_a_process_that_is_killed_leaves_what_was_shown(
         ]
 
 
-async def test_a_full_disk_costs_only_the_history(
+async def test_a_full_disk_costs_nothing_if_there_is_room_again(
     session: aiohttp.ClientSession, simulator: str, file: Path, tmp_path: Path
 ) -> None:
-    config = tmp_path / "c.yaml"
+    config, said = tmp_path / "c.yaml", tmp_path / "serve.log"
     config.write_text(f"history: {{path: {file}}}")
-    full = ("prlimit", "--fsize=150000")  # no file may take more
-    async with served(session, simulator, tmp_path, "--config", str(config), before=full) as (proxy, _):
+    full = ("prlimit", "--fsize=150000:")  # no file may take more
+    asked = 0
+    async with served(session, simulator, tmp_path, "--config", str(config), before=full) as (proxy, process):
 
-        async def is_off() -> bool:
+        async def is_full() -> bool:
+            nonlocal asked
             assert (await proxy.generate("alpha"))[0] == 200
-            status, answer = await proxy.get("/history/requests")
-            return status == 404 and "could not be used" in answer["error"]["message"]
+            asked += 1
+            return "cannot be used" in said.read_text()
 
-        await until(is_off)
+        await until(is_full)
         assert (await proxy.generate("beta"))[0] == 200
         assert (await proxy.get("/health"))[1]["status"] == "healthy"
-    log = (tmp_path / "serve.log").read_text()
-    assert log.count("WARNING") == log.count("nothing is kept from now on") == 1
+        assert (await proxy.get("/history/requests"))[0] == 200  # what was written before can be read
+        _, hard = resource.prlimit(process, resource.RLIMIT_FSIZE)
+        resource.prlimit(process, resource.RLIMIT_FSIZE, (hard, hard))
+
+        async def is_written() -> bool:
+            rows = (await proxy.get("/history/usage"))[1]["usage"]
+            return sum(row["requests"] for row in rows) == asked + 1
+
+        await until(is_written)
+    log = said.read_text()
+    assert log.count("WARNING") == log.count("cannot be used") == log.count("is used again") == 1
 
 
 async def test_the_command_line_refuses_a_newer_file(simulator: str, tmp_path: Path) -> None:

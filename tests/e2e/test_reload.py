@@ -174,7 +174,7 @@ async def test_pins_come_and_go(proxy: Client, ollama: Client, file: File) -> No
     await reload(proxy)
     await is_in(proxy, "beta", "loaded")
     assert (await proxy.generate("alpha"))[0] == 507
-    assert await stays_for(ollama) > 1e6
+    assert await stays_for(ollama) > 300
     file.write()
     await reload(proxy)
     assert await stays_for(ollama) <= 300
@@ -184,7 +184,7 @@ async def test_pins_come_and_go(proxy: Client, ollama: Client, file: File) -> No
 async def test_a_pin_that_goes_in_mid_load(
     session: aiohttp.ClientSession, ollama: Client, file: File, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ollama was told to keep it for ever."""
+    """Ollama was told to keep it longer than it would by itself."""
     monkeypatch.setattr(standby, "KEEP_FIRST_S", 0.1)
     lazy = {"path": "ollama:slow", "size_gb": 1}
     file.write(models={"lazy": {**lazy, "pinned": True}})

@@ -15,7 +15,7 @@ import yaml
 
 from swapper_proxy.app import running
 from swapper_proxy.config import Server, Upstream
-from swapper_proxy.storage import reading
+from swapper_proxy.storage.excerpt import Excerpt
 from tests.e2e.conftest import LIMIT_S, Client, is_in, settings, until, waits
 from tests.e2e.process import started
 from tests.e2e.test_keep_alive import stays_for
@@ -157,8 +157,8 @@ async def test_what_happened_is_kept(start: Start, tmp_path: Path) -> None:
             assert (await proxy.generate("alpha"))[0] == 200
         process.terminate()
         assert await ends(process) == 0
-    requests, swaps = reading.recorded(tmp_path / "h")
-    assert (len(requests), len(swaps)) == (3, 1)
+    with Excerpt(tmp_path / "h") as kept:
+        assert (len(kept.requests), len(kept.swaps)) == (3, 1)
 
 
 async def test_a_list_of_events_ends_well(start: Start) -> None:

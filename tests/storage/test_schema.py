@@ -1,16 +1,31 @@
 """The file of the history: its version, and what is dropped from it."""
 
+import math
+import re
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from swapper_proxy.runtime.ports import RequestRecord, StateRecord, SwapRecord, Usage
-from swapper_proxy.storage.history import Uptime, write
-from swapper_proxy.storage.reading import page, past, recorded, usage
-from swapper_proxy.storage.schema import DAY_S, PIECE, STEPS, NewerFile, end_states, opened, transaction, trim, version
-from swapper_proxy.web.usage import MOST_NANOSECONDS, MOST_TOKENS, NANOSECONDS
+from swapper_proxy.storage import schema
+from swapper_proxy.storage.excerpt import Excerpt
+from swapper_proxy.storage.reading import page, past, usage
+from swapper_proxy.storage.schema import (
+    DAY_S,
+    MOST_TOKENS,
+    PIECE,
+    STEPS,
+    NewerFile,
+    end_states,
+    opened,
+    transaction,
+    trim,
+    version,
+)
+from swapper_proxy.storage.writing import Record, Uptime, write
 
 NOW = 1_764_000_000.0
 
@@ -25,6 +40,12 @@ def swap(time: float = NOW) -> SwapRecord:
 
 def state(time: float = NOW) -> StateRecord:
     return StateRecord(time, "a", "loaded", "idle")
+
+
+def recorded(file: Path) -> tuple[list[RequestRecord], list[SwapRecord]]:
+    """All requests, in order of arrival, and all swaps."""
+    with Excerpt(file) as all_of_it:
+        return list(all_of_it.requests), list(all_of_it.swaps)
 
 
 def numbers(db: sqlite3.Connection) -> list[int]:
@@ -67,7 +88,7 @@ def test_a_transaction_is_all_or_nothing(tmp_path: Path) -> None:
     with closing(opened(tmp_path / "h.sqlite")) as db:
         with pytest.raises(sqlite3.IntegrityError), transaction(db):
             db.executemany("INSERT INTO uptimes VALUES (?, ?, 0)", [("a", 1), ("a", 2)])
-        assert past(db).uptime_s == {}
+        assert past(tmp_path / "h.sqlite").uptime_s == {}
 
 
 def test_a_full_disk_keeps_what_was_there(tmp_path: Path) -> None:
@@ -83,17 +104,17 @@ def test_a_full_disk_keeps_what_was_there(tmp_path: Path) -> None:
 def test_what_is_old_is_dropped(tmp_path: Path) -> None:
     with closing(opened(tmp_path / "h.sqlite")) as db:
         write(db, [make(NOW - days * DAY_S) for make in (request, swap, state) for days in (40, 8, 6, 0)])
-        while trim(db, NOW, days=7, max_bytes=10**9):
+        while trim(db, (NOW, NOW), days=7, max_bytes=10**9):
             pass
         assert numbers(db) == [2, 2, 2]
-        assert past(db).totals["a"].requests == 4
+        assert past(tmp_path / "h.sqlite").totals["a"].requests == 4
 
 
 def test_much_is_dropped_a_little_at_a_time(tmp_path: Path) -> None:
     with closing(opened(tmp_path / "h.sqlite")) as db:
         write(db, [request(NOW - 8 * DAY_S)] * (2 * PIECE + 1))
         left = []
-        while trim(db, NOW, days=7, max_bytes=10**9):
+        while trim(db, (NOW, NOW), days=7, max_bytes=10**9):
             left.append(numbers(db)[0])
     assert left[:3] == [PIECE + 1, 1, 0]
 
@@ -101,22 +122,80 @@ def test_much_is_dropped_a_little_at_a_time(tmp_path: Path) -> None:
 def test_of_too_much_the_oldest_is_dropped_and_the_file_shrinks(tmp_path: Path) -> None:
     file = tmp_path / "h.sqlite"
     with closing(opened(file)) as db:
-        write(db, [request(NOW + number) for number in range(5000)] + [swap(), state()])
-        while trim(db, NOW, days=7, max_bytes=200_000):
+        write(db, [request(NOW - 5000 + number) for number in range(5000)])
+        while trim(db, (NOW, NOW), days=7, max_bytes=200_000):
             pass
         kept = numbers(db)[0]
         assert 500 < kept < 4000
         newest, following = page(file, "requests", {}, kept)
         assert (newest[0]["id"], newest[-1]["id"], following) == (5000, 5001 - kept, None)
-        assert past(db).totals["a"].requests == 5000
+        assert past(file).totals["a"].requests == 5000
     assert file.stat().st_size <= 200_000
+
+
+def test_one_moment_is_the_limit_for_all_tables(tmp_path: Path) -> None:
+    """Of a table with few rows no more goes than of one with many."""
+    with closing(opened(tmp_path / "h.sqlite")) as db:
+        write(db, [make(NOW - 5000 + number) for number in range(0, 5000, 500) for make in (swap, state)])
+        write(db, [request(NOW - 5000 + number) for number in range(5000)])
+        while trim(db, (NOW, NOW), days=7, max_bytes=200_000):
+            oldest = db.execute("SELECT min(time) FROM requests").fetchone()[0]
+            for table in ("swaps", "states"):
+                times = [time for (time,) in db.execute(f"SELECT time FROM {table} ORDER BY time")]
+                assert times == [at for at in range(int(NOW) - 5000, int(NOW), 500) if at >= oldest]
+        assert numbers(db)[1] >= 2
+
+
+@pytest.mark.parametrize("many", [swap, state])
+def test_the_limit_is_found_whatever_there_is_most_of(tmp_path: Path, many: Callable[[float], Record]) -> None:
+    with closing(opened(tmp_path / "h.sqlite")) as db:
+        write(db, [many(NOW - 5000 + number) for number in range(5000)] + [request(NOW - 1), request(NOW - 5001)])
+        while trim(db, (NOW, NOW), days=7, max_bytes=200_000):
+            pass
+        assert 500 < sum(numbers(db)) < 4000
+        assert [time for (time,) in db.execute("SELECT time FROM requests")] == [NOW - 1]
+
+
+def test_what_a_wrong_clock_has_dated_goes_before_the_rest(tmp_path: Path) -> None:
+    with closing(opened(tmp_path / "h.sqlite")) as db:
+        write(db, [make(NOW + 400 * DAY_S) for make in (request, swap, state) for _ in range(2000)])
+        write(db, [request(NOW)])
+        while trim(db, (NOW - 1, NOW), days=7, max_bytes=100_000):
+            pass
+        assert numbers(db) == [1, 0, 0]
+
+
+def test_names_without_end_leave_room_for_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "h.sqlite"
+    monkeypatch.setattr(schema, "MOST_TOTALS", 3)
+    with closing(opened(file)) as db:
+        for number, name in enumerate("abcde"):
+            write(db, [request(model=name)] * (5 - number) + [Uptime(name, 1.0, NOW + number)])
+        trim(db, (NOW, NOW), days=7, max_bytes=10**9)
+    assert (sorted(past(file).totals), sorted(past(file).uptime_s)) == (["a", "b", "c"], ["c", "d", "e"])
+
+
+def test_what_is_old_by_one_clock_only_stays(tmp_path: Path) -> None:
+    with closing(opened(tmp_path / "h.sqlite")) as db:
+        write(db, [make(NOW - 1) for make in (request, swap, state)])
+        assert not trim(db, (NOW, NOW + 40 * DAY_S), days=30, max_bytes=10**9)
+        assert not trim(db, (0.0, NOW), days=30, max_bytes=10**9)
+        assert numbers(db) == [1, 1, 1]
+
+
+def test_the_limits_are_found_by_the_indexes(tmp_path: Path) -> None:
+    """So that five million rows take no longer than five thousand."""
+    with closing(opened(tmp_path / "h.sqlite")) as db:
+        for query in (schema.ROWS, schema.NEWEST, f"SELECT max(time) FROM ({schema.OLDEST} ORDER BY time LIMIT :rows)"):
+            for *_, step in db.execute(f"EXPLAIN QUERY PLAN {query}", {"rows": 5}):
+                assert not re.search(r"SCAN (requests|swaps|states)(?! USING COVERING INDEX)", step), step
 
 
 def test_a_size_that_nothing_fits_ends(tmp_path: Path) -> None:
     file = tmp_path / "h.sqlite"
     with closing(opened(file)) as db:
         write(db, [request(), request(), swap()])
-        while trim(db, NOW, days=7, max_bytes=1):
+        while trim(db, (NOW, NOW), days=7, max_bytes=1):
             pass
         assert numbers(db) == [0, 0, 0]
         write(db, [request()])
@@ -127,7 +206,7 @@ def test_totals_and_uptimes_add_up(tmp_path: Path) -> None:
     with closing(opened(tmp_path / "h.sqlite")) as db:
         write(db, [request(), request(), request(model="b"), Uptime("w", 1.5, NOW)])
         write(db, [request(), Uptime("w", 2.0, NOW + 2), Uptime("v", 0.0, NOW)])
-        was = past(db)
+        was = past(tmp_path / "h.sqlite")
     totals = was.totals["a"]
     assert (totals.requests, totals.prompt_tokens, totals.generated_tokens) == (3, 9, 12)
     assert totals.tokens_per_second == 2.0
@@ -156,15 +235,31 @@ def test_what_was_in_memory_at_the_end_of_a_proxy_is_so_no_longer(tmp_path: Path
     ]
 
 
-def test_the_most_that_an_answer_may_say_can_be_added_up(tmp_path: Path) -> None:
+def test_absurd_figures_cost_nothing_else(tmp_path: Path) -> None:
     file = tmp_path / "h.sqlite"
-    most_s = MOST_NANOSECONDS * NANOSECONDS
-    most = RequestRecord(NOW, "a", "chat", 200, 0.0, None, 1.0, Usage(MOST_TOKENS, MOST_TOKENS, most_s, most_s))
+    figures = Usage(10**30, -(2**63), math.nan, math.inf)
+    absurd = RequestRecord(NOW, "a\udc80", "chat", 200, math.nan, -math.inf, 1e308, figures)
     with closing(opened(file)) as db:
-        write(db, [most] * 3)
-        assert past(db).totals["a"].prompt_tokens == 3 * MOST_TOKENS
-    assert usage(file, 3600, {})[0]["generated_tokens"] == 3 * MOST_TOKENS
-    assert MOST_TOKENS * 10**9 < 2**63  # as many answers
+        write(db, [absurd] * 3)
+        write(db, [SwapRecord(NOW, "a", "b\udc80", "idle", math.nan, math.inf, math.nan, False)])
+    assert past(file).totals["a?"].requests == 3
+    assert usage(file, 3600, {})[0]["requests"] == 3
+    assert len(page(file, "requests", {}, 10)[0]) == 3
+
+
+def test_absurd_rows_of_an_older_proxy_can_be_read(tmp_path: Path) -> None:
+    file = tmp_path / "h.sqlite"
+    with closing(opened(file)) as db:
+        for time in (NOW, -1e300, 1e300, math.inf):
+            tokens = 2**63 - 1
+            db.execute(
+                "INSERT INTO requests VALUES (NULL, ?, 'a', 'chat', 200, 0, NULL, -1, ?, ?, 0, 0)",
+                (time, tokens, -tokens),
+            )
+    assert [row["time"][:4] for row in page(file, "requests", {}, 10)[0]] == ["9999", "9999", "1970", "2025"]
+    rows = usage(file, 3600, {})
+    assert sum(row["requests"] for row in rows) == 4
+    assert (rows[0]["prompt_tokens"], rows[0]["generated_tokens"]) == (MOST_TOKENS, 0)
 
 
 def test_usage_by_hour_and_day(tmp_path: Path) -> None:
@@ -192,3 +287,36 @@ def test_reading_makes_no_file(tmp_path: Path) -> None:
     with pytest.raises(sqlite3.OperationalError):
         recorded(tmp_path / "none.sqlite")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_excerpt_begins_at_a_moment_and_is_in_order_of_arrival(tmp_path: Path) -> None:
+    file = tmp_path / "h.sqlite"
+    long = RequestRecord(NOW + 3, "long", "chat", 200, 0.0, None, 50.0, Usage())
+    with closing(opened(file)) as db:
+        write(db, [request(NOW), request(NOW + 1, "b"), long, request(NOW + 2, "c"), swap(NOW), swap(NOW + 1)])
+    with Excerpt(file, NOW + 1) as chosen:
+        for _ in range(2):
+            assert [r.model for r in chosen.requests] == ["long", "b", "c"]
+        assert (len(chosen.requests), len(chosen.swaps), list(chosen.swaps)) == (3, 1, [swap(NOW + 1)])
+
+
+def test_an_excerpt_does_not_hold_the_history_up(tmp_path: Path) -> None:
+    """Its log can be cut while somebody goes through the excerpt."""
+    file = tmp_path / "h.sqlite"
+    with closing(opened(file)) as db:
+        write(db, [request()] * 2000)
+        with Excerpt(file) as chosen:
+            reading = iter(chosen.requests)
+            next(reading)
+            write(db, [request()] * 2000)
+            assert db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+            assert len(list(reading)) == 1999
+
+
+def test_rows_out_of_their_mind_are_no_part_of_an_excerpt(tmp_path: Path) -> None:
+    file = tmp_path / "h.sqlite"
+    with closing(opened(file)) as db:
+        for time, duration_s in ((NOW, 1e300), (math.inf, 1), (-5, 1), (NOW, -1)):
+            write(db, [RequestRecord(time, "a", "chat", 200, 0.0, None, duration_s, Usage())])
+        write(db, [request()])
+    assert recorded(file)[0] == [request()]
