@@ -91,11 +91,14 @@ async def test_another_name_for_what_is_in_memory(proxy: Client, file: File) -> 
     assert await loads(proxy) == 1
 
 
-async def test_the_stream_goes_on_and_nothing_is_unloaded(proxy: Client, ollama: Client, file: File) -> None:
-    async with proxy.stream("alpha", 300) as stream:
+async def test_the_stream_goes_on_and_nothing_is_unloaded(
+    proxy: Client, ollama: Client, ollama_server: OllamaServer, file: File
+) -> None:
+    async with proxy.stream("alpha", 2000) as stream:
         await stream.content.readany()
         file.write(swapper={"mode": "multi-active", "max_concurrent_models": 2, "max_queue": 7})
-        await reload(proxy)
+        with ollama_server.held():
+            await reload(proxy)
         rest = await stream.read()
     assert b'"done":true' in rest
     assert await ollama.resident() == ["alpha:latest"]
