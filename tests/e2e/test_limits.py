@@ -8,6 +8,7 @@ import aiohttp
 import pytest
 
 from swapper_proxy.config import Model, RunnerOptions
+from swapper_proxy.core import policy
 from swapper_proxy.runtime import standby
 from tests.e2e.conftest import Client, at_rest, busy, configured, is_in, until, waits
 from tests.e2e.test_keep_alive import stays_for
@@ -68,16 +69,13 @@ async def test_a_queue_that_is_full(ollama: Client, limits: Any, refused: str, t
 
 # Memory
 
-# A hold is never longer than an unload and a load, which take a quarter of a second and a guess of one.
-LONGEST_HOLD_S = 3.0
 
-
-async def test_the_least_recently_used_goes(roomy: Client) -> None:
+async def test_the_least_recently_used_goes(roomy: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policy, "hold_s", lambda *_: 0.0)  # none is kept for a client that may call again at once
     async with configured(roomy, models(), mode="multi-active", memory_budget_gb=2) as proxy:
         for name, there in (("alpha", {"alpha"}), ("beta", {"alpha", "beta"}), ("alpha", {"alpha", "beta"})):
             assert (await proxy.generate(name))[0] == 200
             assert await resident(roomy) == there
-        await asyncio.sleep(LONGEST_HOLD_S)  # neither is kept for a client that may call again at once
         assert (await proxy.generate("gamma"))[0] == 200
         assert await resident(roomy) == {"alpha", "gamma"}
         assert await proxy.metric("swapper_swaps_total", from_model="beta", to_model="gamma") == 1
