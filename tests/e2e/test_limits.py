@@ -183,7 +183,7 @@ async def test_the_others_share_what_a_pin_leaves(roomy: Client) -> None:
 
 async def test_what_waits_when_a_pinned_model_comes_is_told(session: aiohttp.ClientSession, ollama: Client) -> None:
     await ollama.generate("beta")
-    async with ollama.stream("beta", 20000) as direct:
+    async with ollama.stream("beta", 40_000) as direct:
         await direct.content.readline()
         async with configured(ollama, pinned()) as proxy:
             await waits(proxy, 1)  # alpha, at start: beta is in memory and used directly
