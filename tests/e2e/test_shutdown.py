@@ -18,7 +18,7 @@ from swapper_proxy.config import Server, Upstream
 from swapper_proxy.storage import reading
 from tests.e2e.conftest import LIMIT_S, Client, is_in, settings, until, waits
 from tests.e2e.process import started
-from tests.e2e.test_keep_alive import stays_for
+from tests.e2e.test_keep_alive import is_about
 from tests.real.server import OllamaServer, free_port
 
 Start = Callable[..., AbstractAsyncContextManager[tuple[Client, Process]]]
@@ -64,7 +64,7 @@ async def test_streams_end_and_nobody_comes_in(start: Start, ollama: Client, oll
             await takes_nobody(proxy)
         assert b'"done":true' in await stream.read()
         assert await ends(process) == 0
-    assert await stays_for(ollama) <= 300
+    await is_about(ollama, 5)
 
 
 async def test_who_waits_for_what_is_there_is_served_and_who_needs_a_load_is_not(
