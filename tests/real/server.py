@@ -7,7 +7,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -92,10 +92,10 @@ class OllamaServer:
     def signal_runners(self, number: int) -> int:
         """Only to the processes that hold models; to how many."""
         assert self._process is not None
-        children = subprocess.run(["pgrep", "-P", str(self._process.pid)], capture_output=True, text=True, check=False)
-        for child in children.stdout.split():
-            os.kill(int(child), number)
-        return len(children.stdout.split())
+        children = _children(self._process.pid)
+        for child in children:
+            os.kill(child, number)
+        return len(children)
 
     def create(self, names: Iterable[str] = tuple(MODELS)) -> None:
         """Write the weights of these models and register them."""
@@ -165,6 +165,18 @@ class OllamaServer:
             os.killpg(self._process.pid, signal.SIGCONT)  # a frozen one would not see it
             self._process.wait()
             self._process = None
+
+
+def _children(process: int) -> list[int]:
+    """The processes that it started and that are still there, at once where Linux tells them."""
+    if not Path(f"/proc/{process}/task/{process}/children").exists():
+        found = subprocess.run(["pgrep", "-P", str(process)], capture_output=True, text=True, check=False)
+        return [int(child) for child in found.stdout.split()]
+    told = []
+    for thread in Path(f"/proc/{process}/task").iterdir():
+        with suppress(OSError):  # the thread has ended meanwhile
+            told += (thread / "children").read_text().split()
+    return [int(child) for child in told]
 
 
 def free_port() -> int:
