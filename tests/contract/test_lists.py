@@ -91,7 +91,7 @@ class TestShow:
         shown = answer.json
         assert {"modelfile", "parameters", "template", "details", "model_info", "capabilities"} <= set(shown)
         parameters = [line.split() for line in shown["parameters"].splitlines()]
-        assert sorted(parameters) == [["num_ctx", "512"], ["num_predict", "16"]]  # in any order
+        assert sorted(parameters) == [["num_ctx", "512"], ["num_predict", "16"], ["num_thread", "1"]]  # in any order
         assert "\nPARAMETER num_ctx 512\n" in shown["modelfile"]
         assert list(shown["details"]) == DETAILS
         assert shown["capabilities"] == ["completion"]

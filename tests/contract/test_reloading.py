@@ -32,7 +32,7 @@ async def reloaded(ask: Ask) -> bool:
         (CTX_512, {"num_ctx": 512.9}),
         ({}, {"temperature": 0, "seed": 1, "top_k": 3, "num_keep": 5, "stop": ["x"], "num_predict": 1}),
         ({"num_gpu": 0}, {}),
-        ({}, {"num_gpu": -1, "num_batch": 512, "main_gpu": 0, "num_thread": 0, "use_mmap": None, "nonsense": 1}),
+        ({}, {"num_gpu": -1, "num_batch": 512, "main_gpu": 0, "num_thread": 1, "use_mmap": None, "nonsense": 1}),
     ],
 )
 async def test_no_reload(ask: Ask, first: Options, second: Options) -> None:
@@ -48,7 +48,7 @@ async def test_no_reload(ask: Ask, first: Options, second: Options) -> None:
         ({}, {"num_ctx": 1024}),
         (CTX_512, {"num_ctx": 1024}),
         ({"num_gpu": 0}, {"num_gpu": 1}),
-        ({"num_thread": 1}, {}),
+        ({"num_thread": 2}, {}),
         ({"num_batch": 64}, {}),
         ({"main_gpu": 1}, {}),
         ({"use_mmap": True}, {}),

@@ -9,10 +9,11 @@ from tests.contract.asking import Ask
 
 async def test_another_model_waits_for_the_answer_in_flight(ask: Ask) -> None:
     await ask.generate("alpha")
-    async with ask.streaming("alpha", 200) as stream:
+    async with ask.streaming("alpha", 4000) as stream:
         load = asyncio.create_task(ask.generate("beta"))
-        assert b'"eval_count":200' in await stream.read()
+        await ask.round_trips()
         assert not load.done()
+        assert b'"eval_count":4000' in await stream.read()
     assert (await load).json["done_reason"] == "load"
     assert await ask.names() == ["beta:latest"]
 

@@ -30,7 +30,8 @@ class TestCreate:
             assert statuses(answer) == ["layer", "layer", "layer", "writing manifest", "success"]
             made = await shown(ask, "made")
             assert made["system"] == "be kind"
-            assert sorted(made["parameters"].split()) == ["16", "512", "num_ctx", "num_predict"]  # in any order
+            parameters = sorted(made["parameters"].split())  # they come in any order
+            assert parameters == ["1", "16", "512", "num_ctx", "num_predict", "num_thread"]
             assert made["details"]["parent_model"] == "alpha:latest"
             answer = await ask.generate("made", prompt="x", options={"num_predict": 2}, stream=False)
             assert (answer.json["done_reason"], answer.json["eval_count"]) == ("length", 2)

@@ -48,11 +48,9 @@ LISTS = [
 
 SHOWN = [
     *unread(SHOW),
-    *SHOW.fields("model", "alpha-512", unordered=True),
-    *SHOW.fields("model", "alpha-kind", "embedder"),
+    *SHOW.fields("model", "alpha-512", "alpha-kind", "embedder"),
     *SHOW.fields("verbose", True, "x"),
-    *SHOW.fields("options", {"num_ctx": 1}, unordered=True),
-    *SHOW.fields("options", []),
+    *SHOW.fields("options", {"num_ctx": 1}, []),
     SHOW.body("the old key", {"name": "alpha"}),
     SHOW.body("both keys", {"model": "alpha", "name": "nope"}),
 ]

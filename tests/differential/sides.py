@@ -1,16 +1,15 @@
 """A real Ollama and the proxy in front of it, asked one after the other from the same state."""
 
-import asyncio
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from tests.differential.rows import Row, encoded
 from tests.differential.wire import Reply, Request, exchange
+from tests.waiting import until
 
-LIMIT_S = 10.0
-POLL_S = 0.01
 KEEP_ALIVE_S = 300
+MARGIN_S = 15  # rows tell 20 seconds from 60
 
 
 @dataclass(frozen=True)
@@ -42,24 +41,29 @@ class Sides:
 
     async def until_stays(self, name: str, seconds: float) -> None:
         """Until the model is there for about so long; 0: until it is gone, infinity: for ever."""
-        async with asyncio.timeout(LIMIT_S):
-            while not _about((await self.residents()).get(f"{name}:latest", 0), seconds):
-                await asyncio.sleep(POLL_S)
+
+        async def does() -> bool:
+            return _about((await self.residents()).get(f"{name}:latest", 0), seconds)
+
+        await until(does)
 
     async def empty(self) -> None:
         """Unload what is in memory; the proxy is asked first, so that it knows."""
-        async with asyncio.timeout(LIMIT_S):
-            while found := await self.residents():
-                for name in found:
-                    await _generate(self.proxy, {"model": name, "keep_alive": 0})
-                    await _generate(self.ollama, {"model": name, "keep_alive": 0})
-                await asyncio.sleep(POLL_S)
+
+        async def done() -> bool:
+            found = await self.residents()
+            for name in found:
+                await _generate(self.proxy, {"model": name, "keep_alive": 0})
+                await _generate(self.ollama, {"model": name, "keep_alive": 0})
+            return not found
+
+        await until(done)
 
 
 def _about(left: float, seconds: float) -> bool:
     if seconds == float("inf"):
         return left > 1e9
-    return abs(left - seconds) < 5 if seconds else left == 0
+    return abs(left - seconds) < MARGIN_S if seconds else left == 0
 
 
 async def _generate(url: str, body: dict[str, object]) -> None:

@@ -5,7 +5,7 @@ import contextlib
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
-LIMIT_S = 30.0
+from tests.waiting import LIMIT_S
 
 Headers = tuple[tuple[str, str], ...]
 

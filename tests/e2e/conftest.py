@@ -1,7 +1,6 @@
 """The proxy as it ships, through `app.running`, in front of the real Ollama or the simulator."""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +15,9 @@ from swapper_proxy.config import Model, Server, Settings, Swapper, Upstream
 from swapper_proxy.ollama.simulator import SimulatedModel, Simulator, serving
 from tests.real.install import find
 from tests.real.server import OllamaServer
+from tests.waiting import LIMIT_S, until
 
-LIMIT_S = 60
+__all__ = ["LIMIT_S", "until"]
 
 MODELS = {
     "first": Model(path="ollama:alpha", type="llm", size_gb=1, priority="high"),
@@ -76,13 +76,6 @@ async def _content(answer: aiohttp.ClientResponse) -> Any:
     return await answer.json() if answer.content_type == "application/json" else await answer.text()
 
 
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Poll until it holds; a test that would wait for ever fails."""
-    async with asyncio.timeout(LIMIT_S):
-        while not await condition():
-            await asyncio.sleep(0.01)
-
-
 async def waits(proxy: Client, number: int) -> None:
     """Until so many wait in all."""
 
@@ -114,7 +107,7 @@ async def at_rest(proxy: Client) -> None:
 @asynccontextmanager
 async def busy(proxy: Client, model: str) -> AsyncIterator[aiohttp.ClientResponse]:
     """Keep the model answering until the end of the block; then the client leaves."""
-    async with proxy.stream(model, 20000) as stream:
+    async with proxy.stream(model, 40_000) as stream:
         assert stream.status == 200
         await stream.content.readline()
         yield stream
@@ -122,8 +115,9 @@ async def busy(proxy: Client, model: str) -> AsyncIterator[aiohttp.ClientRespons
 
 
 def settings(url: str, **swapper: Any) -> Settings:
-    server = Server(port=0, shutdown_grace=1.0)
-    return Settings(server=server, upstream=Upstream(url=url), models=MODELS, swapper=Swapper(**swapper))
+    """Loads may take as long as they do on a busy machine."""
+    server, chosen = Server(port=0, shutdown_grace=1.0), Swapper(**({"model_swap_timeout": 300.0} | swapper))
+    return Settings(server=server, upstream=Upstream(url=url), models=MODELS, swapper=chosen)
 
 
 @pytest.fixture(scope="session")

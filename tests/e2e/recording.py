@@ -9,7 +9,7 @@ import msgspec
 
 from swapper_proxy.app import running
 from swapper_proxy.config import Keys, Server, Settings, Upstream
-from tests.e2e.conftest import LIMIT_S
+from tests.waiting import LIMIT_S
 
 # What the proxy itself asks for, sooner or later.
 OWN = (b"GET /api/ps ", b"GET /api/version ", b"GET /api/tags ")

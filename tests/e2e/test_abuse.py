@@ -11,6 +11,7 @@ import pytest
 
 from tests.e2e.conftest import until
 from tests.e2e.recording import Target, Wire, recorded
+from tests.waiting import LIMIT_S
 
 HOST = b"Host: localhost\r\n"
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -243,21 +244,6 @@ async def test_requests_one_behind_the_other_are_answered_in_their_order(target:
 # Time
 
 LIMIT = 30.0  # of the proxy's, in seconds; nobody waits for it: `passes` moves the clock
-MOST = 10.0  # until what is due has happened
-
-
-@pytest.fixture
-async def passes(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Lets so many seconds pass for all that waits for its time on this loop: the proxy and the tests."""
-    loop, ahead = asyncio.get_running_loop(), 0.0
-    now = loop.time
-
-    def passes(seconds: float) -> None:
-        nonlocal ahead
-        ahead += seconds
-
-    monkeypatch.setattr(loop, "time", lambda: now() + ahead)
-    return passes
 
 
 @pytest.mark.parametrize("begun", [b"", b"GET /api/asked\r\n", TAGS, b"\r\n"])  # the second is all that HTTP/0.9 sends
@@ -269,7 +255,7 @@ async def test_a_head_that_does_not_end_is_not_waited_for(passes: Callable[[floa
         await wire.send(begun)
         await target.serves_others()
         passes(LIMIT)
-        async with asyncio.timeout(MOST):
+        async with asyncio.timeout(LIMIT_S):
             assert await wire.is_closed()
         await target.serves_others()
 
@@ -281,7 +267,7 @@ async def test_bytes_that_drip_do_not_put_it_off(passes: Callable[[float], None]
             await wire.send(b"a")
             await target.serves_others()  # by then it has come
             passes(LIMIT / 4)
-        async with asyncio.timeout(MOST):
+        async with asyncio.timeout(LIMIT_S):
             assert await wire.is_closed()
         await target.serves_others()
         assert set(target.upstream.lines) == {b"GET /api/beside HTTP/1.1"}

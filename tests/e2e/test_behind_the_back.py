@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from swapper_proxy.config import Model
-from tests.e2e.conftest import Client, configured, is_in
+from tests.e2e.conftest import LIMIT_S, Client, configured, is_in
 
 USER = [{"role": "user", "content": "x"}]
 FEW = {"num_predict": 2}
@@ -70,7 +70,7 @@ async def raw(client: Client, start: str, body: bytes) -> bytes:
     host, port = client.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(f"{start}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(LIMIT_S):
         answer = await reader.read()
     writer.close()
     return answer

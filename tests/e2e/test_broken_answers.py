@@ -21,6 +21,7 @@ BODIES: dict[str, dict[str, Any]] = {
 ENDS = (b"[DONE]", b"message_stop", b'"done":true')
 LIMITS = {"first_byte_timeout": 0.5, "idle_timeout": 0.5}
 
+pytestmark = pytest.mark.usefixtures("own_time")
 paths = pytest.mark.parametrize("path", BODIES)
 streams = pytest.mark.parametrize("stream", [True, False])
 

@@ -127,11 +127,14 @@ async def test_deleted_and_made_again(proxy: Client, ollama: Client, ollama_serv
     assert await ollama.resident() == ["made:latest"]
 
 
-async def test_nothing_is_cut_when_it_is_deleted_through_the_proxy(proxy: Client, ollama: Client) -> None:
+async def test_nothing_is_cut_when_it_is_deleted_through_the_proxy(
+    proxy: Client, ollama: Client, ollama_server: OllamaServer
+) -> None:
     async with proxy.stream("mine", 2000) as stream:
         await stream.content.readline()
-        deleting = asyncio.create_task(delete(proxy, "made"))
-        await is_in(proxy, "mine", "draining")
+        with ollama_server.held():
+            deleting = asyncio.create_task(delete(proxy, "made"))
+            await is_in(proxy, "mine", "draining")
         lines = (await stream.text()).splitlines()
     assert json.loads(lines[-1])["eval_count"] == 2000
     assert await deleting == (200, "")

@@ -21,6 +21,8 @@ from tests.e2e.conftest import Client, at_rest, busy, is_in, settings, until, wa
 from tests.e2e.faulty import MESSAGES, TWO, faulty, healthy, is_served, text_of
 from tests.e2e.test_events import listening
 
+pytestmark = pytest.mark.usefixtures("own_time")
+
 PATHS = ("/api/generate", "/api/chat", "/v1/chat/completions", "/v1/messages")
 ASKED = {"model": "alpha", "prompt": "x", "messages": MESSAGES, "max_tokens": 4, "stream": False}
 

@@ -44,7 +44,7 @@ async def test_also_on_a_refusal_after_waiting(session: aiohttp.ClientSession) -
     async with simulated(session, model, model_swap_timeout=0.2) as proxy:
         status, answered = await headers(proxy, "/v1/chat/completions", CHAT)
         assert status == 504
-        assert 0.15 < queue_seconds(answered) < 5
+        assert queue_seconds(answered) > 0.15
 
 
 @pytest.mark.parametrize("asked", ["high", "Medium", "LOW"])

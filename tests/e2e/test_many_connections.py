@@ -7,10 +7,10 @@ import aiohttp
 
 from swapper_proxy.ollama.simulator import Simulator, serving
 from tests.e2e.process import served
+from tests.waiting import LIMIT_S
 
 CONNECTIONS = 200
 FEW_FILES = ("sh", "-c", 'ulimit -Sn 64 && exec "$@"', "sh")
-LIMIT_S = 60
 
 
 async def test_connections_beyond_the_usual_limit_of_open_files(session: aiohttp.ClientSession, tmp_path: Path) -> None:

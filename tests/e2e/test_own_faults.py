@@ -47,7 +47,7 @@ async def test_before_the_answer(
 
 
 async def test_in_the_middle(proxy: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    async with proxy.stream("alpha", 2000) as stream:
+    async with proxy.stream("alpha", 40_000) as stream:
         await stream.content.readany()
         monkeypatch.setattr(Counted, "chunk", Mock(side_effect=RuntimeError("a bug")))
         with pytest.raises(aiohttp.ClientPayloadError):

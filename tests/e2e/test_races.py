@@ -79,18 +79,21 @@ async def test_nobody_is_lost_when_others_leave_the_queue_as_a_place_becomes_fre
         await at_rest(proxy)
 
 
-async def test_a_model_that_answers_is_not_killed_whoever_wants_it_gone(ollama: Client) -> None:
+async def test_a_model_that_answers_is_not_killed_whoever_wants_it_gone(
+    ollama: Client, ollama_server: OllamaServer
+) -> None:
     """The operator, `ollama stop`, and one who has waited too long for another model."""
     async with configured(ollama, ONE_AT_A_TIME, max_wait=IMPATIENT) as proxy:
         await acquainted(proxy)
         async with proxy.stream("alpha", TOKENS) as stream:
             await stream.content.readline()
-            gone = [
-                asyncio.create_task(proxy.post("/models/alpha/unload")),
-                asyncio.create_task(proxy.post("/api/generate", {"model": "alpha", "keep_alive": 0})),
-                asyncio.create_task(proxy.generate("beta")),
-            ]
-            await is_in(proxy, "alpha", "draining")
+            with ollama_server.held():
+                gone = [
+                    asyncio.create_task(proxy.post("/models/alpha/unload")),
+                    asyncio.create_task(proxy.post("/api/generate", {"model": "alpha", "keep_alive": 0})),
+                    asyncio.create_task(proxy.generate("beta")),
+                ]
+                await is_in(proxy, "alpha", "draining")
             assert await whole(stream) == TOKENS
         assert [status for status, _ in await asyncio.gather(*gone)] == [200, 200, 200]
         assert await ollama.resident() == ["beta:latest"]
@@ -142,18 +145,22 @@ async def test_who_comes_as_the_time_to_live_ends_is_served(proxy: Client) -> No
 
 @pytest.mark.parametrize("before", [None, "alpha"])
 async def test_a_shutdown_during_a_load_answers_who_waits_and_cuts_nobody(
-    session: aiohttp.ClientSession, ollama: Client, before: str | None
+    session: aiohttp.ClientSession, ollama: Client, ollama_server: OllamaServer, before: str | None
 ) -> None:
     """With nothing else in memory, and while another model answers."""
     patient = msgspec.structs.replace(settings(ollama.url), server=Server(port=0, shutdown_grace=LIMIT_S))
     async with running(patient) as up:
         proxy = Client(session, up.url)
+        asking = session.post(f"{proxy.url}/api/generate", json={"model": "slow", "prompt": "x", "stream": False})
         if before:
             stream = await proxy.stream(before, TOKENS).__aenter__()
             await stream.content.readline()
-        asking = session.post(f"{proxy.url}/api/generate", json={"model": "slow", "prompt": "x", "stream": False})
-        waiting = asyncio.create_task(asking.__aenter__())
-        await (waits(proxy, 1) if before else is_in(proxy, "slow", "loading"))
+            with ollama_server.held():
+                waiting = asyncio.create_task(asking.__aenter__())
+                await waits(proxy, 1)
+        else:
+            waiting = asyncio.create_task(asking.__aenter__())
+            await is_in(proxy, "slow", "loading")
     answer = await waiting
     assert answer.status == 503
     assert int(answer.headers["Retry-After"]) >= 1

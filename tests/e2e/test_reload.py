@@ -26,7 +26,7 @@ from swapper_proxy.web.intake import Intake
 from tests.e2e.conftest import LIMIT_S, Client, at_rest, busy, is_in, until, waits
 from tests.e2e.process import served
 from tests.e2e.test_faults import mortal  # noqa: F401 - a fixture
-from tests.e2e.test_keep_alive import stays_for
+from tests.e2e.test_keep_alive import is_about, is_kept
 from tests.real.server import OllamaServer, free_port
 
 TWO = {"alpha": {"path": "ollama:alpha", "size_gb": 1}, "beta": {"path": "ollama:beta", "size_gb": 1}}
@@ -91,11 +91,14 @@ async def test_another_name_for_what_is_in_memory(proxy: Client, file: File) -> 
     assert await loads(proxy) == 1
 
 
-async def test_the_stream_goes_on_and_nothing_is_unloaded(proxy: Client, ollama: Client, file: File) -> None:
-    async with proxy.stream("alpha", 300) as stream:
+async def test_the_stream_goes_on_and_nothing_is_unloaded(
+    proxy: Client, ollama: Client, ollama_server: OllamaServer, file: File
+) -> None:
+    async with proxy.stream("alpha", 2000) as stream:
         await stream.content.readany()
         file.write(swapper={"mode": "multi-active", "max_concurrent_models": 2, "max_queue": 7})
-        await reload(proxy)
+        with ollama_server.held():
+            await reload(proxy)
         rest = await stream.read()
     assert b'"done":true' in rest
     assert await ollama.resident() == ["alpha:latest"]
@@ -174,10 +177,10 @@ async def test_pins_come_and_go(proxy: Client, ollama: Client, file: File) -> No
     await reload(proxy)
     await is_in(proxy, "beta", "loaded")
     assert (await proxy.generate("alpha"))[0] == 507
-    assert await stays_for(ollama) > 300
+    await is_kept(ollama)
     file.write()
     await reload(proxy)
-    assert await stays_for(ollama) <= 300
+    await is_about(ollama, 5)
     assert (await proxy.generate("alpha"))[0] == 200
 
 
@@ -193,11 +196,7 @@ async def test_a_pin_that_goes_in_mid_load(
         file.write(models={"lazy": lazy})
         await reload(proxy)
         await is_in(proxy, "lazy", "loaded")
-
-        async def may_go() -> bool:
-            return await stays_for(ollama) <= 300
-
-        await until(may_go)
+        await is_about(ollama, 5)
 
 
 async def test_what_is_only_for_the_start_is_not_loaded_again(proxy: Client, file: File) -> None:

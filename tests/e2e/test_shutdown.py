@@ -18,8 +18,8 @@ from swapper_proxy.config import Server, Upstream
 from swapper_proxy.storage.excerpt import Excerpt
 from tests.e2e.conftest import LIMIT_S, Client, is_in, settings, until, waits
 from tests.e2e.process import started
-from tests.e2e.test_keep_alive import stays_for
-from tests.real.server import free_port
+from tests.e2e.test_keep_alive import is_about
+from tests.real.server import OllamaServer, free_port
 
 Start = Callable[..., AbstractAsyncContextManager[tuple[Client, Process]]]
 
@@ -56,28 +56,32 @@ async def takes_nobody(proxy: Client) -> None:
     await until(refused)
 
 
-async def test_streams_end_and_nobody_comes_in(start: Start, ollama: Client) -> None:
+async def test_streams_end_and_nobody_comes_in(start: Start, ollama: Client, ollama_server: OllamaServer) -> None:
     async with start() as (proxy, process), proxy.stream("alpha", 2000) as stream:
         await stream.content.readany()
-        process.terminate()
-        await takes_nobody(proxy)
+        with ollama_server.held():
+            process.terminate()
+            await takes_nobody(proxy)
         assert b'"done":true' in await stream.read()
         assert await ends(process) == 0
-    assert await stays_for(ollama) <= 300
+    await is_about(ollama, 5)
 
 
-async def test_who_waits_for_what_is_there_is_served_and_who_needs_a_load_is_not(start: Start) -> None:
-    async with start(parallel=1) as (proxy, process), proxy.stream("alpha", 4000) as stream:
+async def test_who_waits_for_what_is_there_is_served_and_who_needs_a_load_is_not(
+    start: Start, ollama_server: OllamaServer
+) -> None:
+    async with start(parallel=1) as (proxy, process), proxy.stream("alpha", 2000) as stream:
         await stream.content.readany()
-        same = asyncio.create_task(proxy.generate("alpha"))
-        other = asyncio.create_task(
-            proxy.session.post(f"{proxy.url}/api/generate", json={"model": "beta", "prompt": "x"})
-        )
-        await waits(proxy, 2)
-        process.terminate()
-        async with await other as refused:
-            assert (refused.status, int(refused.headers["Retry-After"]) >= 1) == (503, True)
-            assert "shutting down" in (await refused.json())["error"]
+        with ollama_server.held():
+            same = asyncio.create_task(proxy.generate("alpha"))
+            other = asyncio.create_task(
+                proxy.session.post(f"{proxy.url}/api/generate", json={"model": "beta", "prompt": "x"})
+            )
+            await waits(proxy, 2)
+            process.terminate()
+            async with await other as refused:
+                assert (refused.status, int(refused.headers["Retry-After"]) >= 1) == (503, True)
+                assert "shutting down" in (await refused.json())["error"]
         assert b'"done":true' in await stream.read()
         assert (await same)[0] == 200
         assert await ends(process) == 0

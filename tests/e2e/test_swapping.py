@@ -7,7 +7,8 @@ import aiohttp
 import pytest
 
 from swapper_proxy.ollama.simulator import SimulatedModel
-from tests.e2e.conftest import Client, simulated, until
+from tests.e2e.conftest import Client, simulated, until, waits
+from tests.real.server import OllamaServer
 
 
 def histogram_count(text: str, name: str) -> float:
@@ -70,12 +71,14 @@ async def test_other_runner_options_are_another_key(proxy: Client) -> None:
     assert await loads(proxy) == 2
 
 
-async def test_a_stream_is_never_cut_by_a_swap(proxy: Client, ollama: Client) -> None:
-    async with proxy.stream("alpha", 300) as stream:
+async def test_a_stream_is_never_cut_by_a_swap(proxy: Client, ollama: Client, ollama_server: OllamaServer) -> None:
+    async with proxy.stream("alpha", 2000) as stream:
         await stream.content.readline()
-        other = asyncio.create_task(proxy.generate("beta"))
+        with ollama_server.held():
+            other = asyncio.create_task(proxy.generate("beta"))
+            await waits(proxy, 1)
         last = json.loads((await stream.read()).splitlines()[-1])
-    assert (last["done"], last["eval_count"]) == (True, 300)
+    assert (last["done"], last["eval_count"]) == (True, 2000)
     assert (await other)[0] == 200
     assert await ollama.resident() == ["beta:latest"]
 

@@ -4,6 +4,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from tests.waiting import LIMIT_S
+
 
 class PrometheusMissing(Exception):
     """Not installed; the message says how to install it."""
@@ -20,6 +22,12 @@ def find(name: str) -> str:
 def promtool(*arguments: str, cwd: Path | None = None, text: str = "") -> tuple[int, str]:
     """Its exit status and all that it says about `text`, or about the files that are named."""
     done = subprocess.run(
-        [find("promtool"), *arguments], cwd=cwd, input=text, capture_output=True, text=True, check=False, timeout=60
+        [find("promtool"), *arguments],
+        cwd=cwd,
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=LIMIT_S,
     )
     return done.returncode, done.stdout + done.stderr

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from tests.real.server import free_port
+from tests.waiting import LIMIT_S
 
 ROOT = Path(__file__).parent.parent.parent
-LIMIT_S = 30
 
 
 @dataclass

@@ -9,13 +9,19 @@ from pathlib import Path
 import pytest
 
 from swapper_proxy import cli
+from tests.waiting import LIMIT_S
 
 INSTALLED = Path(sys.executable).parent / "swapper-proxy"
 
 
 def printed(*arguments: str, **environment: str) -> str:
     return subprocess.run(
-        [INSTALLED, *arguments], env=os.environ | environment, capture_output=True, text=True, check=True, timeout=60
+        [INSTALLED, *arguments],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=LIMIT_S,
     ).stdout
 
 

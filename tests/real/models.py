@@ -99,12 +99,10 @@ def _tensors(writer: GGUFWriter, weights: Weights, vocabulary: int) -> None:
     writer.add_tensor("token_embd.weight", matrix(vocabulary, WIDTH))
     writer.add_tensor("output_norm.weight", np.ones(WIDTH, np.float32))
     writer.add_tensor("output.weight", output)
-    for layer in range(weights.layers):
-        name = f"blk.{layer}"
-        writer.add_tensor(f"{name}.attn_norm.weight", np.ones(WIDTH, np.float32))
-        writer.add_tensor(f"{name}.ffn_norm.weight", np.ones(WIDTH, np.float32))
-        for part in ("attn_q", "attn_k", "attn_v", "attn_output"):
-            writer.add_tensor(f"{name}.{part}.weight", matrix(WIDTH, WIDTH))
-        writer.add_tensor(f"{name}.ffn_gate.weight", matrix(weights.feed_forward, WIDTH))
-        writer.add_tensor(f"{name}.ffn_up.weight", matrix(weights.feed_forward, WIDTH))
-        writer.add_tensor(f"{name}.ffn_down.weight", matrix(WIDTH, weights.feed_forward))
+    parts = dict.fromkeys(("attn_norm", "ffn_norm"), np.ones(WIDTH, np.float32))
+    parts |= {part: matrix(WIDTH, WIDTH) for part in ("attn_q", "attn_k", "attn_v", "attn_output")}
+    parts |= {part: matrix(weights.feed_forward, WIDTH) for part in ("ffn_gate", "ffn_up")}
+    parts["ffn_down"] = matrix(WIDTH, weights.feed_forward)
+    for layer in range(weights.layers):  # all alike: many random numbers take seconds
+        for part, values in parts.items():
+            writer.add_tensor(f"blk.{layer}.{part}.weight", values)

@@ -7,22 +7,23 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 from tests.real.install import Binary
 from tests.real.models import MODELS, Model, Weights, write_gguf
-
-START_LIMIT_S = 60
+from tests.waiting import LIMIT_S
 
 
 class OllamaServer:
     """Start, stop, kill and restart one real Ollama; `url` stays the same over restarts.
 
-    Its models use so many threads; 0: as many as Ollama likes.  With two, which wait for each other after each layer, a
-    long answer takes a hundred times as long where others use the machine, too.
+    Models that chat use so many threads; 0: as many as Ollama likes.  With two, which wait for each other after each
+    layer, a long answer takes a hundred times as long where others use the machine, too.  `logs` is of all servers.
     """
+
+    logs: ClassVar[set[Path]] = set()
 
     def __init__(self, binary: Binary, folder: Path, threads: int = 1, **environment: str) -> None:
         self._threads = threads
@@ -33,6 +34,7 @@ class OllamaServer:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / "serve.log"
+        self.logs.add(self.log)
         self.models = folder / "models"
 
     @contextmanager
@@ -73,13 +75,27 @@ class OllamaServer:
         assert self._process is not None
         os.killpg(self._process.pid, signal.SIGCONT)
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """No answer goes on in the block: what holds models is stopped.  Ollama itself is not."""
+        if not self.signal_runners(signal.SIGSTOP):
+            raise RuntimeError("no model is in memory")
+        try:
+            yield
+        finally:
+            self.signal_runners(signal.SIGCONT)
+
+    def loads(self) -> int:
+        """How often it has loaded a model so far, as its log tells."""
+        return self.log.read_bytes().count(b"starting llama server")
+
     def signal_runners(self, number: int) -> int:
         """Only to the processes that hold models; to how many."""
         assert self._process is not None
-        children = subprocess.run(["pgrep", "-P", str(self._process.pid)], capture_output=True, text=True, check=False)
-        for child in children.stdout.split():
-            os.kill(int(child), number)
-        return len(children.stdout.split())
+        children = _children(self._process.pid)
+        for child in children:
+            os.kill(child, number)
+        return len(children)
 
     def create(self, names: Iterable[str] = tuple(MODELS)) -> None:
         """Write the weights of these models and register them."""
@@ -89,7 +105,8 @@ class OllamaServer:
     def create_model(self, name: str, model: Model) -> None:
         """Write its weights and register it."""
         modelfile = self._folder / f"{name}.Modelfile"
-        threads = f"PARAMETER num_thread {self._threads}\n" if self._threads else ""
+        chats = self._threads and not model.weights.embedding_only
+        threads = f"PARAMETER num_thread {self._threads}\n" if chats else ""
         modelfile.write_text(f"FROM {self.weights(model.weights)}\n{model.modelfile}{threads}")
         self.command("create", name, "-f", str(modelfile))
 
@@ -109,7 +126,7 @@ class OllamaServer:
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=LIMIT_S,
             stdin=subprocess.DEVNULL,
         )
 
@@ -131,12 +148,12 @@ class OllamaServer:
         }
 
     def _wait_until_up(self) -> None:
-        deadline = time.monotonic() + START_LIMIT_S
+        deadline = time.monotonic() + LIMIT_S
         while time.monotonic() < deadline:
             if self._process is not None and self._process.poll() is not None:
                 break
             try:
-                urllib.request.urlopen(f"{self.url}/api/version", timeout=5).close()
+                urllib.request.urlopen(f"{self.url}/api/version", timeout=LIMIT_S).close()
                 return
             except OSError:
                 time.sleep(0.02)
@@ -148,6 +165,18 @@ class OllamaServer:
             os.killpg(self._process.pid, signal.SIGCONT)  # a frozen one would not see it
             self._process.wait()
             self._process = None
+
+
+def _children(process: int) -> list[int]:
+    """The processes that it started and that are still there, at once where Linux tells them."""
+    if not Path(f"/proc/{process}/task/{process}/children").exists():
+        found = subprocess.run(["pgrep", "-P", str(process)], capture_output=True, text=True, check=False)
+        return [int(child) for child in found.stdout.split()]
+    told = []
+    for thread in Path(f"/proc/{process}/task").iterdir():
+        with suppress(OSError):  # the thread has ended meanwhile
+            told += (thread / "children").read_text().split()
+    return [int(child) for child in told]
 
 
 def free_port() -> int:

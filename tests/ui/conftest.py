@@ -10,10 +10,11 @@ import pytest
 from playwright.async_api import Browser, Page, async_playwright, expect
 
 from tests.e2e import conftest as e2e
+from tests.waiting import LIMIT_S
 
 session = e2e.session  # a fixture
 
-LIMIT_MS = 1000 * e2e.LIMIT_S
+LIMIT_MS = 1000 * LIMIT_S
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -35,7 +36,7 @@ async def browser() -> AsyncIterator[Browser]:
     """With an empty profile of its own."""
     expect.set_options(timeout=LIMIT_MS)
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+        browser = await playwright.chromium.launch(executable_path=chromium(), args=FLAGS, timeout=LIMIT_MS)
         yield browser
         await browser.close()
 
