@@ -1,7 +1,9 @@
 """Ollama's answers, cut into any pieces, damaged or not: read alike, or broken off alike."""
 
 import asyncio
+import atexit
 import itertools
+import socket
 from typing import Any
 
 from hypothesis import example, given
@@ -60,10 +62,17 @@ def test_what_is_counted_does_not_depend_on_how_an_answer_is_cut(answer: bytes, 
 # HTTP
 
 
+SOCKET = socket.socket()
+atexit.register(SOCKET.close)
+
+
 class Transport:
     """Takes everything and says nothing."""
 
     closed = False
+
+    def get_extra_info(self, name: str) -> socket.socket | None:
+        return SOCKET if name == "socket" else None
 
     def write(self, data: bytes) -> None: ...
     def writelines(self, data: list[bytes]) -> None: ...
