@@ -60,6 +60,14 @@ class Stale(Exception):
 class Connection(asyncio.Protocol):
     """One connection, with the answer that is under way on it (see `runtime.ports.Answer`)."""
 
+    # Without these, each attribute would cost twice as much: there are more than the 30 that Python keeps in place.
+    __slots__ = (
+        *("_pool", "_loop", "_parser", "_transport", "_has_come", "_waiter", "_take", "_writable", "_writing"),
+        *("_refused", "_lost", "_used", "_untaken_bytes", "_silence", "_silent", "_quiet_since", "_peer"),
+        *("status", "reason", "headers", "content_type", "sized"),
+        *("_method", "_headed", "_ended", "_keeps", "_touched", "_framed", "_paused", "_encoded", "_pieces", "_held"),
+    )
+
     def __init__(self, pool: "Pool") -> None:
         self._pool = pool
         self._loop = pool.loop

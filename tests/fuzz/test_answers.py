@@ -1,8 +1,10 @@
 """Ollama's answers, cut into any pieces, damaged or not: read alike, or broken off alike."""
 
 import asyncio
+import atexit
 import itertools
 import json
+import socket
 from typing import Any
 
 from hypothesis import example, given
@@ -138,10 +140,17 @@ def test_whatever_is_shown_is_read_or_no_object(answer: Any) -> None:
 # HTTP
 
 
+SOCKET = socket.socket()
+atexit.register(SOCKET.close)
+
+
 class Transport:
     """Takes everything and says nothing."""
 
     closed = False
+
+    def get_extra_info(self, name: str) -> socket.socket | None:
+        return SOCKET if name == "socket" else None
 
     def write(self, data: bytes) -> None: ...
     def writelines(self, data: list[bytes]) -> None: ...
