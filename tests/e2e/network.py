@@ -9,7 +9,7 @@ import itertools
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,8 @@ def ip(*arguments: str) -> None:
 
 @contextmanager
 def _namespace(name: str) -> Iterator[str]:
+    with suppress(OSError):
+        ip("netns", "del", name)  # one that a run which was killed has left
     ip("netns", "add", name)
     try:
         ip("-n", name, "link", "set", "lo", "up")
