@@ -63,7 +63,7 @@ def kinds(models: list[str]) -> dict[str, Kind]:
         "too large": Kind(body(models[0], MOST_BODY), frozenset({413}), early=True),
         "too large, in chunks": Kind(body(models[0], MOST_BODY), frozenset({413}), early=True, chunked=True),
         "zstd bomb": Kind(zstd.compress(bomb), frozenset({413}), encoding="zstd"),
-        "gzip bomb": Kind(gzip.compress(bomb), frozenset({413}), encoding="gzip"),
+        "gzip bomb": Kind(gzip.compress(bomb, compresslevel=1), frozenset({413}), encoding="gzip"),
         "unknown model": Kind(body("nobody-has-it"), trouble | {404}),
         "no key": Kind(some[0], frozenset({401}), key="", early=True),
         "a model of others": Kind(some[0], frozenset({403}), key=KEYS["narrow"], early=True),
@@ -101,9 +101,9 @@ async def ask(session: aiohttp.ClientSession, url: str, kind: Kind) -> str:
     return f"got {answer.status}"
 
 
-async def asking(session: aiohttp.ClientSession, url: str, models: list[str], seed: str, tally: Any) -> None:
+async def asking(session: aiohttp.ClientSession, url: str, each: dict[str, Kind], seed: str, tally: Any) -> None:
     """Send one after the other until the others are done, and count in their tally."""
-    dice, each = random.Random(seed), kinds(models)
+    dice = random.Random(seed)
     while not tally.over:
         name = dice.choice(list(each))
         end = await ask(session, url, each[name])

@@ -264,6 +264,7 @@ async def mended(
 
 
 async def soaked(proxy: Process, upstream: Process | None, given: argparse.Namespace) -> dict[str, Any]:
+    large_ones = large.kinds(REAL_MODELS if given.real else MODELS) if "large" in given.parts else {}
     url, began, start_kb = proxy.url, time.monotonic(), proxy.memory_kb()
     timeout, samples = aiohttp.ClientTimeout(total=LIMIT_S), list[Sample]()
     tally = Tally(given.requests, began + 60 * given.minutes)
@@ -273,9 +274,8 @@ async def soaked(proxy: Process, upstream: Process | None, given: argparse.Names
         beside += [asyncio.create_task(cutter.run())] if cutter else []
         names = [f"{given.seed}/{number}" for number in range(given.clients)]
         clients = [Client(session, url, name, tally, given.real, KINDS).run() for name in names]
-        if "large" in given.parts:
-            models = REAL_MODELS if given.real else MODELS
-            clients += [large.asking(session, url, models, f"large/{n}", tally) for n in range(large.CLIENTS)]
+        if large_ones:
+            clients += [large.asking(session, url, large_ones, f"large/{n}", tally) for n in range(large.CLIENTS)]
         await asyncio.gather(*clients)
         for task in beside:
             task.cancel()
