@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+
 from swapper_proxy.runtime.decoding import zstd
 
 MIB = 1024 * 1024

@@ -2,8 +2,8 @@
 
     python -m benchmarks.planted SEED FILE serve ...
 
-Every handler of the scheduler and every hook that an observer or a recorder has for loads and states raises after a
-while, and again and again.  SIGUSR1 ends that; at its end the proxy writes down which raised, and how often.
+Every handler of the scheduler and every method by which its parts are told what happens raises after a while, and again
+and again.  SIGUSR1 ends that; at its end the proxy writes down which raised, and how often.
 """
 
 import json
@@ -20,13 +20,16 @@ from swapper_proxy.cli import main
 from swapper_proxy.core.scheduler import Scheduler
 from swapper_proxy.observe.logs import SwapLog
 from swapper_proxy.observe.metrics import Metrics
-from swapper_proxy.observe.recording import Recorders
-from swapper_proxy.runtime.ports import Observer
+from swapper_proxy.runtime.ledger import Ledger
+from swapper_proxy.runtime.ports import Observer, Recorder
+from swapper_proxy.storage.history import History
+from swapper_proxy.web.broadcast import Broadcast
+from swapper_proxy.web.counting import RequestMetrics, RequestTotals
 
 SAID = "planted by the soak"
 FIRST_S, LATER_S = (3.0, 20.0), (20.0, 60.0)  # until a part raises, and again: from, to
-HOOKS = [name for name in vars(Observer) if not name.startswith("_")]
-RECORDS = ("swap", "state")  # what the engine causes; the others are made in the course of a request
+TOLD = (Observer, Recorder, RequestMetrics, RequestTotals)
+HOOKS = [name for protocol in TOLD for name in vars(protocol) if not name.startswith("_")] + ["changed"]
 
 Function = Callable[..., Any]
 
@@ -65,9 +68,8 @@ def planted(seed: int) -> Fuses:
     fuses = Fuses(seed)
     handlers: dict[type, Function] = dict(Scheduler._HANDLERS)
     Scheduler._HANDLERS = {kind: fuses.plant(kind.__name__, handler) for kind, handler in handlers.items()}
-    fuses.plant_in(SwapLog, HOOKS)
-    fuses.plant_in(Metrics, HOOKS)
-    fuses.plant_in(Recorders, RECORDS)
+    for listener in (SwapLog, Metrics, Broadcast, History, Ledger):
+        fuses.plant_in(listener, HOOKS)
     return fuses
 
 
