@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from swapper_proxy.ollama import connection
+from swapper_proxy.ollama import pool
 from swapper_proxy.ollama.client import OllamaClient
-from swapper_proxy.ollama.connection import HIGH_BYTES, MOST_HEAD_BYTES, MOST_KEPT, MOST_UNFOLDED_BYTES
+from swapper_proxy.ollama.connection import HIGH_BYTES, MOST_HEAD_BYTES, MOST_UNFOLDED_BYTES
+from swapper_proxy.ollama.pool import MOST_KEPT
 from swapper_proxy.runtime.decoding import STEP_BYTES, zstd
 from swapper_proxy.runtime.ports import Silence, UpstreamBroken, UpstreamSilent, UpstreamUnreachable
 from tests.waiting import LIMIT_S
@@ -78,7 +79,7 @@ async def test_answers_end_and_connections_are_kept(answer: bytes, kept: bool) -
 
 
 async def test_what_nobody_uses_any_more_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "LOOK_S", 0.01)
+    monkeypatch.setattr(pool, "LOOK_S", 0.01)
     closed = asyncio.Queue[int]()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -95,7 +96,7 @@ async def test_what_nobody_uses_any_more_is_closed(monkeypatch: pytest.MonkeyPat
             assert await (await client.send("GET", "/x", (), (), fresh=fresh)).rest() == b"hello"
         assert len(made) == 3
         assert closed.empty()
-        monkeypatch.setattr(connection, "KEPT_S", 0.0)
+        monkeypatch.setattr(pool, "KEPT_S", 0.0)
         for _ in made:
             await closed.get()
 
@@ -508,7 +509,7 @@ async def silent_after_the_first_piece(reader: asyncio.StreamReader, writer: asy
 @pytest.fixture
 def impatient(own_time: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The connections are looked at often, and no time passes while something is to be done."""
-    monkeypatch.setattr(connection, "LOOK_S", 0.01)
+    monkeypatch.setattr(pool, "LOOK_S", 0.01)
 
 
 SHORT = 0.05

@@ -11,7 +11,8 @@ import msgspec
 
 from swapper_proxy.core.errors import Failure
 from swapper_proxy.ollama import wire
-from swapper_proxy.ollama.connection import Connection, Pool, Stale
+from swapper_proxy.ollama.connection import Connection, Stale
+from swapper_proxy.ollama.pool import Pool
 from swapper_proxy.runtime.ports import (
     ANY_SILENCE,
     Body,

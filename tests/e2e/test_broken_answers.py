@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from swapper_proxy.ollama import connection
+from swapper_proxy.ollama import pool
 from swapper_proxy.ollama.simulator import Answers
 from tests.e2e.conftest import Client, busy, until, waits
 from tests.e2e.faulty import MESSAGES, faulty, healthy, is_served, text_of
@@ -29,7 +29,7 @@ streams = pytest.mark.parametrize("stream", [True, False])
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Silence is looked for often."""
-    monkeypatch.setattr(connection, "LOOK_S", 0.05)
+    monkeypatch.setattr(pool, "LOOK_S", 0.05)
 
 
 def asking(proxy: Client, path: str, stream: bool) -> Any:

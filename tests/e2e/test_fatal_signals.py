@@ -14,7 +14,7 @@ import pytest
 from swapper_proxy import config
 from swapper_proxy.app import running
 from swapper_proxy.config import Upstream
-from swapper_proxy.ollama import client, connection
+from swapper_proxy.ollama import client, pool
 from tests.e2e.conftest import Client, at_rest, is_in, settings, until, waits
 from tests.e2e.faulty import MESSAGES, healthy, is_served, text_of
 from tests.real.install import find
@@ -30,7 +30,7 @@ PATIENT, HASTY = {"grace": 60.0}, {"grace": 0.5}
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes ten seconds takes two."""
     monkeypatch.setattr(client, "ASK_TIMEOUT_S", 2.0)
-    monkeypatch.setattr(connection, "LOOK_S", 0.05)
+    monkeypatch.setattr(pool, "LOOK_S", 0.05)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import pytest
 
 from swapper_proxy.app import running
 from swapper_proxy.config import Server, Upstream
-from swapper_proxy.ollama import client, connection
+from swapper_proxy.ollama import client, connection, pool
 from swapper_proxy.ollama.simulator import Answers, Faults, SimulatedModel, Simulator, serving
 from swapper_proxy.runtime import peers
 from swapper_proxy.web import server
@@ -168,7 +168,7 @@ async def test_a_frozen_ollama_has_not_vanished(
     session: aiohttp.ClientSession, net: Network, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its kernel still answers: a stream and an upload go on as soon as it does, though others vanish meanwhile."""
-    monkeypatch.setattr(connection, "LOOK_S", 0.2)
+    monkeypatch.setattr(pool, "LOOK_S", 0.2)
     host, other, port = net.host(), net.host(), 11434
     ollama = OllamaServer(find(), tmp_path, OLLAMA_HOST=f"0.0.0.0:{port}")
     ollama.url = f"http://{host.address}:{port}"
@@ -237,7 +237,7 @@ async def front(target: dict[str, int]) -> AsyncIterator[str]:
 async def test_another_process_behind_a_front(session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its list of runners tells that what the old one held is gone: what hung on that ends, and its slots are free."""
     monkeypatch.setattr(connection, "GONE_S", 1.0)
-    monkeypatch.setattr(connection, "LOOK_S", 0.2)
+    monkeypatch.setattr(pool, "LOOK_S", 0.2)
     target: dict[str, int] = {}
     async with contextlib.AsyncExitStack() as stack:
         first = contextlib.AsyncExitStack()

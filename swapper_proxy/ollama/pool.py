@@ -1,0 +1,83 @@
+"""The connections to one host: made when they are wanted, kept for the next request, watched for silence."""
+
+import asyncio
+import ssl
+from urllib.parse import urlsplit
+
+from swapper_proxy.ollama.connection import Connection
+from swapper_proxy.runtime import peers
+from swapper_proxy.runtime.ports import VIA, UpstreamUnreachable
+
+# How often all connections are looked at for silence: instead of a timer for each, which would cost every request.
+LOOK_S = 1.0
+# A connection that nobody has used for so long is closed: each load has one of its own, and Ollama closes none.
+KEPT_S = 60.0
+# More idle connections are not kept: each load leaves one, and a burst of requests leaves as many as it had.
+MOST_KEPT = 64
+
+
+class Pool:
+    """The connections to one host, as many as are wanted at once."""
+
+    def __init__(self, url: str, connect_timeout_s: float, via: str) -> None:
+        parts = urlsplit(url)
+        host = parts.netloc.rpartition("@")[2]
+        last_lines = f"Host: {host}", "Accept-Encoding: identity", f"{VIA}: {via}"  # of the head of each request
+        self.last_lines = ("\r\n".join(last_lines) + "\r\n\r\n").encode()
+        self.prefix = parts.path.rstrip("/")
+        self._address = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+        self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
+        self._connect_timeout_s = connect_timeout_s
+        self._kept: dict[Connection, float] = {}  # since when, the longest first
+        self._all: set[Connection] = set()
+        self.loop = asyncio.get_running_loop()
+        self._timer = self.loop.call_later(LOOK_S, self._look)
+
+    def _look(self) -> None:
+        now = self.loop.time()
+        self._timer = self.loop.call_at(now + LOOK_S, self._look)
+        for connection in list(self._all):
+            connection.look(now)
+        for connection in [kept for kept, since in self._kept.items() if now - since >= KEPT_S]:
+            connection.lose("nobody used it")
+
+    def kept(self) -> Connection | None:
+        """The latest that was kept and is still open."""
+        while self._kept:
+            connection = self._kept.popitem()[0]
+            if connection.is_open():
+                return connection
+            connection.lose("it was closed meanwhile")
+        return None
+
+    async def connect(self) -> Connection:
+        """A new one.  Raises UpstreamUnreachable."""
+        host, port = self._address
+        try:
+            async with asyncio.timeout(self._connect_timeout_s or None):
+                transport, connection = await self.loop.create_connection(
+                    lambda: Connection(self), host, port, ssl=self._ssl
+                )
+        except TimeoutError:
+            raise UpstreamUnreachable(f"no connection within {self._connect_timeout_s:g} s") from None
+        except OSError as error:
+            raise UpstreamUnreachable(str(error)) from error
+        peers.keep_alive(transport.get_extra_info("socket"))
+        self._all.add(connection)
+        return connection
+
+    def keep(self, connection: Connection) -> None:
+        self._kept[connection] = self.loop.time()
+        if len(self._kept) > MOST_KEPT:
+            next(iter(self._kept)).lose("enough others are kept")
+
+    def forget(self, connection: Connection) -> None:
+        self._kept.pop(connection, None)
+        self._all.discard(connection)
+
+    async def close(self) -> None:
+        """All of them; returns when their sockets are closed."""
+        self._timer.cancel()
+        for connection in list(self._all):
+            connection.lose("the proxy is shutting down")
+        await asyncio.sleep(0)  # a transport closes its socket in the next turn of the loop
