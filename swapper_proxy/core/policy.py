@@ -51,8 +51,7 @@ class Policy:
         self._now = now
         self._occupants = host.occupants.values()
         self._absent = [r for r in host.queued.values() if r.state is State.ABSENT]
-        rules, fair_s = host.limits.rules, host.limits.rules.kappa * self._contention_s()
-        self._fair_s = {p: min(fair_s, rules.fair_waits * wait_s) for p, wait_s in rules.max_wait_s.items()}
+        self._fair_s = host.limits.rules.kappa * self._contention_s()
 
     def _contention_s(self) -> float:
         """Seconds to load and unload once what each party waits for next, and what else is answering."""
@@ -71,7 +70,8 @@ class Policy:
 
         kappa = 3: if every party forced its way as soon as it may, loads would take a third of the time.
         """
-        fair = record.arrived_at + (self._fair_s[record.head.priority] if record.head else math.inf)
+        fair_s = self._fair_s
+        fair = record.arrived_at + (fair_s if fair_s < record.most_s else record.most_s)
         return fair if fair > record.due else record.due
 
     # 1. When force is used

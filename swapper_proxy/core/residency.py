@@ -214,6 +214,7 @@ class Residency:
     due: float = math.inf
     arrived_at: float = math.inf
     party: Party = ("", "")
+    most_s: float = math.inf  # the longest fair share of its head
     in_flight: dict[int, float] = field(default_factory=dict)  # request -> when it was granted
     unlisted: dict[int, float] = field(default_factory=dict)  # request in flight -> since when Ollama lists no runner
     unloaders: list[int] = field(default_factory=list)  # manual unloads to answer
@@ -348,16 +349,17 @@ class Residency:
             return
         patience = self.patience(rules)
         for waiter, since in self.waiters.fronts():
-            self._stand(waiter, since, since + patience[waiter.priority])
+            self._stand(waiter, since, since + patience[waiter.priority], rules)
 
     def look_at_newcomer(self, waiter: Waiter, rules: Rules) -> None:
         """Somebody has joined the queue."""
-        self._stand(waiter, waiter.arrived_at, waiter.arrived_at + self.patience(rules)[waiter.priority])
+        self._stand(waiter, waiter.arrived_at, waiter.arrived_at + self.patience(rules)[waiter.priority], rules)
 
-    def _stand(self, waiter: Waiter, since: float, due: float) -> None:
+    def _stand(self, waiter: Waiter, since: float, due: float, rules: Rules) -> None:
         """Make this one the head if it is due before the present one."""
         if self.head is None or (due, waiter.number) < (self.due, self.head.number):
             self.head, self.due, self.arrived_at = waiter, due, since
+            self.most_s = rules.fair_waits * rules.max_wait_s[waiter.priority]
             self.party = (waiter.client, "" if waiter.client else self.key.runner)
 
     @property

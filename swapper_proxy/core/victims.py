@@ -6,7 +6,7 @@ Limits: runners without a slot (`max_resident`), runners of a type that has one 
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 
 from swapper_proxy.core.residency import Residency
@@ -14,6 +14,9 @@ from swapper_proxy.core.types import Cause, Limits, State
 
 # Sums of sizes like 4.1 GB are not exact.
 TOLERANCE_GB = 1e-6
+
+SIZE_GB: Callable[[Residency], float] = attrgetter("size_gb")
+SURE_GB: Callable[[Residency], float] = attrgetter("sure_gb")
 
 Victims = tuple[Residency, ...]
 
@@ -28,20 +31,18 @@ class Room:
     def __init__(self, occupants: Iterable[Residency], limits: Limits, *, sure: bool = False) -> None:
         self.occupants = tuple(occupants)
         self._limits = limits
-        self._sure = sure
         self._runners = {record.key.runner for record in self.occupants}
         self._taken = Counter(slot_of(record, limits) for record in self.occupants)
-        self._free_gb = self._most_gb = math.inf
+        self._size_gb = SURE_GB if sure else SIZE_GB
+        self._free_gb = math.inf
         if limits.memory_gb is not None:
             self._free_gb = limits.memory_gb - sum(map(self._size_gb, self.occupants))
-            self._most_gb = limits.memory_gb - sum(r.size_gb for r in self.occupants if r.profile.pinned)
-
-    def _size_gb(self, record: Residency) -> float:
-        return record.sure_gb if self._sure else record.size_gb
 
     def _needed_gb(self, wanted: Residency) -> float:
-        size_gb = self._size_gb(wanted)
-        return size_gb if size_gb <= self._most_gb else max(wanted.sure_gb, self._most_gb)
+        if self._limits.memory_gb is None:
+            return wanted.size_gb
+        most_gb = self._limits.memory_gb - sum(r.size_gb for r in self.occupants if r.profile.pinned)
+        return min(self._size_gb(wanted), max(wanted.sure_gb, most_gb))
 
     @property
     def full(self) -> bool:
@@ -51,7 +52,12 @@ class Room:
     def small_enough(self, records: Iterable[Residency]) -> list[Residency]:
         """Those for which there is memory without any victim: a first, quick sieve for many."""
         free_gb = self._free_gb + TOLERANCE_GB
-        return [record for record in records if self._needed_gb(record) <= free_gb]
+        return [
+            record
+            for record in records
+            if (record.profile.size_gb or 0.0) <= free_gb
+            or (record.profile.least_gb is not None and self._needed_gb(record) <= free_gb)
+        ]
 
     def cheapest(self, wanted: Residency, pool: Sequence[Residency]) -> Victims | None:
         """The fewest of `pool` (in order of preference) that make room for `wanted` beside the other occupants.
@@ -60,7 +66,8 @@ class Room:
         """
         slot = slot_of(wanted, self._limits)
         runners = self._taken[slot] + 1 - _most(slot, self._limits)
-        gb = self._needed_gb(wanted) - self._free_gb
+        sure = wanted.profile.least_gb is None  # usually: not to be asked twice for each of many
+        gb = ((wanted.profile.size_gb or 0.0) if sure else self._needed_gb(wanted)) - self._free_gb
         siblings: Victims = ()
         if wanted.key.runner in self._runners:
             siblings = tuple(r for r in self.occupants if r.key.runner == wanted.key.runner)
