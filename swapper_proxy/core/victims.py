@@ -39,9 +39,7 @@ class Room:
             self._free_gb = limits.memory_gb - sum(map(self._size_gb, self.occupants))
 
     def _needed_gb(self, wanted: Residency) -> float:
-        if self._limits.memory_gb is None:
-            return wanted.size_gb
-        most_gb = self._limits.memory_gb - sum(r.size_gb for r in self.occupants if r.profile.pinned)
+        most_gb = (self._limits.memory_gb or math.inf) - sum(r.size_gb for r in self.occupants if r.profile.pinned)
         return min(self._size_gb(wanted), max(wanted.sure_gb, most_gb))
 
     @property
