@@ -156,8 +156,8 @@ class Policy:
         room = Room((*self._occupants, *([forced.wanted] if forced else ())), self._host.limits)
         if not pool and room.full:
             return None
-        able = self._candidates()
-        for wanted in self._in_order(able if pool else room.small_enough(able), attrgetter("due")):
+        able = room.small_enough(self._candidates(), pool)
+        for wanted in self._in_order(able, attrgetter("due")):
             if forced is None or wanted is not forced.wanted:
                 going = room.cheapest(wanted, pool)
                 if going is not None:

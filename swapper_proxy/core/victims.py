@@ -47,9 +47,9 @@ class Room:
         """Whether every slot is taken, so that nothing at all fits beside the occupants."""
         return all(self._taken[slot] >= _most(slot, self._limits) for slot in ("", *self._limits.slots))
 
-    def small_enough(self, records: Iterable[Residency]) -> list[Residency]:
-        """Those for which there is memory without any victim: a first, quick sieve for many."""
-        free_gb = self._free_gb + TOLERANCE_GB
+    def small_enough(self, records: Iterable[Residency], pool: Iterable[Residency]) -> list[Residency]:
+        """Those for which there is memory once all of `pool` are gone: a first, quick sieve for many."""
+        free_gb = self._free_gb + sum(map(self._size_gb, pool)) + TOLERANCE_GB
         return [
             record
             for record in records

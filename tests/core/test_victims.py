@@ -103,7 +103,9 @@ def test_a_host_is_full_when_every_slot_is_taken() -> None:
 
 def test_those_that_are_small_enough() -> None:
     some = [wanted("w", 5), wanted("x", 11), wanted("y")]
-    assert names(Room([resident("a", 10)], SLOTS).small_enough(some)) == ["w", "y"]
+    room = Room([resident("a", 10), small := resident("b", 1)], SLOTS)
+    assert names(room.small_enough(some, [])) == ["w", "y"]
+    assert names(room.small_enough([*some, wanted("z", 10)], [small])) == ["w", "y", "z"]
 
 
 # Against all subsets

@@ -285,7 +285,7 @@ async def test_a_reader_that_stays_does_not_fill_the_disk(
         assert log.stat().st_size < 400_000
 
 
-@pytest.mark.parametrize("ahead_s", [40 * DAY_S, -40 * DAY_S, -time.time()])
+@pytest.mark.parametrize("ahead_s", [40 * DAY_S, -40 * DAY_S, -time.time()], ids=["ahead", "behind", "1970"])
 @pytest.mark.parametrize("at_start", [False, True])
 async def test_a_wall_clock_that_is_wrong_drops_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead_s: float, *, at_start: bool
