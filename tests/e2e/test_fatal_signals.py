@@ -210,9 +210,12 @@ async def test_frozen_in_mid_unload(session: aiohttp.ClientSession, mortal: Olla
 # Only the process that holds the model
 
 
-async def test_a_runner_frozen_in_mid_load(session: aiohttp.ClientSession, mortal: OllamaServer) -> None:
+async def test_a_runner_frozen_in_mid_load(
+    session, mortal: OllamaServer, monkeypatch: pytest.MonkeyPatch, passes: Callable[[float], None]
+) -> None:
     """The watch over loads ends it, and Ollama is of use again."""
-    async with before(session, mortal.url, PATIENT, load_stall_timeout=10.0) as proxy:
+    monkeypatch.setattr(client, "ASK_TIMEOUT_S", 3600.0)
+    async with before(session, mortal.url, {"grace": 3600.0}, load_stall_timeout=60.0) as proxy:
         asking = asyncio.create_task(proxy.generate("slow"))
 
         async def frozen() -> bool:
@@ -220,6 +223,12 @@ async def test_a_runner_frozen_in_mid_load(session: aiohttp.ClientSession, morta
 
         await until(frozen)
         behind = asyncio.create_task(proxy.generate("beta"))
+
+        async def is_given_up() -> bool:
+            passes(1.0)
+            return asking.done()
+
+        await until(is_given_up)
         assert await asking == (503, {"error": "the model could not be loaded"})
         assert (await behind)[0] == 200
         await is_served(proxy)

@@ -92,10 +92,10 @@ class OllamaServer:
     def signal_runners(self, number: int) -> int:
         """Only to the processes that hold models; to how many."""
         assert self._process is not None
-        children = _children(self._process.pid)
-        for child in children:
-            os.kill(child, number)
-        return len(children)
+        runners = _runners(self._process.pid)
+        for runner in runners:
+            os.kill(runner, number)
+        return len(runners)
 
     def create(self, names: Iterable[str] = tuple(MODELS)) -> None:
         """Write the weights of these models and register them."""
@@ -167,16 +167,21 @@ class OllamaServer:
             self._process = None
 
 
-def _children(process: int) -> list[int]:
-    """The processes that it started and that are still there, at once where Linux tells them."""
+def _runners(process: int) -> list[int]:
+    """The runners that this Ollama has started, at once where Linux tells them.
+
+    None that is only about to become one: until then Ollama could neither go on nor end it.
+    """
     if not Path(f"/proc/{process}/task/{process}/children").exists():
-        found = subprocess.run(["pgrep", "-P", str(process)], capture_output=True, text=True, check=False)
-        return [int(child) for child in found.stdout.split()]
-    told = []
+        command = ["pgrep", "-P", str(process), "-f", " runner "]
+        return [int(pid) for pid in subprocess.run(command, capture_output=True, check=False).stdout.split()]
+    found = []
     for thread in Path(f"/proc/{process}/task").iterdir():
-        with suppress(OSError):  # the thread has ended meanwhile
-            told += (thread / "children").read_text().split()
-    return [int(child) for child in told]
+        with suppress(OSError):  # it has ended meanwhile
+            for child in (thread / "children").read_text().split():
+                if b"\0runner\0" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    found.append(int(child))  # noqa: PERF401
+    return found
 
 
 def free_port() -> int:
