@@ -27,6 +27,7 @@ class Rejection(Enum):
     MADE_ANEW = (503, "made_anew", "the model was made anew meanwhile, please try again")
     BACKING_OFF = (503, "load_backoff", "the model could not be loaded a moment ago, please try again later")
     UPSTREAM_DOWN = (502, "upstream_unreachable", "Ollama is not reachable")
+    SCHEDULER_FAULT = (500, "scheduler_fault", "internal error; see the proxy's log")
     SHUTTING_DOWN = (503, "shutting_down", "the proxy is shutting down")
     SUPERSEDED = (409, "superseded", "the model was wanted again before it was unloaded")
     UNLOAD_FAILED = (504, "unload_failed", "Ollama did not unload the model; something else may be using it")

@@ -130,11 +130,16 @@ class Shutdown:
 
 @dataclass(frozen=True, slots=True)
 class TakenOver:
-    """A scheduler before this one granted requests for `key` that are in flight: when, by id.  The key is resident."""
+    """A scheduler before this one granted requests for `key` that are in flight: when, by id.
+
+    `is_resident`: the key is in memory; else Ollama has let it go meanwhile.  `guessed` as in Residency.
+    """
 
     key: Key
     granted_at: Mapping[int, float]
     profile: Profile = Profile()
+    is_resident: bool = True
+    guessed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

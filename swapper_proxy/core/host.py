@@ -32,7 +32,8 @@ class Host:
     """The records, with those that somebody waits for (`queued`) and those that take up memory (`occupants`) apart.
 
     `swap` is the key that room is being made for, `forced` the load that drains its victims and since when;
-    `down_since` is None while Ollama is there, `closing_until` None until the end.
+    `down_since` is None while Ollama is there, `blind_since` while it is known what is in memory, `closing_until` until
+    the end.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -44,6 +45,7 @@ class Host:
         self.swap: Swap | None = None
         self.forced: tuple[Residency, float] | None = None
         self.down_since: float | None = None
+        self.blind_since: float | None = None
         self.closing_until: float | None = None
         self._speeds: dict[str, Speed] = {}
         self.holder: dict[int, Residency] = {}  # where each id waits or is in flight
@@ -58,7 +60,17 @@ class Host:
     def handed_over(self, over: Collection[int]) -> list[TakenOver]:
         """Return what is in flight, but for what is `over`: for a scheduler that takes this one's place."""
         granted = ((r, {i: at for i, at in r.in_flight.items() if i not in over}) for r in self.records.values())
-        return [TakenOver(r.key, in_flight, r.profile) for r, in_flight in granted if in_flight]
+        return [TakenOver(r.key, ids, r.profile, r.occupies, r.guessed) for r, ids in granted if ids]
+
+    def take_over(self, event: TakenOver, now: float) -> None:
+        """Go on with what another scheduler has granted."""
+        record = self.records.get(event.key) or self._new(event.key, now)
+        self.treat(record, event.profile, now)
+        record.in_flight, record.guessed = dict(event.granted_at), event.guessed
+        self.holder |= dict.fromkeys(record.in_flight, record)
+        if event.is_resident:
+            record.last_used = now
+            self.change(record, State.RESIDENT, Cause.OBSERVED, now)
 
     # Records
 
@@ -140,6 +152,11 @@ class Host:
         return not self.waiting
 
     @property
+    def is_cut_off(self) -> bool:
+        """Return True if nothing can be loaded or unloaded: Ollama is away, or nobody knows what is in memory."""
+        return self.down_since is not None or self.blind_since is not None
+
+    @property
     def in_transition(self) -> bool:
         """Whether a load or an unload is under way."""
         return any(record.in_transition for record in self.occupants.values())
@@ -153,7 +170,7 @@ class Host:
         """Whether there is nothing to decide: requests are granted by what they ask for, and nothing else is due."""
         if self.swap or self.forced or self.shrunk or self.unsettled:
             return False
-        if self.down_since is not None or self.closing_until is not None:
+        if self.is_cut_off or self.closing_until is not None:
             return False
         if self.waiting and self.limits.queue_timeout_s is not None:
             return False

@@ -51,7 +51,7 @@ def hopeless(host: Host, record: Residency) -> Rejection | None:
 
 def limited(host: Host) -> list[Residency]:
     """The queues that may have somebody to turn away now: usually only that of the key being swapped in."""
-    if host.limits.queue_timeout_s is None and host.down_since is None and host.closing_until is None:
+    if host.limits.queue_timeout_s is None and not host.is_cut_off and host.closing_until is None:
         worked_for = [host.swap and host.swap.wanted, host.forced and host.forced[0]]
         return list(dict.fromkeys(record for record in worked_for if record and record.waiters))
     return list(host.queued.values())
@@ -76,6 +76,8 @@ def due_times(host: Host, record: Residency) -> Iterator[tuple[float, Rejection]
         yield (host.closing_until if granting else arrived), Rejection.SHUTTING_DOWN
     if host.down_since is not None:
         yield max(arrived, host.down_since) + limits.upstream_grace_s, Rejection.UPSTREAM_DOWN
+    if host.blind_since is not None:
+        yield max(arrived, host.blind_since) + limits.upstream_grace_s, Rejection.SCHEDULER_FAULT
     if host.swap is not None and host.swap.wanted is record:
         yield max(arrived, host.swap.since) + record.profile.swap_timeout_s, Rejection.SWAP_TIMEOUT
     if limits.drain_timeout_s is not None and host.forced is not None and host.forced[0] is record:

@@ -46,15 +46,16 @@ from swapper_proxy.core.events import (
 from swapper_proxy.core.host import Host, Swap
 from swapper_proxy.core.policy import Plan, Policy
 from swapper_proxy.core.residency import Residency, Waiter
-from swapper_proxy.core.types import Cause, Limits, Sighting, State
+from swapper_proxy.core.types import Cause, Limits, State
 
 
 class Scheduler:
     """One Ollama host.  Not to be shared between threads; the caller owns the clock."""
 
-    def __init__(self, limits: Limits, generation: int = 0) -> None:
-        """`generation`: the last one of the scheduler before this one, whose results do not count."""
+    def __init__(self, limits: Limits, generation: int = 0, blind_since: float | None = None) -> None:
+        """In the place of one that failed: `generation` was its last one, and nobody knows what is in memory."""
         self.host = Host(limits)
+        self.host.blind_since = blind_since
         self.generation = generation
         self._wake_at = math.inf
         self.calm = False  # whether the host was when the last events had been handled
@@ -83,7 +84,7 @@ class Scheduler:
         self.host.serve(now)  # 4
         self._reject_surplus(events, now)
         self._drain_excess(now)
-        if self.host.down_since is None and not self.host.in_transition:
+        if not self.host.is_cut_off and not self.host.in_transition:
             self._act(policy, forced, now)  # 5
         self._wake(policy, now)  # 6
 
@@ -222,7 +223,9 @@ class Scheduler:
 
     def _on_observed(self, event: Observed, now: float) -> None:
         present = self.host.follow_list(event)
-        newest = self.host.changed_at < event.asked_at and self.host.down_since is None
+        if self.host.blind_since is not None and self.host.blind_since < event.asked_at:
+            self.host.blind_since = None
+        newest = self.host.changed_at < event.asked_at and not self.host.is_cut_off
         for record in list(self.host.occupants.values()):
             if record.has_settled(event.asked_at) and not record.in_flight and record.key.runner not in present:
                 self.host.become_absent(record, Cause.OBSERVED, now)
@@ -260,10 +263,7 @@ class Scheduler:
         self._lift((), now)
 
     def _on_taken_over(self, event: TakenOver, now: float) -> None:
-        record = self.host.record(event.key, event.profile, now)
-        record.in_flight = dict(event.granted_at)
-        self.host.holder |= dict.fromkeys(record.in_flight, record)
-        self.host.adopt(Sighting(event.key, event.profile), now)
+        self.host.take_over(event, now)
 
     def _on_tick(self, event: Tick, now: float) -> None:
         self._wake_at = math.inf  # a clock may ring a little early: ask again
@@ -325,7 +325,7 @@ class Scheduler:
         for record in host.occupants.values():
             if record.hold_until is None and record.evictable(now) and policy.crowded:
                 record.hold(now, policy.hold_until(record))
-        stopped = host.down_since is not None or host.closing_until is not None
+        stopped = host.is_cut_off or host.closing_until is not None
         plan = None if stopped else policy.force()
         going = (plan.victims if plan else None) or ()
         self._lift(going, now)

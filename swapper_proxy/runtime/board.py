@@ -134,6 +134,8 @@ class Board:
         """Return what keeps requests from being served, for people; empty if nothing does."""
         if not self._engine.reachable:
             return LOOP if self._engine.ollama.loops else "Ollama is not reachable"
+        if self._engine.is_blind:
+            return "the scheduler failed, and what is in memory is not known yet"
         now = self._engine.now
         for record in self._engine.residencies():
             if record.state is State.LOADING and now - record.changed_at > record.profile.swap_timeout_s:

@@ -27,7 +27,7 @@ from swapper_proxy.core.commands import (
     StartUnload,
     WakeAt,
 )
-from swapper_proxy.core.errors import ProxyError, Rejected, Rejection
+from swapper_proxy.core.errors import Rejected, Rejection
 from swapper_proxy.core.events import (
     Arrived,
     Cancelled,
@@ -95,7 +95,8 @@ class Engine:
         self._heard_at: dict[str, float] = {}  # when a runner last answered anybody
         self._grace_ends = 0.0
         self._failed_at = -math.inf  # when the scheduler failed last
-        self._is_blind = False  # /api/ps was not read since
+        self._sighted = asyncio.Event()  # unless /api/ps was not read since
+        self._sighted.set()
         self.look_wanted = asyncio.Event()  # what is in memory is not known: look at once
         self.idle_since: float | None = None  # since when nobody waits and nothing is answered; the loop's clock
 
@@ -121,6 +122,7 @@ class Engine:
             if not self._scheduler.admit(event, now):
                 return 0
         except Exception:
+            log.exception("the scheduler failed")
             self._perform(self._start_over([Cancelled(event.id)], now))
             return 0
         self.idle_since = None
@@ -169,6 +171,11 @@ class Engine:
 
     async def unload(self, model: Model) -> None:
         """Drain and unload what serves the model.  Raises Rejected."""
+        try:
+            async with asyncio.timeout(self._scheduler.host.limits.upstream_grace_s):
+                await self._sighted.wait()
+        except TimeoutError:
+            raise Rejected(Rejection.SCHEDULER_FAULT, RETRY_S) from None
         event = UnloadRequested(next(self._ids), model.runner)
         await self._answered(event, Ticket(self._loop.create_future(), model))
 
@@ -248,10 +255,9 @@ class Engine:
 
     def observed(self, asked_at: float, present: tuple[Sighting, ...], *, complete: bool) -> None:
         """Ollama was asked then, and listed these runners; `complete` as in Observed."""
-        if self._is_blind and asked_at > self._failed_at:
-            self._is_blind = False
-            self.submit(UpstreamUp())
         self.submit(Observed(asked_at, present, complete))
+        if asked_at > self._failed_at:
+            self._sighted.set()
 
     def upstream(self, reachable: bool) -> None:
         """Ollama went down or came back.  A load is left: one that was only frozen would go on beside the next."""
@@ -289,6 +295,7 @@ class Engine:
         try:
             commands = self._scheduler.handle(events, now)
         except Exception:
+            log.exception("the scheduler failed")
             commands = self._start_over(events, now)
         self._perform(commands)
         if self._scheduler.host.at_rest:
@@ -304,23 +311,29 @@ class Engine:
         """
         old = self._scheduler
         records = [record for record in old.residencies() if record.occupies or record.waiters]
-        log.exception("the scheduler failed at %s with %s", repr(events)[:MOST_LOGGED], repr(records)[:MOST_LOGGED])
-        failed = ProxyError(500, "scheduler_fault", "internal error; see the proxy's log")
+        log.error("it starts over after %s with %s", repr(events)[:MOST_LOGGED], repr(records)[:MOST_LOGGED])
         waiting = [id_ for id_, ticket in self._tickets.items() if not ticket.future.done()]
         for id_ in waiting:
-            self._observer.rejected(failed.code)
-            self._settle(id_, failed)
+            self._observer.rejected(Rejection.SCHEDULER_FAULT.code)
+            self._settle(id_, Rejected(Rejection.SCHEDULER_FAULT, RETRY_S))
         self._swaps.abandon()
         self._observer.scheduler_fault()
         over = {*waiting, *(event.id for event in events if isinstance(event, Finished | Cancelled))}
         limits = [event.limits for event in events if isinstance(event, ConfigChanged)] or [old.host.limits]
-        self._scheduler = Scheduler(limits[-1], old.generation)
+        self._scheduler = Scheduler(limits[-1], old.generation, blind_since=now)
         if now - self._failed_at > RETRY_S:  # else the next look in turn is soon enough
             self.look_wanted.set()
-        self._failed_at, self._is_blind = now, True
-        closing = [Shutdown(self._grace_ends)] if self.ollama.closing.is_set() else []
-        gone = [Changed(r.key, State.ABSENT, Cause.OBSERVED) for r in old.residencies() if r.occupies]
-        return [*gone, *self._scheduler.handle([UpstreamDown(), *old.host.handed_over(over), *closing], now)]
+        self._failed_at = now
+        self._sighted.clear()
+        first: list[Event] = [*old.host.handed_over(over)]
+        first += [UpstreamDown()] * (not self.reachable)
+        first += [Shutdown(self._grace_ends)] * self.ollama.closing.is_set()
+        gone: list[Command] = [Changed(r.key, State.ABSENT, Cause.OBSERVED) for r in old.residencies() if r.occupies]
+        try:
+            return gone + self._scheduler.handle(first, now)
+        except Exception:
+            log.exception("the scheduler failed again, at %s", repr(first)[:MOST_LOGGED])
+            return gone
 
     # Commands out
 
@@ -328,12 +341,20 @@ class Engine:
         """Carry out all commands, and only then tell what happened: nobody who is told can keep one from that."""
         notices: list[Notice] = []
         for command in commands:
-            self._carry_out(command, notices)
+            try:
+                self._carry_out(command, notices)
+            except Exception:
+                log.exception("%s could not be carried out", command)
+                self._loop.call_later(RETRY_S, self._give_up)
         for notice in notices:
             try:
                 notice()
             except Exception:
                 log.exception("what happened could not be told")
+
+    def _give_up(self) -> None:
+        """What the scheduler believes is no longer so."""
+        self._perform(self._start_over((), self._loop.time()))
 
     def _carry_out(self, command: Command, notices: list[Notice]) -> None:
         match command:
@@ -373,7 +394,7 @@ class Engine:
             self._names.pop(change.key, None)
             self._heard_at.pop(change.key.runner, None)
 
-    def _settle(self, id_: int, error: ProxyError | None) -> None:
+    def _settle(self, id_: int, error: Rejected | None) -> None:
         ticket = self._tickets.get(id_)
         if ticket is None or ticket.future.done():
             return  # its client left in this very turn; its Cancelled is on the way
@@ -414,14 +435,19 @@ class Engine:
         outlooks = forecast.outlooks(self._scheduler.host, self._loop.time())
         return [(self._tickets[o.waiter.id].model.name, o) for o in outlooks if o.waiter.id in self._tickets]
 
+    @property
+    def is_blind(self) -> bool:
+        """Return True after a fault of the scheduler, until it was looked at what is in memory."""
+        return not self._sighted.is_set()
+
     def is_resident(self, model: Model) -> bool:
         """Whether it is in memory as the config wants it, or on its way in or out."""
         occupant = self._scheduler.host.occupant(model.runner)
         return occupant is not None and self._catalog.own_key(model).served_by(occupant.key)
 
     def holds(self, runner: str) -> bool:
-        """Whether it is in memory, or on its way in or out."""
-        return self.occupant(runner) is not None
+        """Return True if it is in memory, or on its way in or out, or if nobody knows."""
+        return self.is_blind or self.occupant(runner) is not None
 
     def occupant(self, runner: str) -> Residency | None:
         """The record of what this runner holds in memory, or is about to; for reading."""

@@ -81,7 +81,7 @@ class RequestBody:
     request alive for long, and these frames must keep no body.  `fields` is what was read of it, None if nothing was.
     """
 
-    __slots__ = ("_came", "_held", "_intake", "_pieces", "_request", "_whole", "fields")
+    __slots__ = ("_as_it_came", "_came", "_held", "_intake", "_pieces", "_request", "_whole", "fields")
 
     def __init__(self, intake: Intake, request: web.BaseRequest) -> None:
         self._intake = intake
@@ -90,6 +90,7 @@ class RequestBody:
         self._whole: io.BytesIO | None = None  # while it comes in pieces
         self._came = b""
         self._pieces: Pieces = []
+        self._as_it_came = False
         self.fields: Fields | Form | None = None
 
     async def __aenter__(self) -> "RequestBody":
@@ -135,8 +136,12 @@ class RequestBody:
 
     def pieces(self) -> Pieces:
         """Return what is to be sent: what `fields` say, or the body as it came."""
-        self._pieces = [self._came] if self.fields is None else self.fields.pieces()
+        self._pieces = [self._came] if self.fields is None or self._as_it_came else self.fields.pieces()
         return self._pieces
+
+    def leave_as_it_came(self) -> None:
+        """Send what came, byte for byte, whatever was read of it."""
+        self._as_it_came = True
 
     async def _take_in(self) -> None:
         request, limit = self._request, self._intake.server.max_body_bytes

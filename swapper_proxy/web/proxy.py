@@ -164,6 +164,7 @@ class Proxy:
                     raise ProxyError(400, "malformed", "the request body cannot be read")
                 if client is not None:
                     keys.check_named(self._catalog, client, fields)
+                body.leave_as_it_came()
                 async with self._changes.around(path, fields) if changes else nullcontext():
                     return await self._send(exchange, body, Outcome())
         without = self._withheld(offered.asked_for(path) or "") or _consumed(exchange)
@@ -192,6 +193,7 @@ class Proxy:
             keys.check_model(self._catalog, exchange.client, name)
             meant, without = self._catalog.stands_for(name), self._withheld(name)
             if fields is None or not meant:
+                body.leave_as_it_came()
                 return await self._send(exchange, body, Outcome(), without)
             fields.set("model", meant[0])
             several = meant if len(meant) > 1 else ()

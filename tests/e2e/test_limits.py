@@ -97,6 +97,11 @@ async def test_sizes_as_measured(roomy: Client) -> None:
     await roomy.generate("alpha")
     size = (await roomy.get("/api/ps"))[1]["models"][0]["size"]
     await roomy.post("/api/generate", {"model": "alpha", "keep_alive": 0})
+
+    async def gone() -> bool:
+        return not await roomy.resident()
+
+    await until(gone)  # the size of what others loaded says nothing of the model's own options
     chosen = {name: Model(path=f"ollama:{name}") for name in ("alpha", "beta", "gamma")}
     async with configured(roomy, chosen, mode="multi-active", memory_budget_gb=2.5 * size / 1e9) as proxy:
         for name in ("alpha", "beta", "gamma"):

@@ -18,6 +18,7 @@ from swapper_proxy.observe.metrics import Metrics
 from swapper_proxy.observe.recording import Recording
 from swapper_proxy.ollama.simulator import Faults, Simulator, serving
 from swapper_proxy.runtime.ledger import Ledger
+from swapper_proxy.runtime.swaps import Swaps
 from swapper_proxy.storage.history import History
 from swapper_proxy.web.broadcast import Broadcast
 from swapper_proxy.web.counting import Counted
@@ -102,15 +103,14 @@ class Planted:
     """An error that one handler of the scheduler raises once, the next time an event of its kind comes."""
 
     def __init__(self, event: type, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._handlers = dict(Scheduler._HANDLERS)
-        self._kind, self._handle = event, self._handlers[event]
-        monkeypatch.setattr(Scheduler, "_HANDLERS", self._handlers)
+        self._kind, self._handle = event, Scheduler._HANDLERS[event]
+        self._monkeypatch = monkeypatch
 
     def plant(self) -> None:
-        self._handlers[self._kind] = self._fail
+        self._monkeypatch.setitem(Scheduler._HANDLERS, self._kind, self._fail)
 
     def _fail(self, *_: object) -> None:
-        self._handlers[self._kind] = self._handle
+        self._monkeypatch.setitem(Scheduler._HANDLERS, self._kind, self._handle)
         raise RuntimeError("a bug in the scheduler")
 
 
@@ -184,6 +184,8 @@ ACTIONS: dict[type, Callable[[Client, Faults], Awaitable[None]]] = {
     events.ConfigChanged: nothing,
     events.Tick: nothing,
 }
+# What the proxy ends with, and what begins after a fault, have tests of their own.
+assert set(ACTIONS) | {events.Shutdown, events.TakenOver} == set(Scheduler._HANDLERS)
 
 
 def told(event: type, served: Running) -> None:
@@ -219,7 +221,7 @@ async def test_a_scheduler_that_fails(
             return await proxy.metric("swapper_scheduler_faults_total") == 1
 
         await until(noticed)
-        assert await proxy.state("alpha") == "loaded"
+        await is_in(proxy, "alpha", "loaded")  # at once, unless Ollama counts as away, too
         assert (await proxy.status())["in_flight"] >= 1
 
         async def is_answered() -> bool:
@@ -274,6 +276,75 @@ async def test_a_fault_at_every_event_ends_the_proxy_all_the_same(
         monkeypatch.setattr(Scheduler, "handle", a_bug)
         with suppress(aiohttp.ClientError):
             assert (await proxy.post("/models/alpha/unload"))[0] == 500
+
+
+async def test_a_fault_at_the_end(session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proxy ends as soon as what is being answered is, and loads nothing any more."""
+    planted = Planted(events.Shutdown, monkeypatch)
+    async with asyncio.timeout(LIMIT_S), before_a_simulator(session) as (proxy, served, _):
+        await is_served(proxy)
+        planted.plant()
+        served.engine.shutdown(0.5)
+
+        async def refused() -> bool:
+            return (await proxy.generate("beta"))[0] == 503
+
+        await proxy.post("/models/beta/unload")
+        await until(refused)
+
+
+async def test_a_fault_in_starting_over(
+    session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = Planted(events.Tick, monkeypatch), Planted(events.TakenOver, monkeypatch)
+    async with before_a_simulator(session) as (proxy, served, _), proxy.stream("alpha", 100_000) as stream:
+        await stream.content.readline()
+        second.plant()
+        first.plant()
+        told(events.Tick, served)
+
+        async def is_answered() -> bool:
+            return (await proxy.generate("beta"))[0] == 200
+
+        await until(is_answered)
+        assert await stream.content.readline()
+        stream.close()
+        await is_served(proxy)
+    assert "the scheduler failed again" in caplog.text
+
+
+async def test_a_command_that_cannot_be_carried_out(
+    session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with before_a_simulator(session) as (proxy, _, _):
+        await is_served(proxy, "alpha")
+        with monkeypatch.context() as broken:
+            broken.setattr(Swaps, "load", a_bug)
+            assert (await proxy.generate("beta"))[0] == 500
+        await is_served(proxy)
+    assert "StartLoad" in caplog.text
+
+
+async def test_what_is_in_memory_is_looked_at_before_it_is_unloaded(
+    session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted = Planted(events.Tick, monkeypatch)
+    async with before_a_simulator(session) as (proxy, served, faults):
+        await is_served(proxy, "alpha")
+        faults.listing = "error"
+        planted.plant()
+        told(events.Tick, served)
+
+        async def noticed() -> bool:
+            return "not known yet" in (await proxy.get("/health"))[1].get("reason", "")
+
+        await until(noticed)
+        stopping = asyncio.create_task(proxy.post("/models/alpha/unload"))
+        await asyncio.sleep(0)
+        faults.listing = "true"
+        assert (await stopping)[0] == 200
+        assert await proxy.state("alpha") == "unloaded"
+        await is_served(proxy)
 
 
 async def test_a_load_that_is_overdue_is_no_health(session: aiohttp.ClientSession) -> None:

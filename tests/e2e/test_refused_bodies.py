@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -169,11 +170,12 @@ class Watched:
 
 
 def read_answer(wire: socket.socket) -> tuple[int, str]:
-    came = b""
-    with contextlib.suppress(ConnectionError):
-        while piece := wire.recv(65536):
-            came += piece
-    return int(came.split(b" ", 2)[1]) if came else 0, came.partition(b"\r\n\r\n")[2].decode()
+    """To its last byte: the proxy may keep the connection a little longer, for the rest of the body."""
+    with contextlib.suppress(ConnectionError), wire.makefile("rb") as answer:
+        head = b"".join(iter(answer.readline, b"\r\n"))
+        length = re.search(rb"(?i)content-length: (\d+)", head)
+        return int(head.split(b" ", 2)[1]), answer.read(int(length[1]) if length else -1).decode()
+    return 0, ""
 
 
 @contextlib.asynccontextmanager
