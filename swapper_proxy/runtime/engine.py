@@ -7,6 +7,7 @@ import asyncio
 import itertools
 import logging
 import math
+import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -122,7 +123,6 @@ class Engine:
             if not self._scheduler.admit(event, now):
                 return 0
         except Exception:
-            log.exception("the scheduler failed")
             self._perform(self._start_over([Cancelled(event.id)], now))
             return 0
         self.idle_since = None
@@ -295,7 +295,6 @@ class Engine:
         try:
             commands = self._scheduler.handle(events, now)
         except Exception:
-            log.exception("the scheduler failed")
             commands = self._start_over(events, now)
         self._perform(commands)
         if self._scheduler.host.at_rest:
@@ -311,7 +310,8 @@ class Engine:
         """
         old = self._scheduler
         records = [record for record in old.residencies() if record.occupies or record.waiters]
-        log.error("it starts over after %s with %s", repr(events)[:MOST_LOGGED], repr(records)[:MOST_LOGGED])
+        told = repr(events)[:MOST_LOGGED], repr(records)[:MOST_LOGGED]
+        log.error("the scheduler failed and starts over, after %s with %s", *told, exc_info=sys.exception())
         waiting = [id_ for id_, ticket in self._tickets.items() if not ticket.future.done()]
         for id_ in waiting:
             self._observer.rejected(Rejection.SCHEDULER_FAULT.code)

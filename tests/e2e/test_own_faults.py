@@ -129,6 +129,15 @@ async def answered(proxy: Client, *models: str) -> None:
         assert (await proxy.generate(model))[0] in (200, 500)
 
 
+async def is_answered(proxy: Client, model: str) -> None:
+    """In the end."""
+
+    async def answered() -> bool:
+        return (await proxy.generate(model))[0] == 200
+
+    await until(answered)
+
+
 async def leaving(proxy: Client, faults: Faults) -> None:
     """A client waits for a load, and leaves."""
     faults.stalled = True
@@ -223,11 +232,7 @@ async def test_a_scheduler_that_fails(
         await until(noticed)
         await is_in(proxy, "alpha", "loaded")  # at once, unless Ollama counts as away, too
         assert (await proxy.status())["in_flight"] >= 1
-
-        async def is_answered() -> bool:
-            return (await proxy.generate("beta"))[0] == 200
-
-        await until(is_answered)
+        await is_answered(proxy, "beta")
         assert await stream.content.readline()
         stream.close()
         await is_served(proxy)
@@ -302,11 +307,7 @@ async def test_a_fault_in_starting_over(
         second.plant()
         first.plant()
         told(events.Tick, served)
-
-        async def is_answered() -> bool:
-            return (await proxy.generate("beta"))[0] == 200
-
-        await until(is_answered)
+        await is_answered(proxy, "beta")
         assert await stream.content.readline()
         stream.close()
         await is_served(proxy)
