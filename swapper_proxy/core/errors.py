@@ -29,6 +29,7 @@ class Rejection(Enum):
     UPSTREAM_DOWN = (502, "upstream_unreachable", "Ollama is not reachable")
     SHUTTING_DOWN = (503, "shutting_down", "the proxy is shutting down")
     SUPERSEDED = (409, "superseded", "the model was wanted again before it was unloaded")
+    SCHEDULER_FAULT = (500, "scheduler_fault", "internal error; see the proxy's log")
     UNLOAD_FAILED = (504, "unload_failed", "Ollama did not unload the model; something else may be using it")
 
     def __init__(self, status: int, code: str, message: str) -> None:

@@ -27,7 +27,7 @@ from swapper_proxy.core.commands import (
     StartUnload,
     WakeAt,
 )
-from swapper_proxy.core.errors import ProxyError, Rejected, Rejection
+from swapper_proxy.core.errors import Rejected, Rejection
 from swapper_proxy.core.events import (
     Arrived,
     Cancelled,
@@ -305,7 +305,7 @@ class Engine:
         old = self._scheduler
         records = [record for record in old.residencies() if record.occupies or record.waiters]
         log.exception("the scheduler failed at %s with %s", repr(events)[:MOST_LOGGED], repr(records)[:MOST_LOGGED])
-        failed = ProxyError(500, "scheduler_fault", "internal error; see the proxy's log")
+        failed = Rejected(Rejection.SCHEDULER_FAULT)
         waiting = [id_ for id_, ticket in self._tickets.items() if not ticket.future.done()]
         for id_ in waiting:
             self._observer.rejected(failed.code)
@@ -373,7 +373,7 @@ class Engine:
             self._names.pop(change.key, None)
             self._heard_at.pop(change.key.runner, None)
 
-    def _settle(self, id_: int, error: ProxyError | None) -> None:
+    def _settle(self, id_: int, error: Rejected | None) -> None:
         ticket = self._tickets.get(id_)
         if ticket is None or ticket.future.done():
             return  # its client left in this very turn; its Cancelled is on the way
