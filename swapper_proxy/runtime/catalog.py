@@ -219,7 +219,7 @@ class Catalog:
             size_gb=size.gb,
             least_gb=size.least_gb,
             slot=model.type,
-            pinned=any(key.served_by(pinned) for pinned in self._pinned_keys(model)),
+            pinned=any(key.served_by(own) or own.served_by(key) for own in self._pinned_keys(model)),
             max_queue=model.configured.max_queue if model.configured else None,
         )
 

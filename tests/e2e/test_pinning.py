@@ -187,3 +187,12 @@ async def test_ollama_lets_go_of_it_when_the_proxy_was_killed(ollama: Client, tm
         assert (await proxy.generate("alpha", keep_alive=-1))[0] == 200
         os.kill(process, signal.SIGKILL)
     await is_kept(ollama)
+
+
+async def test_one_that_is_there_with_another_num_gpu_stays_too(ollama: Client) -> None:
+    """It serves the pinned model as it is, so it is not loaded again for the pin."""
+    async with configured(ollama, MODELS) as proxy:
+        assert (await proxy.generate("alpha", options={"num_gpu": 0, "num_predict": 1}))[0] == 200
+        assert (await proxy.post("/models/alpha/pin"))[0] == 200
+        assert await proxy.generate("beta") == (507, {"error": PINNED_OUT})
+        assert await proxy.metric("swapper_load_seconds_count") == 1
