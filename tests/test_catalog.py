@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from swapper_proxy.config import Model, RunnerOptions, Settings, Swapper
+from swapper_proxy.config.keep_alive import STAY_S
 from swapper_proxy.core.errors import Failure
 from swapper_proxy.core.types import Priority, Profile
 from swapper_proxy.runtime import catalog
@@ -158,9 +159,9 @@ async def test_runner_options(options, asked, expected) -> None:
         ({"keep_alive": 2}, {"keep_alive": 1}, 0, 0),
         ({"keep_alive": 2}, {"ignore_client_keep_alive": True}, 0, 2),
         ({}, {"ignore_client_keep_alive": True}, 0, None),
-        ({"pinned": True}, {"keep_alive": 1}, 0, -1),
+        ({"pinned": True}, {"keep_alive": 1}, 0, STAY_S),
         ({}, {"keep_alive": 1, "default_model": "a"}, None, 1),
-        ({}, {"keep_alive": 1, "default_model": "a", "default_after": 5}, None, -1),
+        ({}, {"keep_alive": 1, "default_model": "a", "default_after": 5}, None, STAY_S),
         ({"keep_alive": 2}, {"default_model": "a", "default_after": 5}, None, 2),
         ({}, {"default_model": "a", "default_after": 5}, "5m", "5m"),
     ],
@@ -177,8 +178,8 @@ async def test_the_keep_alive_that_holds(model, swapper, asked, expected) -> Non
         ({}, {"keep_alive": "5m"}, None, "5m"),
         ({}, {"keep_alive": "5s"}, None, 60),
         ({}, {"keep_alive": "5m"}, 60, 60),
-        ({"pinned": True}, {}, 60, -1),
-        ({}, {"default_model": "a", "default_after": 5}, 60, -1),
+        ({"pinned": True}, {}, 60, STAY_S),
+        ({}, {"default_model": "a", "default_after": 5}, 60, STAY_S),
         ({"keep_alive": "1h"}, {"default_model": "a", "default_after": 5}, None, "1h"),
     ],
 )

@@ -281,8 +281,7 @@ class Catalog:
         self, model: Model, options: Mapping[str, RunnerOption], keep_alive: KeepAlive | None = None
     ) -> LoadSpec:
         """How to load it; `keep_alive` is what the request that needs it sends, if any."""
-        own = model.configured.keep_alive if model.configured else None
-        if self.is_pinned(model) or (own is None and self.treatment.comes_back(model)):
+        if self.is_pinned(model) or self.treatment.stays_by_default(model):
             keep_alive = STAY_S
         elif keep_alive is None:
             keep_alive, _ = divided(self.keep_alive(model, None))
