@@ -12,8 +12,9 @@ from swapper_proxy.config.keep_alive import STAY_S
 from swapper_proxy.runtime import standby
 from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.model import Model
+from swapper_proxy.runtime.ports import UpstreamUnreachable
 from swapper_proxy.runtime.standby import Standby
-from tests.test_catalog import Ollama
+from tests.test_catalog import Ollama, found
 from tests.waiting import LIMIT_S
 
 PINNED = {"models": {name: {"path": f"ollama:{name}", "pinned": True} for name in ("a", "b")}}
@@ -45,6 +46,8 @@ class Engine:
 
     def is_resident(self, model: Model) -> bool:
         return self.holds(model.runner)
+
+    def treat_afresh(self) -> None: ...
 
     async def load(self, *_: Any) -> None:
         """It has to wait for room, for ever."""
@@ -133,3 +136,17 @@ async def test_what_somebody_else_loaded_is_not_renewed() -> None:
         engine.here.append(of_others)  # while its load by the proxy has to wait
         told += [await engine.told.get() for _ in range(3)]
     assert told == ["b"] * 6
+
+
+async def test_a_pin_that_ends_in_any_error_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def failing(*_: Any) -> None:
+        raise UpstreamUnreachable("it went in this moment")
+
+    engine = Engine()
+    monkeypatch.setattr(engine, "load", failing)
+    given = read({})
+    of = Catalog(Ollama(), given)  # type: ignore[arg-type]
+    model = await found(of, "a")
+    with pytest.raises(UpstreamUnreachable):
+        await Standby(given, of, engine).pin(model)  # type: ignore[arg-type]
+    assert not of.is_pinned(model)

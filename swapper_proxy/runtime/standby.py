@@ -69,12 +69,12 @@ class Standby:
         self._task = asyncio.create_task(self._run())
 
     async def pin(self, model: Model) -> None:
-        """Load the model and keep it until the proxy starts again.  Raises Rejected: then it is not pinned."""
+        """Load the model and keep it until the proxy starts again.  If this raises an error, it is not pinned."""
         was_pinned, treatment = self._catalog.is_pinned(model), self._catalog.treatment
         self._pin(model, True)
         try:
             await self._load_to_stay(model, Priority.HIGH, Cause.MANUAL)
-        except Rejected:
+        except Exception:
             if self._catalog.treatment is treatment:  # else the pins are those of another configuration
                 self._pin(model, was_pinned)
             raise
