@@ -64,6 +64,7 @@ async def test_the_profile_of_a_configured_model() -> None:
     a = await found(of, "a")
     assert of.profile(a, of.own_key(a)) == profile
     assert not of.profile(a, a.key({"num_ctx": 4096})).pinned  # that is another key
+    assert of.profile(a, a.key({"num_gpu": 1})).pinned  # that one serves the pinned key
 
 
 async def test_the_profile_of_any_other() -> None:

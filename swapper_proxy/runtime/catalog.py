@@ -219,7 +219,7 @@ class Catalog:
             size_gb=size.gb,
             least_gb=size.least_gb,
             slot=model.type,
-            pinned=any(key.served_by(pinned) for pinned in self._pinned_keys(model)),
+            pinned=any(key.served_by(own) or own.served_by(key) for own in self._pinned_keys(model)),
             max_queue=model.configured.max_queue if model.configured else None,
         )
 
@@ -281,8 +281,7 @@ class Catalog:
         self, model: Model, options: Mapping[str, RunnerOption], keep_alive: KeepAlive | None = None
     ) -> LoadSpec:
         """How to load it; `keep_alive` is what the request that needs it sends, if any."""
-        own = model.configured.keep_alive if model.configured else None
-        if self.is_pinned(model) or (own is None and self.treatment.comes_back(model)):
+        if self.is_pinned(model) or self.treatment.stays_by_default(model):
             keep_alive = STAY_S
         elif keep_alive is None:
             keep_alive, _ = divided(self.keep_alive(model, None))

@@ -205,7 +205,8 @@ class Engine:
             return True
         if occupant.in_transition:
             return False
-        await self._control.load(self._catalog.treatment.load_spec(model, dict(occupant.key.options), keep_alive))
+        spec = self._catalog.treatment.load_spec(model, dict(occupant.key.options), keep_alive)
+        await self._swaps.keep(model.runner, self._control.load(spec))
         return True
 
     async def back(self, within_s: float) -> bool:

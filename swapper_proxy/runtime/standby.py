@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import math
+from collections.abc import Awaitable, Callable
 from typing import Self
 
 from swapper_proxy.config import Settings
@@ -34,6 +36,7 @@ class Standby:
         self._catalog = catalog
         self._engine = engine
         self._staying: dict[str, Model] = {}  # by runner: what Ollama was told to keep
+        self._renewed_at = -math.inf  # on the engine's clock; reading the configuration anew does not change it
         self._want(settings)
         self._missing = self._at_start
 
@@ -45,6 +48,7 @@ class Standby:
         self._at_start = wanted if default is None or default in wanted else [*wanted, default]
 
     async def __aenter__(self) -> Self:
+        self._renewed_at = self._engine.now
         self._task = asyncio.create_task(self._run())
         return self
 
@@ -65,12 +69,12 @@ class Standby:
         self._task = asyncio.create_task(self._run())
 
     async def pin(self, model: Model) -> None:
-        """Load the model and keep it until the proxy starts again.  Raises Rejected: then it is not pinned."""
+        """Load the model and keep it until the proxy starts again.  If this raises an error, it is not pinned."""
         was_pinned, treatment = self._catalog.is_pinned(model), self._catalog.treatment
         self._pin(model, True)
         try:
             await self._load_to_stay(model, Priority.HIGH, Cause.MANUAL)
-        except Rejected:
+        except Exception:
             if self._catalog.treatment is treatment:  # else the pins are those of another configuration
                 self._pin(model, was_pinned)
             raise
@@ -101,7 +105,7 @@ class Standby:
             self._staying[model.runner] = model
 
     def _stays(self, model: Model) -> bool:
-        return self._catalog.is_pinned(model) or self._catalog.treatment.comes_back(model)
+        return self._catalog.is_pinned(model) or self._catalog.treatment.stays_by_default(model)
 
     def _here_to_stay(self) -> dict[str, Model]:
         """By runner: what is in memory, or on its way in or out, and stays there because of the proxy."""
@@ -132,13 +136,23 @@ class Standby:
         except (UpstreamUnreachable, UpstreamRefused, TimeoutError) as error:
             log.warning("Ollama was not told how long to keep it: %s", error, extra={"model": model.name})
             return True
+        except Exception:  # a bug here must not keep the others from it
+            log.exception("Ollama was not told how long to keep it", extra={"model": model.name})
+            return True
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._load_missing())
-            tasks.create_task(self._keep_pinned())
-            tasks.create_task(self._renew())
-            tasks.create_task(self._bring_back_the_default())
+            for watch in (self._load_missing, self._keep_pinned, self._renew, self._bring_back_the_default):
+                tasks.create_task(self._go_on(watch))
+
+    async def _go_on(self, watch: Callable[[], Awaitable[None]]) -> None:
+        """Begin the watch again if a bug ends it: nobody else would load or keep anything."""
+        while True:
+            try:
+                return await watch()
+            except Exception:
+                log.exception("the watch over what is in memory failed, and goes on")
+                await asyncio.sleep(KEEP_FIRST_S)
 
     async def _load_missing(self) -> None:
         """These now; and whenever Ollama starts, which may be after the proxy, what is to be there at the start."""
@@ -166,9 +180,19 @@ class Standby:
     async def _renew(self) -> None:
         """Have Ollama go on keeping what stays.  A proxy that is killed cannot, so Ollama lets go of it in minutes."""
         while True:
-            await asyncio.sleep(RENEW_S)
+            await asyncio.sleep(self._renewed_at + RENEW_S - self._engine.now)
             await self._engine.ollama.up.wait()
-            await asyncio.gather(*(self._keep(model, STAY_S) for model in self._here_to_stay().values()))
+            await asyncio.gather(*(self._keep(model, STAY_S) for model in self._to_renew()))
+            self._renewed_at = self._engine.now
+
+    def _to_renew(self) -> list[Model]:
+        """What stays, but for what somebody else loaded and Ollama was not told to keep since.
+
+        The options of such a one can only be guessed: a renewal with others would have Ollama load it again.
+        """
+        self._staying = {runner: model for runner, model in self._staying.items() if self._engine.holds(runner)}
+        guessed = {r.key.runner for r in self._engine.residencies() if r.guessed} - self._staying.keys()
+        return [model for runner, model in self._here_to_stay().items() if runner not in guessed]
 
     async def _bring_back_the_default(self) -> None:
         default, after = self._swapper.default_model, self._swapper.default_after

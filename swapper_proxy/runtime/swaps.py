@@ -38,6 +38,7 @@ class Swaps:
         self._report = report
         self._probe = probe
         self._tasks: set[asyncio.Task[None]] = set()
+        self._keeping: dict[str, set[asyncio.Future[None]]] = {}  # by runner
         self._replaced = ""  # what was unloaded to make room for the next load
 
     def load(self, command: StartLoad, model: Model, keep_alive: KeepAlive | None) -> None:
@@ -49,6 +50,18 @@ class Swaps:
         """`name` is what people call it."""
         otherwise = UnloadFailed(command.key, command.generation)
         self._start(self._unload(command, name, otherwise), otherwise)
+
+    async def keep(self, runner: str, telling: Awaitable[None]) -> None:
+        """Tell Ollama to keep what is in memory.  An unload waits for the end of that: after it, it would be a load."""
+        over = asyncio.get_running_loop().create_future()
+        self._keeping.setdefault(runner, set()).add(over)
+        try:
+            await telling
+        finally:
+            self._keeping[runner].discard(over)
+            over.set_result(None)
+            if not self._keeping[runner]:
+                del self._keeping[runner]
 
     def abandon(self) -> None:
         """Ollama is away: what it was asked for is not waited for any more."""
@@ -100,6 +113,8 @@ class Swaps:
     async def _unload(self, command: StartUnload, name: str, failed: UnloadFailed) -> None:
         began = _now()
         try:
+            if keeping := self._keeping.get(command.key.runner):
+                await asyncio.wait(keeping)
             await self.loader.unload(command.key.runner)
         except (TimeoutError, UpstreamRefused):
             self._report(failed)

@@ -81,17 +81,18 @@ class Treatment:
             return STAY_S
         if asked is not None and not self.keep_alive_fixed:
             return asked
-        own = model.configured.keep_alive if model.configured else None
-        return STAY_S if own is None and self.comes_back(model) else self.usual_keep_alive(model)
+        return STAY_S if self.stays_by_default(model) else self.usual_keep_alive(model)
 
     def usual_keep_alive(self, model: Model) -> KeepAlive | None:
         """That of a model that need not stay, and of which no client says how long."""
         own = model.configured.keep_alive if model.configured else None
         return self._swapper.keep_alive if own is None else own
 
-    def comes_back(self, model: Model) -> bool:
-        """Whether it is loaded again when nobody wants anything."""
-        return self._swapper.default_after is not None and model.name == self._swapper.default_model
+    def stays_by_default(self, model: Model) -> bool:
+        """Return True for the default model if it comes back by itself and has no `keep_alive` of its own."""
+        own = model.configured.keep_alive if model.configured else None
+        comes_back = self._swapper.default_after is not None and model.name == self._swapper.default_model
+        return comes_back and own is None
 
     def load_spec(self, model: Model, options: Mapping[str, RunnerOption], keep_alive: KeepAlive | None) -> LoadSpec:
         """How to load it with these options."""

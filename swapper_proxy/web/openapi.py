@@ -35,6 +35,7 @@ _ACTING: Codes = {
     403: ("origin_not_allowed", "host_not_allowed", "read_only"),
     **_UNKNOWN,
     409: ("model_missing", "model_remote"),
+    500: ("internal_error", "scheduler_fault"),
     502: ("upstream_unreachable",),
 }
 _ANYWHERE: Codes = {400: ("invalid_parameter",), 403: ("origin_not_allowed",), 500: ("internal_error",)}

@@ -261,6 +261,17 @@ async def test_who_waits_is_told_in_the_dialect(
         await is_served(proxy)
 
 
+async def test_what_could_not_be_loaded_for_a_fault_is_not_pinned(
+    session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted = Planted(events.LoadRequested, monkeypatch)
+    async with before_a_simulator(session) as (proxy, _, _):
+        planted.plant()
+        assert (await proxy.post("/models/beta/pin"))[0] == 500
+        assert (await proxy.get("/models/beta"))[1]["pinned"] is False
+        await is_served(proxy)
+
+
 async def test_a_fault_where_a_request_is_let_in_at_once(
     session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,9 +12,11 @@ import pytest
 from swapper_proxy.app import running
 from swapper_proxy.config import MaxWait, Model, Server
 from swapper_proxy.config.keep_alive import STAY_S
+from swapper_proxy.ollama.client import OllamaClient
 from swapper_proxy.runtime import standby
 from swapper_proxy.runtime.engine import Engine
 from swapper_proxy.runtime.loader import Loader
+from swapper_proxy.runtime.ports import LoadSpec
 from tests.e2e.conftest import LIMIT_S, Client, at_rest, busy, configured, is_in, settings, waits
 from tests.e2e.process import served
 from tests.e2e.test_keep_alive import is_about, is_kept
@@ -187,3 +189,49 @@ async def test_ollama_lets_go_of_it_when_the_proxy_was_killed(ollama: Client, tm
         assert (await proxy.generate("alpha", keep_alive=-1))[0] == 200
         os.kill(process, signal.SIGKILL)
     await is_kept(ollama)
+
+
+async def test_one_that_is_there_with_another_num_gpu_stays_too(ollama: Client) -> None:
+    """It serves the pinned model as it is, so it is not loaded again for the pin."""
+    async with configured(ollama, MODELS) as proxy:
+        assert (await proxy.generate("alpha", options={"num_gpu": 0, "num_predict": 1}))[0] == 200
+        assert (await proxy.post("/models/alpha/pin"))[0] == 200
+        assert await proxy.generate("beta") == (507, {"error": PINNED_OUT})
+        assert await proxy.metric("swapper_load_seconds_count") == 1
+
+
+async def test_an_unload_waits_until_ollama_was_told_to_keep_the_model(
+    ollama: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the unload it would be a load."""
+    told, go_on, order = asyncio.Event(), asyncio.Event(), []
+    load, unload = OllamaClient.load, OllamaClient.unload
+
+    async def held(client: OllamaClient, spec: LoadSpec) -> None:
+        if renewing:
+            told.set()
+            await go_on.wait()
+        await load(client, spec)
+        order.append(f"kept {spec.name}")
+
+    async def noted(client: OllamaClient, name: str) -> None:
+        order.append(f"unload {name}")
+        await unload(client, name)
+
+    renewing: list[bool] = []
+    monkeypatch.setattr(standby, "RENEW_S", 0.05)
+    monkeypatch.setattr(standby, "KEEP_TIMEOUT_S", LIMIT_S)
+    monkeypatch.setattr(OllamaClient, "load", held)
+    monkeypatch.setattr(OllamaClient, "unload", noted)
+    async with configured(ollama, MODELS, default_model="alpha", default_after=3600) as proxy:
+        await is_in(proxy, "alpha", "loaded")
+        renewing.append(True)
+        order.clear()
+        await told.wait()
+        asking = asyncio.create_task(proxy.generate("beta"))
+        await is_in(proxy, "alpha", "unloading", "unloaded")
+        renewing.clear()
+        go_on.set()
+        assert (await asking)[0] == 200
+        assert order.index("unload alpha") > order.index("kept alpha")
+        assert await ollama.resident() == ["beta:latest"]
