@@ -36,7 +36,7 @@ MOST_HEAD_BYTES = 1024 * 1024
 MOST_UNFOLDED_BYTES = 16 * 1024 * 1024
 # A request that is only a question: Ollama may be asked again even if it had it.
 SAFE = ("GET", "HEAD")
-NO_CONTENT = 204
+NO_CONTENT, NOT_MODIFIED = 204, 304
 # A host that acknowledges nothing of what it was sent for so long has vanished: as long as keepalive gives it.
 VANISHED_S = float(peers.IDLE_S + peers.PROBES * peers.INTERVAL_S)
 # A request is given up if nothing came for so long and its process is gone, as Ollama's own list tells.
@@ -187,7 +187,7 @@ class Connection(asyncio.Protocol):
             if self._framed or value.strip().lower() != b"chunked":
                 self.lose("its answer is sent under another Transfer-Encoding than chunked")
             self._framed = True
-        elif low == b"content-encoding":
+        elif low == b"content-encoding" and self._may_have_body():
             self._decode(value.strip().lower())
 
     def on_headers_complete(self) -> None:
@@ -201,6 +201,11 @@ class Connection(asyncio.Protocol):
         self._headed = self.status >= 200 and not self._lost
         if self._headed and self._method == "HEAD":
             self._ended = True  # the body that the headers tell of does not come, which the parser cannot know
+
+    def _may_have_body(self) -> bool:
+        """Return False if the headers tell of a body that does not come."""
+        status = self._parser.get_status_code()
+        return status >= 200 and status not in (NO_CONTENT, NOT_MODIFIED) and self._method != "HEAD"
 
     def _decode(self, encoding: bytes) -> None:
         if encoding in (b"", b"identity"):
@@ -240,11 +245,13 @@ class Connection(asyncio.Protocol):
 
     # For those who use it
 
-    async def ask(self, method: str, head: bytes, body: Body, silence: Silence = ANY_SILENCE) -> None:
+    async def ask(
+        self, method: str, head: bytes, body: Body, silence: Silence = ANY_SILENCE, *, only_asks: bool = False
+    ) -> None:
         """Send a request; returns when the head of the answer is there.
 
-        Raises Stale, UpstreamUnreachable, UpstreamSilent, and the ProxyError of a body that its client does not send as
-        it should.
+        A request that `only_asks` is Stale where a GET would be, whatever its method.  Raises Stale,
+        UpstreamUnreachable, UpstreamSilent, and the ProxyError of a body that its client does not send as it should.
         """
         kept, self._used = self._used, True
         self._silence, self._quiet_since = silence, math.inf
@@ -264,7 +271,7 @@ class Connection(asyncio.Protocol):
                 raise UpstreamSilent(str(error)) from None
             if kept and not self._touched and isinstance(body, Sequence):
                 sent_bytes = len(head) + sum(map(len, body))
-                if method in SAFE or self._untaken_bytes == sent_bytes:
+                if only_asks or method in SAFE or self._untaken_bytes == sent_bytes:
                     raise Stale(str(error)) from None
             raise UpstreamUnreachable(str(error), sent=True) from None
 
