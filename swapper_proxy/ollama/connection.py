@@ -12,8 +12,7 @@ import httptools
 
 from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.ollama.encoded import EncodedBody, as_decoded
-from swapper_proxy.ollama.kernel import reader, untaken_bytes
-from swapper_proxy.runtime import peers
+from swapper_proxy.runtime import sockets
 from swapper_proxy.runtime.decoding import Undecodable
 from swapper_proxy.runtime.ports import (
     ANY_SILENCE,
@@ -38,7 +37,7 @@ MOST_UNFOLDED_BYTES = 16 * 1024 * 1024
 SAFE = ("GET", "HEAD")
 NO_CONTENT, NOT_MODIFIED = 204, 304
 # A host that acknowledges nothing of what it was sent for so long has vanished: as long as keepalive gives it.
-VANISHED_S = float(peers.IDLE_S + peers.PROBES * peers.INTERVAL_S)
+VANISHED_S = float(sockets.IDLE_S + sockets.PROBES * sockets.INTERVAL_S)
 # A request is given up if nothing came for so long and its process is gone, as Ollama's own list tells.
 GONE_S = 60.0
 
@@ -77,7 +76,7 @@ class Connection(asyncio.Protocol):
         self._silence = ANY_SILENCE
         self._silent = False  # given up for it
         self._quiet_since = math.inf  # as far as was seen
-        self._peer = peers.PeerWatch()
+        self._peer = sockets.PeerWatch()
         self._begin("")
 
     def _begin(self, method: str) -> None:
@@ -96,7 +95,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
-        self._has_come = reader(transport)
+        self._has_come = sockets.reader(transport)
 
     def is_open(self) -> bool:
         """Return False if a kept connection was closed, or sent something, though the loop has not read that yet."""
@@ -142,7 +141,7 @@ class Connection(asyncio.Protocol):
         if self._headed and not self._framed and error is None and not self._lost:
             self._ended = self._is_whole()  # the end of an answer that tells no length is the end of its connection
         if not (self._lost or self._touched) and (error is None or isinstance(error, BrokenPipeError)):
-            self._untaken_bytes = untaken_bytes(self._transport)
+            self._untaken_bytes = sockets.untaken_bytes(self._transport)
         self.lose(str(error) if error else "the connection was closed")
         self._wake()
         self.resume_writing()
