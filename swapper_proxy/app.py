@@ -27,9 +27,9 @@ from swapper_proxy.runtime.configuration import Configuration
 from swapper_proxy.runtime.engine import Engine
 from swapper_proxy.runtime.ledger import Ledger
 from swapper_proxy.runtime.model import GB
-from swapper_proxy.runtime.peers import keep_alive
 from swapper_proxy.runtime.ports import ProblemRecord, UpstreamLoops, UpstreamRefused, UpstreamUnreachable
 from swapper_proxy.runtime.reachability import LOOP
+from swapper_proxy.runtime.sockets import keep_alive
 from swapper_proxy.runtime.standby import Standby
 from swapper_proxy.runtime.watcher import Watcher
 from swapper_proxy.storage.history import History

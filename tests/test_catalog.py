@@ -12,7 +12,15 @@ from swapper_proxy.core.types import Priority, Profile
 from swapper_proxy.runtime import catalog
 from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.model import GB
-from swapper_proxy.runtime.ports import Installed, LoadSpec, Running, Shown, UpstreamRefused, UpstreamUnreachable
+from swapper_proxy.runtime.ports import (
+    Installed,
+    LoadSpec,
+    Running,
+    Shown,
+    UpstreamRefused,
+    UpstreamSilent,
+    UpstreamUnreachable,
+)
 
 CHAT, EMBED = frozenset(["completion"]), frozenset(["embedding"])
 
@@ -38,8 +46,8 @@ class Ollama:
     async def version(self) -> str:
         return "0"
 
-    async def running(self) -> list[Running]:
-        return []
+    async def running(self) -> tuple[list[Running], int]:
+        return [], 0
 
     async def load(self, spec: LoadSpec) -> None: ...
 
@@ -49,6 +57,14 @@ class Ollama:
 def catalog_of(models: dict[str, dict[str, Any]] | None = None, num_parallel: int | None = None, **swapper: Any):
     given = {name: Model(**{"path": f"ollama:{name}", **fields}) for name, fields in (models or {}).items()}
     return Catalog(Ollama(), Settings(models=given, swapper=Swapper(**swapper), ollama_num_parallel=num_parallel))
+
+
+async def test_a_size_without_sense_keeps_nobody_waiting_without_end() -> None:
+    of = catalog_of(load_stall_timeout=100.0)
+    model = Model(path="ollama:a", size_gb=2**20)
+    assert of.treatment.swap_timeout_s(catalog.Model("a", "a", model)) == 130
+    assert of.treatment.swap_timeout_s(catalog.Model("a", "a", size=2**50)) == 130
+    assert of.treatment.swap_timeout_s(catalog.Model("a", "a", size=20 * GB)) == 70
 
 
 async def found(of: Catalog, name: str) -> catalog.Model:
@@ -373,14 +389,61 @@ async def test_a_model_that_is_not_shown_is_known_by_its_name(error: Exception, 
         assert await runner_of(of, loaded("a", "w1")) == "a:latest"
         assert await runner_of(of, loaded("b", "w2")) == "w2"
         of.forget()  # as at every load
-    assert ollama.asked == 2  # not at each look
+    assert ollama.asked == catalog.SHOW_TRIES + 1  # not at each look, and once for b
     assert [r.levelname for r in caplog.records] == ["WARNING"]
+    monkeypatch.setattr(catalog, "UNKNOWN_FOR_S", 0.0)
     monkeypatch.setattr(catalog, "UNSHOWN_FOR_S", 0.0)
     of = Catalog(ollama, Settings())
-    assert (await found(of, "a")).runner == "a:latest"
+    for _ in range(3):
+        assert (await found(of, "a")).runner == "a:latest"
     ollama.errors.clear()
     assert (await found(of, "a")).runner == "w1"
     assert await runner_of(of, loaded("a", "w1")) == "w1"
+
+
+class Hiccup(Ollama):
+    """Fails to show what it is asked for, so often in all."""
+
+    def __init__(self, error: Exception, failures: int) -> None:
+        self.error = error
+        self.failures = failures
+        self.asked = 0
+
+    async def show(self, name: str) -> Shown:
+        self.asked += 1
+        if self.asked <= self.failures:
+            raise self.error
+        return await super().show(name)
+
+
+HICCUPS = [*FAILURES, UpstreamSilent("no answer to /api/show within 10 s")]
+
+
+@pytest.mark.parametrize("error", HICCUPS, ids=str)
+async def test_what_is_not_shown_once_is_asked_for_again_at_once(error: Exception) -> None:
+    """Else its names would be two runners, and an embedder would be loaded in another way."""
+    of = Catalog(Hiccup(error, 1), Settings())
+    assert (await found(of, "a")).runner == (await found(of, "a-kind")).runner == "w1"
+    of = Catalog(Hiccup(error, 1), Settings())
+    assert of.load_spec(await found(of, "e"), {}).embedding_only
+
+
+async def test_what_is_not_shown_is_asked_for_soon_and_then_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(catalog.time, "monotonic", lambda: now)
+    ollama = Hiccup(FAILURES[0], 2 * catalog.SHOW_TRIES)
+    of = Catalog(ollama, Settings())
+
+    async def after(seconds: float) -> tuple[str, int]:
+        nonlocal now
+        now += seconds
+        return (await found(of, "a")).runner, ollama.asked
+
+    assert await after(0.0) == ("a:latest", 2)
+    assert await after(catalog.UNKNOWN_FOR_S - 0.5) == ("a:latest", 2)
+    assert await after(1.0) == ("a:latest", 4)
+    assert await after(catalog.UNSHOWN_FOR_S - 0.5) == ("a:latest", 4)
+    assert await after(1.0) == ("w1", 5)
 
 
 async def test_one_that_is_made_anew_is_asked_for_at_once() -> None:

@@ -498,6 +498,25 @@ async def test_an_encoding_that_nobody_asked_for_and_nobody_knows_is_no_answer(e
         assert caught.value.sent
 
 
+BODILESS = {"HEAD": b"200 OK", "GET": b"304 Not Modified", "POST": b"204 No Content"}
+
+
+@pytest.mark.parametrize("method", BODILESS)
+async def test_where_no_body_comes_there_is_nothing_to_decode(method: str) -> None:
+    for encoding in (b"br", b"gzip"):
+        head = b"HTTP/1.1 %b\r\nContent-Encoding: %b\r\nETag: x\r\n\r\n" % (BODILESS[method], encoding)
+        async with served(answering(head)) as (client, _):
+            answer = await client.send(method, "/x", (), ())
+            assert answer.headers == [(b"Content-Encoding", encoding), (b"ETag", b"x")]
+            assert await answer.rest() == b""
+
+
+async def test_what_comes_before_an_answer_is_not_decoded_either() -> None:
+    early = b"HTTP/1.1 103 Early Hints\r\nContent-Encoding: br\r\n\r\n"
+    async with served(answering(early + SIZED)) as (client, _):
+        assert await (await client.send("GET", "/x", (), ())).rest() == b"hello"
+
+
 # Silence
 
 

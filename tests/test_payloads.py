@@ -116,3 +116,13 @@ def test_what_a_model_is_made_of() -> None:
     for text in ("TEMPLATE", "SYSTEM", "PARAMETER stop", "LICENSE", "MESSAGE user"):
         assert shown(modelfile=f'{head}{text} "x\nFROM /blobs/sha256-4\nADAPTER y"').runner == "sha256-1 sha256-2"
     assert shown(modelfile="FROM " + "x" * 5000).runner == ""
+
+
+def test_counts_of_each_layer() -> None:
+    info: dict[str, Any] = {"general.architecture": "x", "x.block_count": 2, "x.embedding_length": 8}
+    one = shown(model_info=info | {"x.attention.head_count": 4, "x.attention.head_count_kv": 2}).context
+    assert one[0] > 0
+    for heads, of_layers in ((4, [2, 2]), ([4, 3], 2), ([4], [2, [5], 2]), ([4, [9], -1, None], [2, 2, "x"])):
+        some = info | {"x.attention.head_count": heads, "x.attention.head_count_kv": of_layers}
+        assert shown(model_info=some).context == one
+    assert shown(model_info=info | {"x.attention.head_count": [[4]]}).context == (0, 0)

@@ -11,8 +11,8 @@ from swapper_proxy.config import Server
 from swapper_proxy.ollama import connection
 from swapper_proxy.ollama.client import OllamaClient
 from swapper_proxy.ollama.simulator import SimulatedModel, Simulator, serving
-from swapper_proxy.runtime import peers
-from swapper_proxy.runtime.peers import PeerWatch, keep_alive
+from swapper_proxy.runtime import sockets
+from swapper_proxy.runtime.sockets import PeerWatch, keep_alive
 from swapper_proxy.web import server
 
 OPTIONS = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
@@ -59,7 +59,7 @@ def test_a_platform_with_other_names(monkeypatch: pytest.MonkeyPatch) -> None:
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
         monkeypatch.setattr(socket, "TCP_KEEPALIVE", idle, raising=False)
         keep_alive(sock)
-        assert sock.getsockopt(socket.IPPROTO_TCP, idle) == peers.IDLE_S
+        assert sock.getsockopt(socket.IPPROTO_TCP, idle) == sockets.IDLE_S
 
 
 class Told:
@@ -123,9 +123,9 @@ def test_the_layout_is_that_of_this_kernel() -> None:
 
 
 def test_a_platform_that_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers, "_TCP_INFO", None)
+    monkeypatch.setattr(sockets, "_TCP_INFO", None)
     assert found(Told(retransmits=9, heard_s=100.0), 0, 100) == [False, False]
-    assert peers.unanswered(Told()) is None
+    assert sockets.unanswered(Told()) is None
 
 
 def test_a_connection_that_is_closed_already(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,7 +72,7 @@ class UnloadFailed:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What Ollama listed as loaded, and when it was asked; `complete` unless no name leads to some of it any more."""
+    """What Ollama listed as loaded, and when it was asked; `complete` unless it is unknown what some of it is."""
 
     asked_at: float
     present: tuple[Sighting, ...]

@@ -39,6 +39,8 @@ ASK_TIMEOUT_S = 10.0
 MOST_OWN_BYTES = 16 * 1024 * 1024
 MOST_ERROR_BYTES = 64 * 1024  # all who wait for a load that fails get what Ollama says
 ERRORS = range(400, 600)
+# Complaints that are remembered: models with wrong PARAMETERs, how many of each, and how many characters of one.
+MOST_COMPLAINTS, MOST_WRONG, MOST_TEXT = 1000, 10, 200
 
 
 class OllamaClient:
@@ -52,6 +54,7 @@ class OllamaClient:
         self.via = secrets.token_hex(8)
         self._connect_timeout_s = connect_timeout_s
         self._left_out: dict[str, int] = {}  # entries of a list that could not be read, by path
+        self._wrong: dict[str, tuple[str, ...]] = {}  # PARAMETERs that were complained of, by model
         self._pool: Pool
 
     async def __aenter__(self) -> "OllamaClient":
@@ -71,10 +74,10 @@ class OllamaClient:
         self._complain("/api/tags", left_out)
         return [Installed(m.name, m.size, m.digest, bool(m.remote_host), m.modified_at) for m in entries]
 
-    async def running(self) -> list[Running]:
+    async def running(self) -> tuple[list[Running], int]:
         entries, left_out = await self._ask("GET", "/api/ps", wire.ps)
         self._complain("/api/ps", left_out)
-        return [Running(m.name, m.size, m.size_vram, m.digest, m.expires_at) for m in entries]
+        return [Running(m.name, m.size, m.size_vram, m.digest, m.expires_at) for m in entries], left_out
 
     def _complain(self, path: str, left_out: int) -> None:
         """Say it once, not at each look."""
@@ -83,13 +86,19 @@ class OllamaClient:
         self._left_out[path] = left_out
 
     async def show(self, name: str) -> Shown:
-        show = await self._ask("POST", "/api/show", wire.show, {"model": name})
-        for parameter in show.wrong_parameters:
-            log.warning("Ollama will not run this model: PARAMETER %.200r", parameter, extra={"model": name})
-        capabilities = None if show.capabilities is None else frozenset(show.capabilities)
-        return Shown(
-            show.runner, show.runner_options, capabilities, bool(show.remote_host), show.modified_at, *show.context
-        )
+        shown, wrong = await self._ask("POST", "/api/show", _shown, {"model": name}, only_asks=True)
+        self._complain_of(name, wrong)
+        return shown
+
+    def _complain_of(self, name: str, wrong: tuple[str, ...]) -> None:
+        """Say which PARAMETERs of a model are wrong, once and not each time that it is shown."""
+        if wrong == self._wrong.get(name, ()):
+            return
+        if len(self._wrong) >= MOST_COMPLAINTS:
+            self._wrong.clear()
+        self._wrong[name] = wrong
+        for parameter in wrong:
+            log.warning("Ollama will not run this model: PARAMETER %r", parameter, extra={"model": name})
 
     async def load(self, spec: LoadSpec) -> None:
         """Make Ollama load, on a connection of its own; returns when it is loaded."""
@@ -115,11 +124,12 @@ class OllamaClient:
         body: object = None,
         *,
         a_load: bool = False,
+        only_asks: bool = False,
     ) -> T:
         content = () if body is None else (msgspec.json.encode(body),)
         try:
             async with asyncio.timeout(None if a_load else ASK_TIMEOUT_S):
-                status, kind, answer = await self._whole(method, path, content, fresh=a_load)
+                status, kind, answer = await self._whole(method, path, content, fresh=a_load, only_asks=only_asks)
         except TimeoutError:
             raise UpstreamSilent(f"no answer to {path} within {ASK_TIMEOUT_S:g} s") from None
         except UpstreamBroken as error:
@@ -136,11 +146,11 @@ class OllamaClient:
             raise UpstreamUnreachable(f"the upstream at {self.url} is not an Ollama server: {error}") from error
 
     async def _whole(
-        self, method: str, path: str, content: tuple[bytes, ...], *, fresh: bool
+        self, method: str, path: str, content: tuple[bytes, ...], *, fresh: bool, only_asks: bool
     ) -> tuple[int, str, bytes]:
         """Status, Content-Type and body."""
         headers = [(b"Content-Length", b"%d" % sum(map(len, content)))] if content else []
-        answer = await self.send(method, path, headers, content, fresh=fresh)
+        answer = await self.send(method, path, headers, content, fresh=fresh, only_asks=only_asks)
         body = await answer.rest(MOST_OWN_BYTES if answer.status == 200 else MOST_ERROR_BYTES)
         return answer.status, answer.content_type or "application/json", body
 
@@ -155,11 +165,13 @@ class OllamaClient:
         *,
         silence: Silence = ANY_SILENCE,
         fresh: bool = False,
+        only_asks: bool = False,
     ) -> Connection:
         """Hand a request on; returns when the head of the answer is there.
 
         A kept connection may be closed by Ollama while the request is on its way.  It is sent once more, on a fresh
-        connection, if nothing of it was taken or it only asks, and its body is still at hand; nothing else is.
+        connection, if nothing of it was taken or it only asks, and its body is still at hand; nothing else is.  A GET
+        and a HEAD only ask; of a POST the caller has to know it (`only_asks`).
         """
         lines = [b"%b: %b\r\n" % header for header in headers]
         if not isinstance(body, Sequence) and not any(line.lower().startswith(b"content-length:") for line in lines):
@@ -169,13 +181,22 @@ class OllamaClient:
         head = b"".join((start.encode("utf-8", "surrogateescape"), *lines, self._pool.last_lines))
         connection = (None if fresh else self._pool.kept()) or await self._pool.connect()
         try:
-            await connection.ask(method, head, body, silence)
+            await connection.ask(method, head, body, silence, only_asks=only_asks)
         except Stale:
             return await self.send(method, target, headers, body, silence=silence, fresh=True)
         except BaseException:
             connection.close()
             raise
         return connection
+
+
+def _shown(answer: bytes) -> tuple[Shown, tuple[str, ...]]:
+    """Return what /api/show tells, and the PARAMETERs that Ollama will refuse.  Raises what is UNREADABLE."""
+    show = wire.show(answer)
+    wrong = tuple(parameter[:MOST_TEXT] for parameter in show.wrong_parameters[:MOST_WRONG])
+    capabilities = None if show.capabilities is None else frozenset(show.capabilities)
+    remote = bool(show.remote_host)
+    return Shown(show.runner, show.runner_options, capabilities, remote, show.modified_at, *show.context), wrong
 
 
 async def _chunked(body: AsyncIterable[bytes]) -> AsyncIterator[bytes]:

@@ -12,8 +12,7 @@ import httptools
 
 from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.ollama.encoded import EncodedBody, as_decoded
-from swapper_proxy.ollama.kernel import reader, untaken_bytes
-from swapper_proxy.runtime import peers
+from swapper_proxy.runtime import sockets
 from swapper_proxy.runtime.decoding import Undecodable
 from swapper_proxy.runtime.ports import (
     ANY_SILENCE,
@@ -36,9 +35,9 @@ MOST_HEAD_BYTES = 1024 * 1024
 MOST_UNFOLDED_BYTES = 16 * 1024 * 1024
 # A request that is only a question: Ollama may be asked again even if it had it.
 SAFE = ("GET", "HEAD")
-NO_CONTENT = 204
+NO_CONTENT, NOT_MODIFIED = 204, 304
 # A host that acknowledges nothing of what it was sent for so long has vanished: as long as keepalive gives it.
-VANISHED_S = float(peers.IDLE_S + peers.PROBES * peers.INTERVAL_S)
+VANISHED_S = float(sockets.IDLE_S + sockets.PROBES * sockets.INTERVAL_S)
 # A request is given up if nothing came for so long and its process is gone, as Ollama's own list tells.
 GONE_S = 60.0
 
@@ -77,7 +76,7 @@ class Connection(asyncio.Protocol):
         self._silence = ANY_SILENCE
         self._silent = False  # given up for it
         self._quiet_since = math.inf  # as far as was seen
-        self._peer = peers.PeerWatch()
+        self._peer = sockets.PeerWatch()
         self._begin("")
 
     def _begin(self, method: str) -> None:
@@ -96,7 +95,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
-        self._has_come = reader(transport)
+        self._has_come = sockets.reader(transport)
 
     def is_open(self) -> bool:
         """Return False if a kept connection was closed, or sent something, though the loop has not read that yet."""
@@ -142,7 +141,7 @@ class Connection(asyncio.Protocol):
         if self._headed and not self._framed and error is None and not self._lost:
             self._ended = self._is_whole()  # the end of an answer that tells no length is the end of its connection
         if not (self._lost or self._touched) and (error is None or isinstance(error, BrokenPipeError)):
-            self._untaken_bytes = untaken_bytes(self._transport)
+            self._untaken_bytes = sockets.untaken_bytes(self._transport)
         self.lose(str(error) if error else "the connection was closed")
         self._wake()
         self.resume_writing()
@@ -187,7 +186,7 @@ class Connection(asyncio.Protocol):
             if self._framed or value.strip().lower() != b"chunked":
                 self.lose("its answer is sent under another Transfer-Encoding than chunked")
             self._framed = True
-        elif low == b"content-encoding":
+        elif low == b"content-encoding" and self._may_have_body():
             self._decode(value.strip().lower())
 
     def on_headers_complete(self) -> None:
@@ -201,6 +200,11 @@ class Connection(asyncio.Protocol):
         self._headed = self.status >= 200 and not self._lost
         if self._headed and self._method == "HEAD":
             self._ended = True  # the body that the headers tell of does not come, which the parser cannot know
+
+    def _may_have_body(self) -> bool:
+        """Return False if the headers tell of a body that does not come."""
+        status = self._parser.get_status_code()
+        return status >= 200 and status not in (NO_CONTENT, NOT_MODIFIED) and self._method != "HEAD"
 
     def _decode(self, encoding: bytes) -> None:
         if encoding in (b"", b"identity"):
@@ -240,11 +244,13 @@ class Connection(asyncio.Protocol):
 
     # For those who use it
 
-    async def ask(self, method: str, head: bytes, body: Body, silence: Silence = ANY_SILENCE) -> None:
+    async def ask(
+        self, method: str, head: bytes, body: Body, silence: Silence = ANY_SILENCE, *, only_asks: bool = False
+    ) -> None:
         """Send a request; returns when the head of the answer is there.
 
-        Raises Stale, UpstreamUnreachable, UpstreamSilent, and the ProxyError of a body that its client does not send as
-        it should.
+        A request that `only_asks` is Stale where a GET would be, whatever its method.  Raises Stale,
+        UpstreamUnreachable, UpstreamSilent, and the ProxyError of a body that its client does not send as it should.
         """
         kept, self._used = self._used, True
         self._silence, self._quiet_since = silence, math.inf
@@ -264,7 +270,7 @@ class Connection(asyncio.Protocol):
                 raise UpstreamSilent(str(error)) from None
             if kept and not self._touched and isinstance(body, Sequence):
                 sent_bytes = len(head) + sum(map(len, body))
-                if method in SAFE or self._untaken_bytes == sent_bytes:
+                if only_asks or method in SAFE or self._untaken_bytes == sent_bytes:
                     raise Stale(str(error)) from None
             raise UpstreamUnreachable(str(error), sent=True) from None
 

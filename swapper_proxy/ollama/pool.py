@@ -5,7 +5,7 @@ import ssl
 from urllib.parse import urlsplit
 
 from swapper_proxy.ollama.connection import Connection
-from swapper_proxy.runtime import peers
+from swapper_proxy.runtime import sockets
 from swapper_proxy.runtime.ports import VIA, UpstreamUnreachable
 
 # How often all connections are looked at for silence: instead of a timer for each, which would cost every request.
@@ -62,7 +62,7 @@ class Pool:
             raise UpstreamUnreachable(f"no connection within {self._connect_timeout_s:g} s") from None
         except OSError as error:
             raise UpstreamUnreachable(str(error)) from error
-        peers.keep_alive(transport.get_extra_info("socket"))
+        sockets.keep_alive(transport.get_extra_info("socket"))
         self._all.add(connection)
         return connection
 

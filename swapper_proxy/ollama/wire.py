@@ -73,7 +73,7 @@ class Show(msgspec.Struct):
             for name in ("block_count", "embedding_length", "attention.head_count", "context_length")
         )
         of_layers = info.get(prefix + "attention.head_count_kv", heads)  # one number, or one for each layer
-        in_all = sum(map(_count, of_layers)) if isinstance(of_layers, list) else _count(of_layers) * layers
+        in_all = sum(_counts(of_layers)) if isinstance(of_layers, list) else _count(of_layers) * layers
         key = _count(info.get(prefix + "attention.key_length")) or width // max(1, heads)
         value = _count(info.get(prefix + "attention.value_length")) or key
         if not (in_all and heads and key):
@@ -147,9 +147,12 @@ def _number(text: str) -> float:
 
 def _count(value: object) -> int:
     """Return a count of a plausible size; 0 for anything else.  Of a list, one for each layer, the largest."""
-    if isinstance(value, list):
-        return max(map(_count, value), default=0)
-    return value if isinstance(value, int) and 0 <= value <= MOST_COUNT else 0
+    return max(_counts(value if isinstance(value, list) else [value]), default=0)
+
+
+def _counts(values: list[object]) -> list[int]:
+    """Return each number of a plausible size, and 0 for anything else, a list included."""
+    return [value if isinstance(value, int) and 0 <= value <= MOST_COUNT else 0 for value in values]
 
 
 class _Version(msgspec.Struct):

@@ -26,10 +26,12 @@ from swapper_proxy.runtime.treatment import Treatment
 
 log = logging.getLogger(__name__)
 
-# A name that Ollama did not know is not asked for again so soon, however many clients ask.
+# A name that Ollama did not know or show is not asked for again so soon, however many clients ask.
 UNKNOWN_FOR_S = 1.0
-# What Ollama lists and cannot show is asked for again after this time: each try may take as long as an answer may.
+# The same for what Ollama lists and again and again does not show: each try may take as long as an answer may.
 UNSHOWN_FOR_S = 30.0
+# What Ollama lists is asked for so often at once: without an answer, two names of one runner would be two runners.
+SHOW_TRIES = 2
 # How often a model is asked for that is another one after each answer.
 MOST_TRIES = 3
 NOT_FOUND = 404
@@ -361,12 +363,9 @@ class Catalog:
             await self._look()
             if model := self._models.get(spelling):
                 return model
-        try:
-            shown = await self._shown(spelling)
-        except (UpstreamRefused, UpstreamUnreachable) as error:
-            if not await self._is_there(spelling, error):
-                return None
-            shown = None
+        shown, known = await self._tried(spelling)
+        if not known:
+            return None
         model = replace(self._unasked(spelling), shown=shown)
         if entry := self._installed.get(spelling):
             self._models[spelling] = self._by_digest[entry.digest] = model
@@ -375,19 +374,34 @@ class Catalog:
             self._know_afresh()
         return model
 
+    async def _tried(self, spelling: str) -> tuple[Shown | None, bool]:
+        """Return what Ollama shows of it, if anything, and whether Ollama knows it.  Raises UpstreamUnreachable."""
+        for _ in range(SHOW_TRIES):
+            try:
+                return await self._shown(spelling), True
+            except (UpstreamRefused, UpstreamUnreachable) as caught:
+                error = caught
+            if not await self._is_there(spelling, error):
+                self._wait(spelling, UNKNOWN_FOR_S)
+                return None, False
+        again = spelling in self._models
+        if not again:
+            log.warning("Ollama has this model and does not show it: %s", error, extra={"model": spelling})
+        self._wait(spelling, UNSHOWN_FOR_S if again else UNKNOWN_FOR_S)
+        return None, True
+
     async def _is_there(self, spelling: str, error: UpstreamRefused | UpstreamUnreachable) -> bool:
         """Return True if Ollama lists a model that it did not show.  Raises UpstreamUnreachable if it does not list."""
         if isinstance(error, UpstreamRefused):
-            is_there = spelling in self._installed and error.failure.status != NOT_FOUND
-        else:
-            await self._look()
-            is_there = spelling in self._installed
-        if is_there and spelling not in self._models:
-            log.warning("Ollama has this model and does not show it: %s", error, extra={"model": spelling})
+            return spelling in self._installed and error.failure.status != NOT_FOUND
+        await self._look()
+        return spelling in self._installed
+
+    def _wait(self, spelling: str, seconds: float) -> None:
+        """Do not ask Ollama for this name for so long."""
         now = time.monotonic()
         self._not_before = {name: until for name, until in self._not_before.items() if until > now}
-        self._not_before[spelling] = now + (UNSHOWN_FOR_S if is_there else UNKNOWN_FOR_S)
-        return is_there
+        self._not_before[spelling] = now + seconds
 
     async def _shown(self, spelling: str) -> Shown:
         """What Ollama shows of it, once that belongs to the digest that is known: it did not change meanwhile."""

@@ -12,6 +12,9 @@ else:
 
 MOST_PARTS = 1000  # members or frames; each costs a decoder
 STEP_BYTES = 1024 * 1024  # decoded at a time
+# A zstd decoder keeps so much of what it has decoded.  RFC 8878 asks for no more, but a frame may ask for gigabytes.
+WINDOW_LOG = 23
+WINDOW_BYTES = 1 << WINDOW_LOG
 
 
 class Undecodable(Exception):
@@ -53,7 +56,12 @@ class _Member:
         return self._inflate.decompress(self._inflate.unconsumed_tail + data, max_length)
 
 
-DECODERS: dict[str, Callable[[], Decoder]] = {"gzip": _Member, "x-gzip": _Member, "zstd": zstd.ZstdDecompressor}
+def _frame() -> Decoder:
+    """Return what decodes one zstd frame."""
+    return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: WINDOW_LOG})
+
+
+DECODERS: dict[str, Callable[[], Decoder]] = {"gzip": _Member, "x-gzip": _Member, "zstd": _frame}
 
 
 class Decoding:
@@ -84,8 +92,11 @@ class Decoding:
                 encoded = self._left = self._part.unused_data if self._part.eof else b""
                 if decoded:
                     return decoded
-        except (zlib.error, zstd.ZstdError) as error:
+        except zlib.error as error:
             raise Undecodable(f"the {self._what} cannot be decoded: {error}") from None
+        except zstd.ZstdError as error:
+            why = f"{error} (the window of zstd may be {WINDOW_BYTES >> 20} MiB at most)"
+            raise Undecodable(f"the {self._what} cannot be decoded: {why}") from None
         return b""
 
     def end(self) -> None:

@@ -105,7 +105,8 @@ class Loader:
     async def _running(self, runner: str) -> list[Running]:
         """What /api/ps shows of this runner."""
         found = []
-        for entry in await self._control.running():
+        entries, _ = await self._control.running()
+        for entry in entries:
             model = await self._catalog.find_running(entry)
             if model is not None and model.runner == runner:
                 found.append(entry)

@@ -52,7 +52,8 @@ class Treatment:
     def swap_timeout_s(self, model: Model) -> float:
         if self._swapper.model_swap_timeout is not None:
             return self._swapper.model_swap_timeout
-        return SWAP_TIMEOUT_BASE_S + SWAP_TIMEOUT_PER_GB_S * (model.size_gb or 0)
+        reading_s = SWAP_TIMEOUT_PER_GB_S * (model.size_gb or 0)  # by a size that Ollama told, which may be absurd
+        return SWAP_TIMEOUT_BASE_S + min(reading_s, self._swapper.load_stall_timeout)
 
     @property
     def keep_alive_fixed(self) -> bool:

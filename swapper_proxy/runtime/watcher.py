@@ -8,6 +8,7 @@ from typing import Self
 from swapper_proxy.core.types import Sighting
 from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.engine import Engine
+from swapper_proxy.runtime.model import Model
 from swapper_proxy.runtime.ports import Control, Running, UpstreamRefused, UpstreamUnreachable
 
 log = logging.getLogger(__name__)
@@ -16,6 +17,7 @@ BUSY_S = 1.0
 QUIET_S = 5.0
 FIRST_LOOK_S = 2.0  # that the start waits for
 CATALOG_S = 5.0
+MOST_ODD = 1000  # names of models that were complained of
 FAILURES = 3  # one after the other, which are worth a line in the log
 
 
@@ -29,6 +31,7 @@ class Watcher:
         self._catalog_due = 0.0
         self._failures = 0  # looks that failed, one after the other
         self._bug = ""  # in which the last look ended
+        self._odd: set[str] = set()  # what is loaded and could not be looked at, as far as it was told
         self._looked = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -58,9 +61,9 @@ class Watcher:
         """One look at Ollama; the engine is told.  Never raises: requests that change models wait for it, too."""
         asked_at = self._loop.time()
         try:
-            running = await self._control.running()
+            running, unread = await self._control.running()
             refused = await self._look_at_catalog(asked_at)
-            seen = [sighting for entry in running if (sighting := await self._sighting(entry, asked_at))]
+            seen, unknown = await self._sightings(running, asked_at)
         except (UpstreamUnreachable, UpstreamRefused) as error:
             await self._engine.probe()
             self._tell(error)
@@ -68,7 +71,7 @@ class Watcher:
             self._tell_of_bug(error)
         else:
             self._engine.upstream(True)
-            self._engine.observed(asked_at, tuple(seen), complete=len(seen) == len(running))
+            self._engine.observed(asked_at, tuple(seen), complete=unread + unknown == 0)
             self._tell(refused)
 
     async def _look_at_catalog(self, asked_at: float) -> UpstreamRefused | None:
@@ -95,19 +98,46 @@ class Watcher:
             self._bug = bug
             log.error("looking at Ollama failed", exc_info=error)
 
-    async def _sighting(self, entry: Running, asked_at: float) -> Sighting | None:
-        """What the scheduler is told of a runner that /api/ps shows: its key as far as can be known.
+    async def _sightings(self, running: list[Running], asked_at: float) -> tuple[list[Sighting], int]:
+        """Return what the scheduler is told, and how many runners are left out because nobody knows what they are.
+
+        A runner that was left to others is known, and the scheduler is not told of it.  One that cannot be looked at
+        for a bug in this proxy hides no other.
+        """
+        seen: list[Sighting] = []
+        unknown = 0
+        for entry in running:
+            try:
+                model = await self._catalog.find_running(entry)
+                if model is None:
+                    unknown += 1
+                elif not self._is_left(model, entry):
+                    seen.append(self._sighting(model, entry, asked_at))
+            except (UpstreamUnreachable, UpstreamRefused):
+                raise
+            except Exception as error:
+                unknown += 1
+                self._tell_of_entry(entry, error)
+        return seen, unknown
+
+    def _tell_of_entry(self, entry: Running, error: Exception) -> None:
+        """Say it once for each model, not at each look."""
+        if entry.name not in self._odd and len(self._odd) < MOST_ODD:
+            self._odd.add(entry.name)
+            log.error("what is loaded cannot be looked at", exc_info=error, extra={"model": entry.name})
+
+    def _is_left(self, model: Model, entry: Running) -> bool:
+        """Return True if the runner was left to others: as soon as it answers nobody, it is as good as gone."""
+        is_ours = self._engine.occupant(model.runner) is not None
+        return not is_ours and self._catalog.is_left_to_others(model.runner, entry)
+
+    def _sighting(self, model: Model, entry: Running, asked_at: float) -> Sighting:
+        """Return what the scheduler is told of a runner that /api/ps shows: its key as far as can be known.
 
         The size is remembered for the key that was loaded through the proxy; what somebody else loaded may have any
-        options.  Of one that no name leads to, or that was left to others, it hears nothing: as soon as it answers
-        nobody, it is as good as gone.
+        options.
         """
-        model = await self._catalog.find_running(entry)
-        if model is None:
-            return None
         occupant = self._engine.occupant(model.runner)
-        if occupant is None and self._catalog.is_left_to_others(model.runner, entry):
-            return None
         key = occupant.key if occupant else self._catalog.own_key(model)
         if occupant is not None and occupant.has_settled(asked_at) and not occupant.guessed:
             self._catalog.measured(key, entry.size)

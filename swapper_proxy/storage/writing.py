@@ -1,14 +1,11 @@
 """How records become rows."""
 
-import math
 import sqlite3
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from swapper_proxy.runtime.ports import RequestRecord, StateRecord, SwapRecord
-from swapper_proxy.storage.schema import MOST_TOKENS, transaction
-
-LONGEST_S = 1e12  # what says more says nothing
+from swapper_proxy.storage.schema import transaction
 
 REQUEST = "INSERT INTO requests VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 SWAP = "INSERT INTO swaps VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -60,45 +57,30 @@ def _time(record: RequestRecord | SwapRecord | StateRecord) -> float:
 
 
 def _request(r: RequestRecord) -> tuple[object, ...]:
-    times = (r.wait_s, r.first_byte_s, r.duration_s, *_tokens(r), r.usage.load_s, r.usage.generation_s)
-    return _time(r), *_storable((r.model, r.endpoint, r.status, *times))
+    times = (r.wait_s, r.first_byte_s, r.duration_s)
+    figures = (r.usage.prompt_tokens, r.usage.generated_tokens, r.usage.load_s, r.usage.generation_s)
+    return _time(r), *_storable((r.model, r.endpoint, r.status, *times, *figures))
 
 
 def _storable(values: Iterable[object]) -> Iterable[object]:
-    """A number that SQLite takes for none, or a text that it cannot hold, must not cost the whole batch."""
-    for value in values:
-        if isinstance(value, float):
-            yield _seconds(value)
-        elif isinstance(value, str):
-            yield value.encode(errors="replace").decode()
-        else:
-            yield value
+    """A text that SQLite cannot hold must not cost the whole batch."""
+    return (_text(value) if isinstance(value, str) else value for value in values)
 
 
-def _seconds(value: float) -> float:
-    return max(-LONGEST_S, min(value, LONGEST_S)) if not math.isnan(value) else 0.0
+def _text(value: str) -> str:
+    return value.encode(errors="replace").decode()
 
 
 def _totals(requests: list[RequestRecord]) -> list[tuple[object, ...]]:
     """What a batch adds, once for each model."""
     of: dict[str, list[float]] = {}
     for r in requests:
-        prompt, generated = _tokens(r)
-        generation_s = _seconds(r.usage.generation_s)
-        sums = of.setdefault(r.model.encode(errors="replace").decode(), [0, 0, 0, 0, 0.0])
+        usage = r.usage
+        sums = of.setdefault(_text(r.model), [0, 0, 0, 0, 0.0])
         sums[0] += 1
-        sums[1] += prompt
-        sums[2] += generated
-        if generation_s > 0:
-            sums[3] += generated
-            sums[4] += generation_s
+        sums[1] += usage.prompt_tokens
+        sums[2] += usage.generated_tokens
+        if usage.generation_s > 0:
+            sums[3] += usage.generated_tokens
+            sums[4] += usage.generation_s
     return [(model, *sums) for model, sums in of.items()]
-
-
-def _tokens(r: RequestRecord) -> tuple[int, int]:
-    """Of the prompt and generated; SQLite could not add up what an Ollama out of its mind may say."""
-    return _count(r.usage.prompt_tokens), _count(r.usage.generated_tokens)
-
-
-def _count(tokens: int) -> int:
-    return max(0, min(tokens, MOST_TOKENS))

@@ -4,13 +4,14 @@ import asyncio
 import io
 from collections.abc import AsyncIterator, Callable, Container
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 from aiohttp import StreamReader, web
 
 from swapper_proxy import config
 from swapper_proxy.core.errors import ProxyError
-from swapper_proxy.runtime.decoding import DECODERS, Decoding, Undecodable
+from swapper_proxy.runtime.decoding import DECODERS, WINDOW_BYTES, Decoding, Undecodable
 from swapper_proxy.runtime.ports import Body, Pieces
 from swapper_proxy.web import expecting
 from swapper_proxy.web.body import Ambiguous, Fields, Malformed
@@ -64,14 +65,28 @@ class Intake:
             raise ProxyError(400, "malformed", str(error)) from None
 
     async def in_thread(self, function: Callable[..., T], *arguments: bytes) -> T:
-        """Run what takes long beside the loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+        """Run what takes long beside the loop.
+
+        The executor keeps a call that was cancelled in its queue.  So that it keeps no body with it, the queue has only
+        a box, which is emptied here when nobody waits for the call any more.
+        """
+        box: list[Callable[[], T]] = [partial(function, *arguments)]
+        del arguments  # an exception may keep this frame
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, _run, box)
+        finally:
+            box.clear()
 
     def hold(self, size: int) -> None:
         """Count so many bytes more in memory, or less.  Raises ProxyError (503) if all together are too many."""
         self._buffered += size
         if size > 0 and self._buffered > self.server.max_buffered_bytes:
             raise ProxyError(503, "buffers_full", "too many large requests at once, please try again later", 1.0)
+
+
+def _run(box: list[Callable[[], T]]) -> T:
+    """Take the call out of its box: what it works on is nobody else's, and goes with it."""
+    return box.pop()()
 
 
 class RequestBody:
@@ -81,12 +96,13 @@ class RequestBody:
     request alive for long, and these frames must keep no body.  `fields` is what was read of it, None if nothing was.
     """
 
-    __slots__ = ("_as_it_came", "_came", "_held", "_intake", "_pieces", "_request", "_whole", "fields")
+    __slots__ = ("_as_it_came", "_came", "_held", "_intake", "_pieces", "_request", "_whole", "_window", "fields")
 
     def __init__(self, intake: Intake, request: web.BaseRequest) -> None:
         self._intake = intake
         self._request = request
         self._held = 0  # bytes that are counted
+        self._window = 0  # bytes that are counted for a decoder besides
         self._whole: io.BytesIO | None = None  # while it comes in pieces
         self._came = b""
         self._pieces: Pieces = []
@@ -172,17 +188,31 @@ class RequestBody:
             self._keep(piece, limit)
 
     async def _decode(self, decoding: Decoding, limit: int) -> None:
-        """Decode a little at a time: how much comes of a few bytes is known only afterwards."""
+        """Decode a little at a time: how much comes of a few bytes is known only afterwards.
+
+        Until the end the decoder has a copy of the last of it in memory, which counts, too.
+        """
         encoded = 0
-        while piece := await self._intake.piece(self._request):
-            encoded += len(piece)
-            if encoded > limit:
-                raise _too_large(limit)
-            decoded = await self._intake.in_thread(decoding.more, piece)
-            while decoded:
-                self._keep(decoded, limit)
-                decoded = await self._intake.in_thread(decoding.more)
-        decoding.end()
+        try:
+            while piece := await self._intake.piece(self._request):
+                encoded += len(piece)
+                if encoded > limit:
+                    raise _too_large(limit)
+                decoded = await self._intake.in_thread(decoding.more, piece)
+                while decoded:
+                    self._keep(decoded, limit)
+                    self._count_window()
+                    decoded = await self._intake.in_thread(decoding.more)
+            decoding.end()
+        finally:
+            self._intake.hold(-self._window)
+            self._window = 0
+
+    def _count_window(self) -> None:
+        """Raises ProxyError: 503."""
+        more = min(self._held, WINDOW_BYTES) - self._window
+        self._window += more
+        self._intake.hold(more)
 
     def _keep(self, piece: bytes, limit: int) -> None:
         self._add(len(piece), limit)

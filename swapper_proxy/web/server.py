@@ -15,7 +15,7 @@ from aiohttp.http_exceptions import LineTooLong
 
 from swapper_proxy import config
 from swapper_proxy.core.errors import ProxyError
-from swapper_proxy.runtime.peers import PeerWatch
+from swapper_proxy.runtime.sockets import PeerWatch
 from swapper_proxy.web.dialects import Dialect, rendered
 
 log = logging.getLogger("swapper_proxy.requests")

@@ -311,6 +311,24 @@ async def test_of_bombs(watched: Watched, at_once: int) -> None:
     await watched.check("413")
 
 
+def with_window(log: int) -> bytes:
+    """140 MB of zeros in 4.5 KB, to be decoded with a window of 2 to the power of `log` bytes."""
+    packer = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: log})
+    return packer.compress(b'{"model":"resident","prompt":"' + bytes(140_000_000)) + packer.flush()
+
+
+@pytest.mark.parametrize(("log", "at_once", "statuses"), [(27, 8, {400}), (23, 8, {413, 503}), (23, 40, {413, 503})])
+async def test_of_bombs_with_a_large_window(watched: Watched, log: int, at_once: int, statuses: set[int]) -> None:
+    """What the decoder keeps in memory is bounded, too, and counts: 2 to the power of 23 bytes at most."""
+    bomb = with_window(log)
+    request = head(Case(0, "", path="/api/generate"), len(bomb), Content_Encoding="zstd") + bomb
+    for _ in range(40 // at_once):
+        answers = await asyncio.gather(*(asyncio.to_thread(watched.answer, request) for _ in range(at_once)))
+        assert {status for status, _ in answers} <= statuses
+        assert log <= 23 or all("the window of zstd may be 8 MiB at most" in text for _, text in answers)
+    await watched.check(f"window {log}")
+
+
 async def test_of_an_ollama_that_is_away(session: aiohttp.ClientSession, tmp_path: Path) -> None:
     nobody = f"http://127.0.0.1:{free_port()}"
     async with served(session, nobody, tmp_path, *configured(tmp_path), ready=False) as (proxy, process):

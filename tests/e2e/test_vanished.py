@@ -19,7 +19,7 @@ from swapper_proxy.app import running
 from swapper_proxy.config import Server, Upstream
 from swapper_proxy.ollama import client, connection, pool
 from swapper_proxy.ollama.simulator import Answers, Faults, SimulatedModel, Simulator, serving
-from swapper_proxy.runtime import peers
+from swapper_proxy.runtime import sockets
 from swapper_proxy.web import server
 from tests.e2e.conftest import Client, at_rest, is_in, settings, until, waits
 from tests.e2e.faulty import is_served
@@ -38,9 +38,9 @@ MODELS = [SimulatedModel(name, size=1, load_s=0.01, tokens_per_second=200) for n
 @pytest.fixture(autouse=True)
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who vanishes is noticed soon; that Ollama does not answer the proxy's own questions is not what notices it."""
-    monkeypatch.setattr(peers, "IDLE_S", 3)
-    monkeypatch.setattr(peers, "INTERVAL_S", 1)
-    monkeypatch.setattr(peers, "PROBES", 3)
+    monkeypatch.setattr(sockets, "IDLE_S", 3)
+    monkeypatch.setattr(sockets, "INTERVAL_S", 1)
+    monkeypatch.setattr(sockets, "PROBES", 3)
     monkeypatch.setattr(connection, "VANISHED_S", VANISHED_S)
     monkeypatch.setattr(server, "VANISHED_S", VANISHED_S)
     monkeypatch.setattr(server, "PEER_LOOK_S", 0.5)

@@ -26,6 +26,7 @@ from swapper_proxy.storage.schema import (
     version,
 )
 from swapper_proxy.storage.writing import Record, Uptime, write
+from swapper_proxy.web.usage import MOST_NANOSECONDS
 
 NOW = 1_764_000_000.0
 
@@ -235,15 +236,15 @@ def test_what_was_in_memory_at_the_end_of_a_proxy_is_so_no_longer(tmp_path: Path
     ]
 
 
-def test_absurd_figures_cost_nothing_else(tmp_path: Path) -> None:
+def test_absurd_texts_and_the_largest_figures_cost_nothing_else(tmp_path: Path) -> None:
     file = tmp_path / "h.sqlite"
-    figures = Usage(10**30, -(2**63), math.nan, math.inf)
-    absurd = RequestRecord(NOW, "a\udc80", "chat", 200, math.nan, -math.inf, 1e308, figures)
+    figures = Usage(MOST_TOKENS, MOST_TOKENS, MOST_NANOSECONDS / 1e9, MOST_NANOSECONDS / 1e9)
+    absurd = RequestRecord(NOW, "a\udc80", "chat", 200, 1e9, None, 1e9, figures)
     with closing(opened(file)) as db:
         write(db, [absurd] * 3)
-        write(db, [SwapRecord(NOW, "a", "b\udc80", "idle", math.nan, math.inf, math.nan, False)])
+        write(db, [SwapRecord(NOW, "a", "b\udc80", "idle", 1e9, 1e9, 1e9, False)])
     assert past(file).totals["a?"].requests == 3
-    assert usage(file, 3600, {})[0]["requests"] == 3
+    assert usage(file, 3600, {})[0]["prompt_tokens"] == 3 * MOST_TOKENS
     assert len(page(file, "requests", {}, 10)[0]) == 3
 
 

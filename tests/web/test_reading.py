@@ -1,7 +1,9 @@
 """Bodies read as Go reads them, and what is understood of them."""
 
+import asyncio
 import json
 import re
+import sys
 import threading
 from unittest.mock import Mock
 
@@ -189,3 +191,23 @@ async def test_what_takes_long_is_read_beside_the_loop(monkeypatch: pytest.Monke
             assert len(fields.get("prompt", str, "")) == size
         assert fields.get("prompt", str, "") == ""
     assert [thread == threading.get_ident() for thread in by] == [True, False]
+
+
+async def test_what_nobody_waits_for_any_more_keeps_no_body() -> None:
+    """Also while the thread is busy with another body: the call is still in its queue, and holds nothing."""
+    intake, goes_on = Intake(), threading.Event()
+    busy = asyncio.ensure_future(intake.in_thread(goes_on.wait))
+    body = bytes(2 * QUICK_BYTES)
+    before = sys.getrefcount(body)
+    left = asyncio.ensure_future(intake.in_thread(len, body))
+    try:
+        await asyncio.sleep(0)
+        assert sys.getrefcount(body) > before
+        left.cancel()
+        await asyncio.gather(left, return_exceptions=True)
+        del left
+        assert sys.getrefcount(body) == before
+    finally:
+        goes_on.set()
+    await busy
+    assert await intake.in_thread(len, body) == len(body)

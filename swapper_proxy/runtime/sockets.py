@@ -1,6 +1,7 @@
-"""Notices that the other end of a TCP connection has vanished without a word: no power, no network, a NAT that forgot.
+"""What the kernel knows of a socket: which end has vanished, what has come, what was not taken.
 
-Two cases, since the kernel probes only a connection on which nothing is outstanding:
+A vanished end says nothing: no power, no network, a NAT that forgot.  Two cases, since the kernel probes only a
+connection on which nothing is outstanding:
 
 1. All that was sent has been acknowledged.  The kernel's keepalive probes the other end, and closes the connection
    when no probe is answered: after 15 s without traffic and 4 probes, 5 s apart.
@@ -13,8 +14,11 @@ What a platform does not have is left out.
 """
 
 import math
+import select
 import socket
 import struct
+import sys
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 IDLE_S = 15
@@ -25,6 +29,8 @@ WINDOW_PROBES = 3
 
 # Of struct tcp_info (linux/tcp.h), which only grows at its end: tcpi_retransmits, tcpi_probes, tcpi_last_ack_recv (ms).
 _INFO = struct.Struct("=2xBB52xI")
+# Of the same: bytes_acked, and, from Linux 4.19 on, bytes_sent and bytes_retrans.
+_BYTES = struct.Struct("=120xQ72xQQ")
 _TCP_INFO: int | None = getattr(socket, "TCP_INFO", None)
 
 
@@ -83,3 +89,29 @@ class PeerWatch:
             return False
         self._since = min(self._since, now)
         return min(now - self._since, found.last_heard_s) >= limit_s
+
+
+def reader(transport: Any) -> Callable[[int], object]:
+    """Return what tells, given a time of 0 ms, whether the other side has closed the connection or sent something.
+
+    It works on the transports of asyncio and of uvloop, and costs a microsecond.
+    """
+    if sys.platform == "win32":
+        return lambda _: False
+    readable = select.poll()
+    readable.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+    return readable.poll
+
+
+def untaken_bytes(transport: Any) -> int:
+    """Return how many of the bytes that were sent the other side did not take before it closed the connection.
+
+    Its FIN acknowledges all that it took, and one for the SYN; a reset acknowledges nothing.  0 if that is not known.
+    """
+    if sys.platform != "linux" or transport.get_extra_info("sslcontext") is not None:
+        return 0
+    told = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES.size)
+    if len(told) < _BYTES.size:
+        return 0
+    acked, sent, sent_again = _BYTES.unpack(told)
+    return sent - sent_again - (acked - 1) if acked else 0
