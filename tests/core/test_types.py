@@ -46,7 +46,7 @@ def test_states_are_their_names() -> None:
 
 def test_rejections_have_codes_of_their_own() -> None:
     assert len({reason.code for reason in Rejection}) == len(Rejection)
-    assert {reason.status for reason in Rejection} <= {409, 502, 503, 504, 507}
+    assert {reason.status for reason in Rejection} <= {409, 500, 502, 503, 504, 507}
 
 
 def test_an_error_of_the_proxy() -> None:
