@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from swapper_proxy.core import forecast
@@ -244,6 +244,20 @@ def test_nobody_has_two_turns_before_anothers_next(
             in_flight.append(id_)
 
 
+@example(
+    [
+        ("come", Key("a"), Priority.HIGH, 0.0),
+        ("come", Key("a"), Priority.HIGH, 0.0),
+        ("come", Key("b"), Priority.MEDIUM, 0.0),
+        ("come", Key("a"), Priority.MEDIUM, 20.0),
+        ("come", Key("b"), Priority.HIGH, 0.0),
+        ("swap", Key("a"), Priority.HIGH, 0.0),
+        ("come", Key("a"), Priority.HIGH, 20.0),
+        ("finish", Key("a"), Priority.HIGH, 0.0),
+        ("swap", Key("a"), Priority.HIGH, 0.0),
+        ("swap", Key("a"), Priority.HIGH, 0.0),
+    ]
+)
 @given(
     st.lists(
         st.tuples(

@@ -51,16 +51,21 @@ class Restless(Host):
 
 
 class InOrderOfDue(Restless):
-    """Knows nothing of clients, and must say the same as long as there is but one."""
+    """Knows nothing of clients, and must say the same as long as there is but one.
+
+    Who is due first in a queue is served first, whatever else was loaded for its client meanwhile.
+    """
 
     def grant(self, record: Residency, now: float) -> None:
         if record.state is not State.RESIDENT:
             return
         self.answer_loaders(record, now)
-        while (head := record.head) and len(record.in_flight) < record.profile.parallel:
-            self.dequeue(record, head)
-            record.grant(head.id, head.ttl_s, now)
-            self.out.append(Grant(head.id))
+        patience = record.patience(self.limits.rules)
+        while record.waiters and len(record.in_flight) < record.profile.parallel:
+            first = min(record.waiters, key=lambda w: (w.arrived_at + patience[w.priority], w.number))
+            self.dequeue(record, first)
+            record.grant(first.id, first.ttl_s, now)
+            self.out.append(Grant(first.id))
 
 
 class Witness:
