@@ -1,6 +1,7 @@
 """HTTP to Ollama on the wire: how answers end, what is kept, what is broken off, who waits for whom."""
 
 import asyncio
+import gc
 import gzip
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -76,6 +77,18 @@ async def test_answers_end_and_connections_are_kept(answer: bytes, kept: bool) -
         for _ in range(2):
             assert await (await client.send("GET", "/x", (), ())).rest() == b"hello"
         assert len(made) == (1 if kept else 2)
+
+
+async def test_after_the_end_no_connection_is_left() -> None:
+    """Neither one that was being made at the end, nor one that is asked for afterwards."""
+    async with served(answering(SIZED, SIZED)) as (client, _):
+        asking = asyncio.create_task(client.send("GET", "/x", (), ()))
+        await asyncio.sleep(0)
+        await client.__aexit__()
+        for late in (asking, client.send("GET", "/x", (), ())):
+            with pytest.raises(UpstreamUnreachable, match="the proxy is shutting down"):
+                await late
+        gc.collect()  # an open one would be complained of
 
 
 async def test_what_nobody_uses_any_more_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:

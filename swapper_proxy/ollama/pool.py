@@ -14,6 +14,7 @@ LOOK_S = 1.0
 KEPT_S = 60.0
 # More idle connections are not kept: each load leaves one, and a burst of requests leaves as many as it had.
 MOST_KEPT = 64
+CLOSED = "the proxy is shutting down"
 
 
 class Pool:
@@ -30,6 +31,7 @@ class Pool:
         self._connect_timeout_s = connect_timeout_s
         self._kept: dict[Connection, float] = {}  # since when, the longest first
         self._all: set[Connection] = set()
+        self._is_closed = False
         self.loop = asyncio.get_running_loop()
         self._timer = self.loop.call_later(LOOK_S, self._look)
 
@@ -64,6 +66,9 @@ class Pool:
             raise UpstreamUnreachable(str(error)) from error
         sockets.keep_alive(transport.get_extra_info("socket"))
         self._all.add(connection)
+        if self._is_closed:  # some questions outlive what asked them: they leave no connection behind
+            connection.lose(CLOSED)
+            raise UpstreamUnreachable(CLOSED)
         return connection
 
     def keep(self, connection: Connection) -> None:
@@ -76,8 +81,9 @@ class Pool:
         self._all.discard(connection)
 
     async def close(self) -> None:
-        """All of them; returns when their sockets are closed."""
+        """Close all of them, and those that are still being made; return when their sockets are closed."""
+        self._is_closed = True
         self._timer.cancel()
         for connection in list(self._all):
-            connection.lose("the proxy is shutting down")
+            connection.lose(CLOSED)
         await asyncio.sleep(0)  # a transport closes its socket in the next turn of the loop
