@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import logging
 import os
@@ -49,6 +50,8 @@ log = logging.getLogger(__name__)
 
 # Objects more than before, after which Python looks for cycles: the usual 700 cost a sixth of the time of a request.
 GARBAGE = 20_000
+# Of malloc.h: from so many bytes on a buffer is a mapping of its own; its size does not grow by itself any more.
+M_MMAP_THRESHOLD, LARGE_BYTES = -3, 1 << 20
 LOOP_LOOK_S = 1.0  # that the start waits for an answer that comes from the proxy itself
 # The simulated Ollama is quick enough to show a swap while one watches.
 SIMULATED_LOAD_S = 1.0
@@ -233,6 +236,7 @@ async def serve(
     loop.add_signal_handler(signal.SIGHUP, again.set)  # it may come before all is up, and after the end has begun
     async with running(settings, simulate_if_unreachable=simulate_if_unreachable, read=read) as proxy:
         open_more_files()
+        give_large_buffers_back()
         gc.freeze()  # what is there now stays
         gc.set_threshold(GARBAGE)
         reloading = loop.create_task(_reloading(proxy, again))
@@ -270,6 +274,17 @@ def open_more_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     except (ImportError, ValueError, OSError) as error:
         log.debug("the limit of open files stays: %s", error)
+
+
+def give_large_buffers_back() -> None:
+    """Have glibc return the memory of large bodies to the system at once.
+
+    After the first one it would take them from its arenas, which keep what they were given, in pieces.
+    """
+    try:
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
+    except (OSError, AttributeError, TypeError) as error:  # another C library
+        log.debug("large buffers are given back when the system likes: %s", error)
 
 
 def _client(settings: Settings) -> OllamaClient:

@@ -6,6 +6,7 @@ import json
 import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -152,11 +153,13 @@ class Watched:
                 wire.sendall(request)
             return read_answer(wire)
 
-    async def many(self, ask: Callable[[], object]) -> list[object]:
-        """What TIMES calls return, AT_ONCE at a time."""
+    async def many(self, ask: Callable[[], object], at_once: int = AT_ONCE) -> list[object]:
+        """What TIMES calls return, so many at a time."""
         found: list[object] = []
-        for _ in range(TIMES // AT_ONCE):
-            found += await asyncio.gather(*(asyncio.to_thread(ask) for _ in range(AT_ONCE)))
+        with ThreadPoolExecutor(at_once) as threads:
+            for _ in range(TIMES // at_once):
+                calls = (asyncio.get_running_loop().run_in_executor(threads, ask) for _ in range(at_once))
+                found += await asyncio.gather(*calls)
         return found
 
     @contextlib.asynccontextmanager
@@ -337,3 +340,7 @@ async def test_of_an_ollama_that_is_away(session: aiohttp.ClientSession, tmp_pat
         answers = await watched.many(lambda: watched.answer(request))
         assert {status for status, _ in answers} == {502}
         await watched.check("502")
+        for _ in range(3):  # all at once, which are too many
+            answers = await watched.many(lambda: watched.answer(request), TIMES)
+            assert {status for status, _ in answers} <= {502, 503}
+            await watched.check("502, 503")
