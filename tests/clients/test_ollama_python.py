@@ -53,6 +53,7 @@ async def test_chat_and_generate_with_two_models(client: Any, proxy: Client) -> 
 @pytest.mark.parametrize("method", ["chat", "generate"])
 async def test_streams(client: Any, proxy: Client, method: str) -> None:
     asked = {"messages": MESSAGES} if method == "chat" else {"prompt": "x"}
+    asked["options"] = {"seed": 1}  # of random bytes it may take many to make a character, and so a part
     for model in ("alpha", "team/second:v1"):
         parts = await call(client, method, model=model, stream=True, **asked)
         assert len(parts) > 2
