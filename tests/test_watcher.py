@@ -7,10 +7,12 @@ import pytest
 
 from swapper_proxy.config import Settings
 from swapper_proxy.core.types import Sighting
+from swapper_proxy.runtime import watcher
 from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.ports import Running
 from swapper_proxy.runtime.watcher import Watcher
 from tests.test_catalog import Ollama
+from tests.waiting import LIMIT_S
 
 
 class Loaded(Ollama):
@@ -28,6 +30,7 @@ class Engine:
     """Keeps what it was told last."""
 
     busy = reachable = True
+    look_wanted: asyncio.Event
 
     def __init__(self) -> None:
         self.told: tuple[list[str], bool] | None = None
@@ -41,10 +44,10 @@ class Engine:
 
 async def looked(ollama: Loaded, catalog: Catalog | None = None) -> Any:
     engine = Engine()
-    watcher = Watcher(ollama, catalog or Catalog(ollama, Settings()), engine)  # type: ignore[arg-type]
-    watcher._loop = asyncio.get_running_loop()
+    watching = Watcher(ollama, catalog or Catalog(ollama, Settings()), engine)  # type: ignore[arg-type]
+    watching._loop = asyncio.get_running_loop()
     for _ in range(2):
-        await watcher.look()
+        await watching.look()
     return engine.told
 
 
@@ -77,3 +80,24 @@ async def test_a_fault_over_one_entry_hides_no_other(
     assert await looked(ollama, catalog) == (["w1"], False)
     told = [(r.getMessage(), r.model) for r in caplog.records]
     assert told == [("what is loaded cannot be looked at", "b:latest")]
+
+
+async def test_a_look_that_is_wanted_during_another_one_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a wait in between, which would be endless here."""
+    monkeypatch.setattr(watcher, "BUSY_S", 1e6)
+    ollama, engine, twice = Loaded("a:latest"), Engine(), asyncio.Event()
+    engine.look_wanted = asyncio.Event()
+    looks = 0
+
+    async def running() -> tuple[list[Running], int]:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            engine.look_wanted.set()
+        else:
+            twice.set()
+        return ollama.entries, 0
+
+    monkeypatch.setattr(ollama, "running", running)
+    async with asyncio.timeout(LIMIT_S), Watcher(ollama, Catalog(ollama, Settings()), engine):  # type: ignore[arg-type]
+        await twice.wait()

@@ -50,9 +50,9 @@ class Watcher:
 
     async def _run(self) -> None:
         while True:
+            self._engine.look_wanted.clear()  # before the look: one that is wanted during it has to be another one
             await self.look()
             self._looked.set()
-            self._engine.look_wanted.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(BUSY_S if self._engine.busy or not self._engine.reachable else QUIET_S):
                     await self._engine.look_wanted.wait()
