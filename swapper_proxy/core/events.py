@@ -16,7 +16,8 @@ class Arrived:
 
     `ttl_s` is the idle time to live that its client set and the scheduler has to keep: None leaves it as it is,
     infinity ends it (Ollama's own timer stands).  `client` is who takes turns with others: the name of a key; all
-    without one are one client.
+    without one are one client.  `variant` tells the models over the same weights apart: a load of one may fail where
+    that of another succeeds.
     """
 
     id: int
@@ -25,6 +26,7 @@ class Arrived:
     ttl_s: float | None = None
     priority: Priority = Priority.MEDIUM
     client: str = ""
+    variant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,10 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class LoadFailed:
-    """`made_anew`: nothing was tried, since what is asked for is not what it was."""
+    """`made_anew`: nothing was tried, since what is asked for is not what it was.
+
+    With neither that nor a `failure` Ollama did not say what is wrong: then no other variant is tried either.
+    """
 
     key: Key
     generation: int
@@ -89,6 +94,7 @@ class LoadRequested:
     priority: Priority = Priority.HIGH
     cause: Cause = Cause.MANUAL
     ttl_s: float | None = None
+    variant: str = ""
 
 
 @dataclass(frozen=True, slots=True)

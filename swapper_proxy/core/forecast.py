@@ -127,7 +127,7 @@ def _why(host: Host, record: Residency, now: float) -> tuple[Why, Key | None]:
             return Why.LOADING, record.key
         case State.DRAINING | State.UNLOADING:
             return Why.LEAVING, record.key
-    return (Why.BACKOFF, None) if now < record.load_backoff.until else _in_the_way(host, now)
+    return (Why.BACKOFF, None) if now < record.loadable_at() else _in_the_way(host, now)
 
 
 def _in_the_way(host: Host, now: float) -> tuple[Why, Key | None]:

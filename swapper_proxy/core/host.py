@@ -211,7 +211,8 @@ class Host:
     def become_absent(self, record: Residency, cause: Cause, now: float) -> None:
         record.seen_gb, record.guessed = None, False
         record.generation = 0  # whatever is still under way for it belongs to the past
-        record.left_at = now
+        if record.state is not State.LOADING:
+            record.left_at = now
         record.gate_left = 0
         record.hold_until = None
         record.unload_backoff.clear()

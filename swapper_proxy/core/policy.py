@@ -100,7 +100,7 @@ class Policy:
 
     def _candidates(self) -> list[Residency]:
         now = self._now
-        return [r for r in self._absent if now >= r.load_backoff.until]
+        return [r for r in self._absent if now >= r.loadable_at()]
 
     def _in_order(self, records: list[Residency], turn: Callable[[Residency], float]) -> list[Residency]:
         """The earliest turn first, but before all others the one that something was unloaded for.
@@ -185,7 +185,7 @@ class Policy:
         if self._absent:
             now, deadline = self._now, self.deadline
             yield min([at for r in self._absent if (at := deadline(r)) > now], default=math.inf)
-            yield min([at for r in self._absent if (at := r.load_backoff.until) > now], default=math.inf)
+            yield min([at for r in self._absent if (at := r.loadable_at()) > now], default=math.inf)
         for record in self._occupants:
             yield record.unload_backoff.until
             if self._absent and record.gate_left:

@@ -11,8 +11,8 @@ from swapper_proxy.core.types import State
 from swapper_proxy.core.victims import Room
 
 
-def on_arrival(host: Host, record: Residency, now: float) -> Rejection | None:
-    """Why nobody else may wait for this key; who would be served at once does not wait."""
+def on_arrival(host: Host, record: Residency, variant: str, now: float) -> Rejection | None:
+    """Why nobody else may wait for this variant of the key; who would be served at once does not wait."""
     if record.state is State.RESIDENT and len(record.waiters) + len(record.in_flight) < record.profile.parallel:
         return None
     own = record.profile.max_queue
@@ -20,7 +20,7 @@ def on_arrival(host: Host, record: Residency, now: float) -> Rejection | None:
         return Rejection.QUEUE_FULL
     if record.occupies:
         return None
-    return Rejection.BACKING_OFF if now < record.load_backoff.until else hopeless(host, record)
+    return Rejection.BACKING_OFF if now < record.load_backoffs.until(variant) else hopeless(host, record)
 
 
 def too_many(host: Host, record: Residency) -> bool:
@@ -32,10 +32,10 @@ def too_many(host: Host, record: Residency) -> bool:
     return host.waiting > most and host.waiting - sum(len(r.waiters.loaders) for r in host.queued.values()) > most
 
 
-def retry_after_s(host: Host, record: Residency, reason: Rejection, now: float) -> float | None:
+def retry_after_s(host: Host, record: Residency, reason: Rejection, now: float, variant: str = "") -> float | None:
     """When it is worth another try; None if there is no telling."""
     if reason is Rejection.BACKING_OFF:
-        return record.load_backoff.until - now
+        return record.load_backoffs.until(variant) - now
     return None if reason in (Rejection.TOO_LARGE, Rejection.PINNED_OUT) else forecast.wait_s(host, record, now)
 
 

@@ -5,12 +5,10 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from swapper_proxy.core.backoff import Backoff, LoadBackoffs
 from swapper_proxy.core.estimates import Speed
 from swapper_proxy.core.types import Cause, Key, Priority, Profile, Rules, State
 
-# After a failure Ollama is left alone for 1 s, then 2 s, 4 s ... up to a minute.
-BACKOFF_FIRST_S = 1.0
-BACKOFF_MOST_S = 60.0
 IN_MEMORY = (State.RESIDENT, State.DRAINING)
 IN_TRANSITION = (State.LOADING, State.UNLOADING)
 # Gaps remembered per key: enough for a client's habit, few enough to follow when it changes.
@@ -24,7 +22,7 @@ class Waiter:
     """One who waits for a key, `number` counting all who ever waited.
 
     With a `cause` it is a load that somebody asked for: a waiter without service, answered and never in flight.
-    `client` is who takes turns with the others that wait.
+    `client` is who takes turns with the others that wait.  `variant` is which model over these weights it wants.
     """
 
     id: int
@@ -34,6 +32,7 @@ class Waiter:
     ttl_s: float | None = None
     cause: Cause | None = None
     client: str = ""
+    variant: str = ""
 
 
 Party = tuple[str, str]  # a client's name, or the runner that those without a name want
@@ -162,27 +161,6 @@ class Queue:
         yield from self.loaders.values()
 
 
-@dataclass(slots=True)
-class Backoff:
-    """How long to leave Ollama alone after something failed."""
-
-    failures: int = 0
-    until: float = 0.0
-
-    def failed(self, now: float) -> None:
-        if self.forgotten(now):
-            self.failures = 0
-        self.until = now + min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2.0 ** min(self.failures, 6))
-        self.failures += 1
-
-    def clear(self) -> None:
-        self.failures, self.until = 0, 0.0
-
-    def forgotten(self, now: float) -> bool:
-        """Whether so much time has passed that the next failure counts as a first one."""
-        return now >= self.until + BACKOFF_MOST_S or not self.failures
-
-
 @dataclass(slots=True, eq=False, repr=False)
 class Residency:
     """One key.  Times are the scheduler's `now`; `generation` tells the current load or unload from older ones.
@@ -225,7 +203,8 @@ class Residency:
     idle_since: float | None = None
     held_since: float = 0.0
     hold_until: float | None = None
-    load_backoff: Backoff = field(default_factory=Backoff)
+    loading_as: str = ""  # the variant that the last load was for
+    load_backoffs: LoadBackoffs = field(default_factory=LoadBackoffs)
     unload_backoff: Backoff = field(default_factory=Backoff)
 
     def __repr__(self) -> str:
@@ -367,7 +346,19 @@ class Residency:
         """Who has waited longest; the queue must not be empty."""
         return min(self.waiters.firsts(), key=lambda waiter: waiter.number)
 
+    def loadable_at(self) -> float:
+        """Return when one of those who wait may have it loaded; somebody must wait."""
+        return self.load_backoffs.earliest(waiter.variant for waiter in self.waiters)
+
+    def first_loadable(self, now: float) -> Waiter:
+        """Return the head, or who has waited longest of those who may have it loaded; there must be one."""
+        head = self.head or self.oldest
+        if now >= self.load_backoffs.until(head.variant):
+            return head
+        able = (waiter for waiter in self.waiters if now >= self.load_backoffs.until(waiter.variant))
+        return min(able, key=lambda waiter: waiter.number)
+
     def forgettable(self, now: float) -> bool:
         """Whether nothing but experience is lost when this record is."""
         busy = self.occupies or self.waiters or self.in_flight
-        return not busy and self.load_backoff.forgotten(now)
+        return not busy and self.load_backoffs.forgotten(now)

@@ -111,14 +111,16 @@ class Scheduler:
 
     def _on_arrived(self, event: Arrived, now: float) -> None:
         record = self.host.record(event.key, event.profile, now)
-        refusal = refusals.on_arrival(self.host, record, now)
+        refusal = refusals.on_arrival(self.host, record, event.variant, now)
         if refusal is not None:
-            self.host.out.append(Reject(event.id, refusal, refusals.retry_after_s(self.host, record, refusal, now)))
+            retry_s = refusals.retry_after_s(self.host, record, refusal, now, event.variant)
+            self.host.out.append(Reject(event.id, refusal, retry_s))
         else:
             self.host.report_hold(record, now, paid=not record.past_hold(now))
             record.end_idleness(now)
-            number = self.host.numbers
-            self.host.enqueue(record, Waiter(event.id, number, now, event.priority, event.ttl_s, client=event.client))
+            number, client, variant = self.host.numbers, event.client, event.variant
+            waiter = Waiter(event.id, number, now, event.priority, event.ttl_s, client=client, variant=variant)
+            self.host.enqueue(record, waiter)
 
     def _on_load_requested(self, event: LoadRequested, now: float) -> None:
         record = self.host.record(event.key, event.profile, now)
@@ -128,13 +130,14 @@ class Scheduler:
         if refusal is not None:
             self.host.out.append(Reject(event.id, refusal))
             return
-        record.load_backoff.clear()  # the operator may try again at once
+        record.load_backoffs.clear(event.variant, now)  # the operator may try again at once
         if record.state is not State.UNLOADING:  # a load in between wins
             self.host.end_unloaders(record, Rejection.SUPERSEDED)
         if record.cause is not Cause.DEADLINE:
             record.last_used = now
             self.host.stay(record, Cause.MANUAL, now)
-        waiter = Waiter(event.id, self.host.numbers, now, event.priority, event.ttl_s, event.cause)
+        number, variant = self.host.numbers, event.variant
+        waiter = Waiter(event.id, number, now, event.priority, event.ttl_s, event.cause, variant=variant)
         self.host.enqueue(record, waiter)
 
     def _on_unload_requested(self, event: UnloadRequested, now: float) -> None:
@@ -179,7 +182,7 @@ class Scheduler:
         record = self.host.current(event.key, event.generation, State.LOADING)
         if record is None:
             return
-        record.load_backoff.clear()
+        record.load_backoffs.clear(record.loading_as, now)
         record.speed.loaded(now - record.changed_at)
         self.host.was_loaded(record.key.runner, now)
         record.last_used = now
@@ -199,13 +202,13 @@ class Scheduler:
         if record is None:
             return
         self.host.swap = None
+        variant = record.loading_as if event.failure or event.made_anew else None
         if event.made_anew:
-            reason, retry = Rejection.MADE_ANEW, None
+            reason, retry_s = Rejection.MADE_ANEW, None
         else:
-            record.load_backoff.failed(now)
-            reason, retry = Rejection.LOAD_FAILED, record.load_backoff.until - now
-        for waiter in list(record.waiters):
-            self.host.reject(record, waiter, reason, retry, event.failure)
+            reason, retry_s = Rejection.LOAD_FAILED, record.load_backoffs.failed(variant, now)
+        for waiter in [w for w in record.waiters if variant is None or w.variant == variant]:
+            self.host.reject(record, waiter, reason, retry_s, event.failure)
         self.host.become_absent(record, Cause.FAILED, now)
 
     def _on_unloaded(self, event: Unloaded, now: float) -> None:
@@ -241,7 +244,7 @@ class Scheduler:
             return
         self.host.down_since = self.host.changed_at = now
         for record in self.host.records.values():
-            record.load_backoff.clear()  # what this one could not do, the one that comes back may
+            record.load_backoffs.clear_all()  # what this one could not do, the one that comes back may
             if record.occupies:
                 self.host.become_absent(record, Cause.UPSTREAM, now)
 
@@ -382,9 +385,10 @@ class Scheduler:
         record.generation = self.generation
         asked = next(iter(record.waiters.loaders.values()), None)
         self.host.change(record, State.LOADING, asked.cause if asked and asked.cause else cause, now)
-        head = record.head or record.oldest
+        first = record.first_loadable(now)
+        record.loading_as = first.variant
         self.host.had_turn(record, now)
-        self.host.out.append(StartLoad(record.key, record.generation, head.id, record.speed.load_s, record.cause))
+        self.host.out.append(StartLoad(record.key, record.generation, first.id, record.speed.load_s, record.cause))
         if record.profile.pinned:
             self.host.unsettled = True
             self._reject_hopeless()

@@ -430,5 +430,6 @@ class Catalog:
     def _unasked(self, spelling: str) -> Model:
         name, ollama_name, configured = self._named(spelling)
         entry = self._installed.get(spelling)
-        size, remote = (entry.size, entry.remote) if entry else (0, None)
-        return Model(name, ollama_name, configured, size=size, listed_remote=remote)
+        if entry is None:
+            return Model(name, ollama_name, configured)
+        return Model(name, ollama_name, configured, None, entry.size, entry.remote, entry.digest)

@@ -155,7 +155,7 @@ class Engine:
     def _arrival(self, demand: Demand, model: Model) -> Arrived:
         key = model.key(demand.options)
         profile = self._catalog.profile(model, key)
-        return Arrived(next(self._ids), key, profile, demand.ttl_s, demand.priority, demand.client)
+        return Arrived(next(self._ids), key, profile, demand.ttl_s, demand.priority, demand.client, model.variant)
 
     async def load(self, model: Model, priority: Priority = Priority.HIGH, cause: Cause = Cause.MANUAL) -> None:
         """Make the model resident.  Raises Rejected."""
@@ -166,7 +166,7 @@ class Engine:
         if cause is Cause.MANUAL:
             self._catalog.measure_again(key)
         profile, ttl_s = self._catalog.profile(model, key), self._catalog.ttl_s(model)
-        event = LoadRequested(next(self._ids), key, profile, priority, cause, ttl_s)
+        event = LoadRequested(next(self._ids), key, profile, priority, cause, ttl_s, model.variant)
         await self._answered(event, Ticket(self._loop.create_future(), model))
 
     async def unload(self, model: Model) -> None:

@@ -18,6 +18,7 @@ class Model:
 
     `name` is what the proxy calls it (the configured name, else Ollama's), `shown` is None while it is configured
     but not in Ollama.  `size` is bytes on disk, 0 if unknown.  `listed_remote` is None for what Ollama does not list.
+    `digest` is that of its manifest, "" if unknown: a model that is made anew has another one.
     """
 
     name: str
@@ -26,10 +27,16 @@ class Model:
     shown: Shown | None = None
     size: int = 0
     listed_remote: bool | None = None
+    digest: str = ""
 
     @cached_property
     def runner(self) -> str:
         return (self.shown and self.shown.runner) or canonical(self.ollama_name)
+
+    @cached_property
+    def variant(self) -> str:
+        """What tells it from the other models over the same weights, and from what its name meant before."""
+        return f"{self.ollama_name}@{self.digest}"
 
     @cached_property
     def remote(self) -> bool:

@@ -51,6 +51,65 @@ def test_back_off_doubles_and_a_success_clears_it(talk: Talk) -> None:
     assert talk(9, LoadFailed(A, 4)) == [Reject(4, Rejection.LOAD_FAILED, 1.0)]
 
 
+MINE = "mine"  # a model over the weights of the others, with parameters of which Ollama makes nothing
+BAD = Failure(500, b"bad parameter", "text/plain")
+
+
+def test_a_variant_that_cannot_be_loaded_does_not_lock_out_the_others(talk: Talk) -> None:
+    assert talk(0, Arrived(1, A, variant=MINE), Arrived(2, A), Arrived(3, A, variant=MINE)) == [StartLoad(A, 1, 1)]
+    assert talk(1, LoadFailed(A, 1, BAD)) == [
+        Reject(1, Rejection.LOAD_FAILED, 1.0, BAD),
+        Reject(3, Rejection.LOAD_FAILED, 1.0, BAD),
+        StartLoad(A, 2, 2),
+    ]
+    assert talk(1.5, Arrived(4, A, variant=MINE)) == []  # it is on its way in all the same
+    assert talk(2, Loaded(A, 2)) == [Grant(2)]
+    assert talk(3, Finished(2)) == [Grant(4)]
+
+
+def test_a_variant_in_back_off_is_turned_away_and_the_others_are_loaded(talk: Talk) -> None:
+    talk(0, Arrived(1, A, variant=MINE))
+    talk(1, LoadFailed(A, 1, BAD))
+    assert talk(1.25, Arrived(2, A, variant=MINE)) == [Reject(2, Rejection.BACKING_OFF, 0.75)]
+    assert talk(1.5, Arrived(3, A)) == [StartLoad(A, 2, 3)]
+
+
+def test_a_load_for_one_variant_that_ended_without_an_answer_is_tried_for_no_other(talk: Talk) -> None:
+    talk(0, Arrived(1, A, variant=MINE), Arrived(2, A))
+    assert talk(300, LoadFailed(A, 1)) == [
+        Reject(1, Rejection.LOAD_FAILED, 1.0),
+        Reject(2, Rejection.LOAD_FAILED, 1.0),
+    ]
+    assert talk(300.5, Arrived(3, A, variant="another")) == [Reject(3, Rejection.BACKING_OFF, 0.5)]
+
+
+def test_a_variant_that_is_made_anew_is_asked_for_again_and_the_others_wait_on(talk: Talk) -> None:
+    talk(0, Arrived(1, A, variant=MINE), Arrived(2, A))
+    assert talk(1, LoadFailed(A, 1, made_anew=True)) == [Reject(1, Rejection.MADE_ANEW), StartLoad(A, 2, 2)]
+    assert talk(1.1, Arrived(3, A, variant=MINE), Cancelled(2), LoadFailed(A, 2, BAD)) == [StartLoad(A, 3, 3)]
+
+
+def test_who_waits_beside_a_failed_load_keeps_its_turn() -> None:
+    talk = Talk(rules=Rules(theta=0))
+    talk(0, Arrived(1, B))
+    talk(1, Loaded(B, 1))
+    talk(2, Arrived(2, A, variant=MINE), Arrived(3, A), Arrived(4, C))
+    talk(3, Finished(1))
+    assert talk(4, Unloaded(B, 2)) == [StartLoad(A, 3, 2)]
+    assert talk(5, LoadFailed(A, 3, BAD)) == [Reject(2, Rejection.LOAD_FAILED, 1.0, BAD), StartLoad(A, 4, 3)]
+
+
+def test_who_waits_in_back_off_is_not_loaded_for(talk: Talk) -> None:
+    talk(0, Arrived(1, A, variant=MINE))
+    talk(1, LoadFailed(A, 1, BAD))
+    assert talk(1.25, Arrived(2, A)) == [StartLoad(A, 2, 2)]
+    talk(1.3, Arrived(3, A, variant=MINE), Arrived(4, A, variant="another"))
+    assert talk(1.5, LoadFailed(A, 2, BAD)) == [Reject(2, Rejection.LOAD_FAILED, 1.0, BAD), StartLoad(A, 3, 4)]
+    assert talk(1.6, LoadFailed(A, 3, BAD)) == [Reject(4, Rejection.LOAD_FAILED, 1.0, BAD)]
+    assert talk.wake == [2.0]
+    assert talk(2, Tick()) == [StartLoad(A, 4, 3)]
+
+
 def test_the_operator_may_try_again_at_once(talk: Talk) -> None:
     talk(0, Arrived(1, A))
     talk(1, LoadFailed(A, 1))

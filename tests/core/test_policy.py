@@ -83,7 +83,7 @@ def test_the_earliest_due_that_is_not_in_back_off_is_next() -> None:
     world = World(Limits(max_resident=2))
     world.wants("late", 5)
     world.wants("early", 1)
-    world.wants("failed", 0).load_backoff.failed(9.5)
+    world.wants("failed", 0).load_backoffs.failed(None, 9.5)
     world.holds("there")
     world.wants("there", 0)
     assert names(Policy(world.host, 10).willing(None)) == ("early", [])

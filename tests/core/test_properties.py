@@ -6,6 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from swapper_proxy.core.errors import Failure
 from swapper_proxy.core.events import (
     Arrived,
     Cancelled,
@@ -23,12 +24,14 @@ from swapper_proxy.core.events import (
     UpstreamUp,
 )
 from swapper_proxy.core.types import EXHAUSTIVE, Cause, Key, Limits, Priority, Rules, State
-from tests.core.witness import KEYS, PROFILES, Witness
+from tests.core.witness import KEYS, PROFILES, VARIANTS, Witness
 
+REFUSED = Failure(500, b"bad parameter", "text/plain")
 RESULTS = {State.LOADING: (Loaded, LoadFailed), State.UNLOADING: (Unloaded, UnloadFailed)}
 IMPATIENT = Rules(max_wait_s=dict.fromkeys(Priority, 2.0), kappa=0.0, gate_s=3.0, gate_swaps=0.1)
 
 keys = st.sampled_from(KEYS)
+variants = st.sampled_from(VARIANTS)
 runners = st.sampled_from(sorted(PROFILES))
 later = st.sampled_from((0.0, 0.25, 1.0, 5.0, 40.0))
 more = st.sampled_from((False, False, True))  # whether something else happens in the same instant
@@ -74,17 +77,20 @@ class Machine(RuleBasedStateMachine):
         ttl=st.sampled_from((None, None, None, 0.0, 3.0, float("inf"))),
         priority=st.sampled_from(Priority),
         client=st.integers(0, 2),
+        variant=variants,
         more=more,
     )
-    def arrive(self, key: Key, ttl: float | None, priority: Priority, client: int, more: bool) -> None:
+    def arrive(self, key: Key, ttl: float | None, priority: Priority, client: int, variant: str, more: bool) -> None:
         w, name = self.witness, self.clients[client % len(self.clients)]
-        w.happen(Arrived(w.ask(key), key, w.profiles[key.runner], ttl, priority, name), more)
+        w.happen(Arrived(w.ask(key, variant), key, w.profiles[key.runner], ttl, priority, name, variant), more)
 
-    @rule(key=keys, cause=st.sampled_from((Cause.MANUAL, Cause.PRELOAD, Cause.DEFAULT)), more=more)
-    def request_load(self, key: Key, cause: Cause, more: bool) -> None:
+    @rule(key=keys, cause=st.sampled_from((Cause.MANUAL, Cause.PRELOAD, Cause.DEFAULT)), variant=variants, more=more)
+    def request_load(self, key: Key, cause: Cause, variant: str, more: bool) -> None:
         w = self.witness
         priority = Priority.HIGH if cause is Cause.MANUAL else Priority.LOW
-        w.happen(LoadRequested(w.ask(key), key, w.profiles[key.runner], priority, cause), more)
+        w.happen(
+            LoadRequested(w.ask(key, variant), key, w.profiles[key.runner], priority, cause, variant=variant), more
+        )
 
     @rule(runner=runners, silent=st.booleans(), more=more)
     def request_unload(self, runner: str, silent: bool, more: bool) -> None:
@@ -101,11 +107,12 @@ class Machine(RuleBasedStateMachine):
         self.leave(data.draw(st.sampled_from(self.answering)), Finished, more)
 
     @precondition(lambda self: self.witness.under_way)
-    @rule(well=st.sampled_from((True, True, False)), more=more)
-    def perform(self, well: bool, more: bool) -> None:
+    @rule(well=st.sampled_from((True, True, False)), failure=st.sampled_from((None, REFUSED)), more=more)
+    def perform(self, well: bool, failure: Failure | None, more: bool) -> None:
         state, key, generation = self.witness.under_way
         self.witness.under_way = None
-        self.witness.happen(RESULTS[state][0 if well else 1](key, generation), more)
+        result = RESULTS[state][0 if well else 1](key, generation)
+        self.witness.happen(replace(result, failure=failure) if isinstance(result, LoadFailed) else result, more)
 
     @rule(key=keys, kind=st.sampled_from((Loaded, LoadFailed, Unloaded, UnloadFailed)), ago=st.integers(-1, 3))
     def report_something_stale(self, key: Key, kind: type[Event], ago: int) -> None:
@@ -182,7 +189,7 @@ class Machine(RuleBasedStateMachine):
             for id_ in self.answering:
                 self.leave(id_, Finished)
             if w.under_way:
-                self.perform(well=True, more=False)
+                self.perform(well=True, failure=None, more=False)
             elif w.scheduler.waiting and not w.in_flight:
                 assert w.wake is not None, "somebody waits for nothing"
                 self.ring()

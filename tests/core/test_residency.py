@@ -1,24 +1,9 @@
-"""The record of one key: queue, back-off, idleness."""
+"""The record of one key: queue, idleness, what may be forgotten."""
 
 import pytest
 
-from swapper_proxy.core.residency import BACKOFF_MOST_S, Backoff, Queue, Residency, Waiter
+from swapper_proxy.core.residency import Queue, Residency, Waiter
 from swapper_proxy.core.types import Cause, Key, Priority, Profile, State
-
-
-def test_back_off_doubles_up_to_a_minute_and_is_forgotten() -> None:
-    backoff, now, waits = Backoff(), 100.0, []
-    for _ in range(9):
-        backoff.failed(now)
-        waits.append(backoff.until - now)
-        now = backoff.until
-    assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
-    now += BACKOFF_MOST_S
-    assert backoff.forgotten(now)
-    backoff.failed(now)
-    assert backoff.until == now + 1
-    backoff.clear()
-    assert backoff.forgotten(now)
 
 
 def test_a_queue_has_a_lane_for_each_priority_and_one_for_loads() -> None:
@@ -71,6 +56,6 @@ def test_what_is_only_experience_may_be_forgotten() -> None:
     record.in_flight[1] = 0
     assert not record.forgettable(0)
     record.in_flight.clear()
-    record.load_backoff.failed(0)
+    record.load_backoffs.failed(None, 0)
     assert not record.forgettable(60)
     assert record.forgettable(61)

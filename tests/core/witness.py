@@ -3,6 +3,7 @@
 from collections import Counter
 
 from swapper_proxy.core.commands import Answer, Changed, Command, Grant, Reject, StartLoad, StartUnload, WakeAt
+from swapper_proxy.core.errors import Failure, Rejection
 from swapper_proxy.core.events import (
     Arrived,
     Cancelled,
@@ -10,6 +11,7 @@ from swapper_proxy.core.events import (
     Event,
     Finished,
     Loaded,
+    LoadFailed,
     UnloadRequested,
     UpstreamDown,
 )
@@ -37,6 +39,7 @@ PROFILES = {
     "e": Profile(parallel=4, swap_timeout_s=10.0, size_gb=1.0, slot="embed"),
 }
 TOLERANCE_GB = 1e-6
+VARIANTS = ("", "mine", "yours")  # models over the same weights
 
 
 def acts(commands: list[Command]) -> list[Command]:
@@ -86,6 +89,9 @@ class Witness:
         self.told: list[Event] = []  # what is being answered
         self.last_id = 0
         self.asked: dict[int, Key | None] = {}  # who asked, and for which key; None: an unload
+        self.variants: dict[int, str] = {}  # of those who asked for a key
+        self.loading_as = ""
+        self.failed: set[tuple[str, str]] = set()  # runner and variant: all variants if Ollama did not say why
         self.outcomes: Counter[int] = Counter()
         self.cancelled: set[int] = set()
         self.in_flight: dict[int, Key] = {}  # granted, neither finished nor orphaned
@@ -102,10 +108,17 @@ class Witness:
 
     # What happens
 
-    def ask(self, key: Key | None) -> int:
+    def ask(self, key: Key | None, variant: str = "") -> int:
         self.last_id += 1
         self.asked[self.last_id] = key
+        self.variants[self.last_id] = variant
         return self.last_id
+
+    def note_failed(self) -> None:
+        for event in self.told:
+            if isinstance(event, LoadFailed) and event.generation == self.generation:
+                variants = (self.loading_as,) if event.failure else VARIANTS
+                self.failed |= {(event.key.runner, variant) for variant in variants}
 
     def sighting(self, key: Key) -> Sighting:
         return Sighting(key, self.profiles[key.runner])
@@ -140,6 +153,7 @@ class Witness:
             self.excused |= self.states.keys()
         self.silent |= {event.runner for event in self.told if isinstance(event, UnloadRequested) and event.silent}
         self.owe()
+        self.note_failed()
         commands = self.scheduler.handle(self.told, self.now)
         if self.twin is not None:
             assert acts(commands) == acts(self.told_at_once(self.twin))
@@ -182,9 +196,10 @@ class Witness:
             case Grant(id_):
                 self.end(id_)
                 self.take_grant(id_)
-            case Reject(id_):
+            case Reject(id_, reason, _, failure):
                 self.end(id_)
                 self.settle(id_)
+                self.check_blame(id_, reason, failure)
             case Answer(id_):
                 self.end(id_)
                 self.serve(id_)
@@ -192,6 +207,7 @@ class Witness:
                 assert not self.closing
                 assert self.asked[for_id] is not None
                 assert not self.outcomes[for_id]
+                self.loading_as = self.variants[for_id]
                 self.loads += 1
                 self.start(State.LOADING, key, generation)
                 self.check_room_for(key)
@@ -205,6 +221,15 @@ class Witness:
             case WakeAt(time):
                 assert time > self.now
                 self.wake = time
+
+    def check_blame(self, id_: int, reason: Rejection, failure: Failure | None) -> None:
+        """Nobody is turned away for what is wrong with another variant."""
+        if reason in (Rejection.LOAD_FAILED, Rejection.BACKING_OFF):
+            key = self.asked[id_]
+            assert key is not None
+            assert (key.runner, self.variants[id_]) in self.failed
+        if failure is not None:
+            assert self.variants[id_] == self.loading_as
 
     def take_grant(self, id_: int) -> None:
         key = self.asked[id_]
