@@ -30,5 +30,5 @@ USER 10001:10001
 EXPOSE 8890
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=5s --start-period=15s \
-    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"SWAPPER_PORT\"]}/health', timeout=4)"]
+    CMD ["swapper-proxy", "health"]
 CMD ["swapper-proxy", "serve"]

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 
 import msgspec
 
-from swapper_proxy.config import ConfigError, Settings, warnings
+from swapper_proxy.config import ConfigError, Settings, trust, warnings
 from swapper_proxy.core.errors import ProxyError
+from swapper_proxy.core.names import canonical
 from swapper_proxy.observe import logs
 from swapper_proxy.observe.fanout import Fanout
 from swapper_proxy.observe.metrics import Metrics
 from swapper_proxy.observe.recording import Recording
+from swapper_proxy.ollama.access import Access
 from swapper_proxy.ollama.client import OllamaClient
 from swapper_proxy.ollama.simulator import SimulatedModel, Simulator, serving
 from swapper_proxy.runtime.board import Board
@@ -27,7 +29,7 @@ from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.configuration import Configuration
 from swapper_proxy.runtime.engine import Engine
 from swapper_proxy.runtime.ledger import Ledger
-from swapper_proxy.runtime.model import GB
+from swapper_proxy.runtime.model import GB, Model
 from swapper_proxy.runtime.ports import ProblemRecord, UpstreamLoops, UpstreamRefused, UpstreamUnreachable
 from swapper_proxy.runtime.reachability import LOOP
 from swapper_proxy.runtime.sockets import keep_alive
@@ -45,6 +47,7 @@ from swapper_proxy.web.management import Management
 from swapper_proxy.web.proxy import Proxy
 from swapper_proxy.web.routing import Router
 from swapper_proxy.web.server import Server as Connections
+from swapper_proxy.web.shapes import how_to_pull
 
 log = logging.getLogger(__name__)
 
@@ -168,6 +171,8 @@ class Service:
 
     async def _use(self, settings: Settings) -> None:
         """What holds state is told; what only knows how to treat requests is made anew."""
+        access = await asyncio.to_thread(_access, settings)
+        self._client.use(access)
         self._catalog.configure(settings)
         self.engine.configure(settings.swapper, settings.limits)
         self._history.keep(settings.history)
@@ -288,7 +293,38 @@ def give_large_buffers_back() -> None:
 
 
 def _client(settings: Settings) -> OllamaClient:
-    return OllamaClient(settings.upstream.url, settings.upstream.connect_timeout)
+    return OllamaClient(settings.upstream.url, settings.upstream.connect_timeout, _access(settings))
+
+
+def _access(settings: Settings) -> Access:
+    """Raises ConfigError if the file of certificates cannot be read any more."""
+    headers = {name: value for name, value in settings.upstream.headers.items() if isinstance(value, str)}
+    try:
+        return Access(headers, trust(settings.upstream))
+    except (OSError, RuntimeError) as error:
+        raise ConfigError(f"{settings.source}: upstream.ca_file: {error}") from None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an Ollama says of itself; `missing` says of configured models that it has not how to get them."""
+
+    version: str
+    installed: int
+    missing: tuple[str, ...]
+
+
+async def probe(settings: Settings) -> Found:
+    """Ask the Ollama behind the proxy as the proxy does.  Raises UpstreamUnreachable, UpstreamRefused, ConfigError."""
+    async with _client(settings) as client:
+        version, installed = await client.version(), await client.installed()
+    names = {canonical(model.name) for model in installed}
+    missing = [
+        f"models.{name}: {how_to_pull(Model(name, model.ollama_name))}"
+        for name, model in settings.models.items()
+        if canonical(model.ollama_name) not in names
+    ]
+    return Found(version, len(installed), tuple(missing))
 
 
 async def _answers(client: OllamaClient) -> bool:

@@ -8,10 +8,9 @@ import secrets
 import sqlite3
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import quote
@@ -19,16 +18,18 @@ from urllib.parse import quote
 import click
 from click.shell_completion import get_completion_class
 
-from swapper_proxy import __version__, app, config
+from swapper_proxy import __version__, calling, config
 from swapper_proxy.core.errors import ProxyError
 from swapper_proxy.observe import logs
 from swapper_proxy.replay import host, recorded, report, simulation, workload
+from swapper_proxy.runtime.ports import UpstreamRefused, UpstreamUnreachable
 from swapper_proxy.storage import excerpt, schema
 from swapper_proxy.web import explaining
 from swapper_proxy.web.history import moment
 
 REFUSED, MISUSED, UNREACHABLE = 1, 2, 3
 KEY = "swapper_proxy.key"  # in the meta of click's context
+HEALTH_LIMIT_S = 4.0
 LONG = 20_000  # requests: a simulation of so many takes seconds
 
 
@@ -44,9 +45,9 @@ def key_option(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def url_option(command: Callable[..., None]) -> Callable[..., None]:
-    text = "The running proxy."
-    url = click.option("--url", envvar="SWAPPER_URL", default="http://127.0.0.1:8890", show_default=True, help=text)
-    return url(key_option(command))
+    text = "The running proxy [default: http://127.0.0.1:8890; $SWAPPER_HOST and $SWAPPER_PORT change it]."
+    default = partial(calling.own_url, os.environ)
+    return click.option("--url", envvar="SWAPPER_URL", default=default, help=text)(key_option(command))
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
@@ -82,6 +83,8 @@ def serve(
     settings = _settings(path, options)
     logs.configure(settings.logging.level, settings.logging.format)
 
+    from swapper_proxy import app  # noqa: PLC0415 - the other commands start faster without it
+
     def announce(proxy: app.Running) -> None:
         if proxy.note:
             click.echo(f"NOTE: {proxy.note}")
@@ -103,12 +106,13 @@ def serve(
 
 @main.command("check-config")
 @config_option
+@click.option("--probe", is_flag=True, help="Also ask the Ollama behind it; exit code 1 if that cannot be used.")
 @json_option
-def check_config(path: str | None, as_json: bool) -> None:
+def check_config(path: str | None, probe: bool, as_json: bool) -> None:
     """Say whether a configuration can be used, and what in it may surprise; exit code 2 if it cannot."""
     settings = _settings(path, {})
     warnings = config.warnings(settings)
-    summary = {
+    summary: dict[str, Any] = {
         "status": "ok",
         "source": settings.source,
         "mode": settings.swapper.mode,
@@ -118,7 +122,34 @@ def check_config(path: str | None, as_json: bool) -> None:
     }
     lines = [f"{settings.source}: ok, {len(settings.models)} models, {settings.swapper.mode}"]
     lines += [f"{settings.source}: warning: {warning}" for warning in warnings]
+    if probe:
+        summary["ollama"] = found = _probed(settings)
+        lines.append(f"{settings.upstream.url}: Ollama {found['version']} answers, {found['installed']} models")
+        lines += [f"{settings.source}: warning: {missing}" for missing in found["missing"]]
     _show(summary, as_json, "\n".join(lines))
+
+
+def _probed(settings: config.Settings) -> dict[str, Any]:
+    from swapper_proxy import app  # noqa: PLC0415 - as in `serve`
+
+    try:
+        return asdict(asyncio.run(app.probe(settings)))
+    except (UpstreamUnreachable, UpstreamRefused, config.ConfigError) as error:
+        _fail(f"{settings.upstream.url}: Ollama is not reachable: {error}", REFUSED)
+
+
+@main.command()
+@url_option
+@json_option
+def health(url: str, as_json: bool) -> None:
+    """Say whether the running proxy answers, as a health check: exit code 3 if it does not within 4 s.
+
+    A proxy whose Ollama is away is degraded, and answers: to start it again would not help.
+    """
+    answer = _call("GET", url, "/health", HEALTH_LIMIT_S)
+    if answer.get("status") not in ("healthy", "degraded"):
+        _fail(f"what answers at {url} is no Swapper Proxy", UNREACHABLE)
+    _show(answer, as_json, ": ".join(filter(None, [answer["status"], answer.get("reason")])))
 
 
 @main.command()
@@ -130,7 +161,7 @@ def status(url: str, as_json: bool) -> None:
     loaded = ", ".join(answer["loaded_models"]) or "none"
     work = f"waiting: {answer['waiting']}, in flight: {answer['in_flight']}"
     text = f"{answer['status']}, {answer['mode']}; loaded: {loaded}; {work}"
-    _show(answer, as_json, text)
+    _show(answer, as_json, "\n".join([text, *filter(None, [answer.get("reason")])]))
 
 
 @main.command()
@@ -371,24 +402,14 @@ def _settings(path: str | None, options: dict[tuple[str, str], Any], *, with_key
         _fail(str(error), MISUSED)
 
 
-def _call(method: str, url: str, path: str) -> Any:
+def _call(method: str, url: str, path: str, limit_s: float | None = None) -> Any:
     key = click.get_current_context().meta.get(KEY, "")
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
-        request = urllib.request.Request(url.rstrip("/") + path, method=method, headers=headers)
-        with urllib.request.urlopen(request) as response:
-            return json.load(response)
-    except urllib.error.HTTPError as error:
-        _fail(_message(error), REFUSED)
-    except (OSError, ValueError) as error:
-        _fail(f"no proxy answers at {url}: {error}", UNREACHABLE)
-
-
-def _message(error: urllib.error.HTTPError) -> str:
-    try:
-        return str(json.load(error)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return f"HTTP {error.code}"
+        return calling.call(method, url, path, key=key, limit_s=limit_s)
+    except calling.Refused as refused:
+        _fail(str(refused), REFUSED)
+    except calling.NotAnswered as error:
+        _fail(str(error), UNREACHABLE)
 
 
 def _show(answer: object, as_json: bool, text: str) -> None:

@@ -17,7 +17,7 @@ from swapper_proxy import app
 from swapper_proxy.cli import main
 from swapper_proxy.config import ConfigError, Settings
 from swapper_proxy.observe import logs
-from tests.real.server import free_port
+from tests.real.server import OllamaServer, free_port
 from tests.waiting import LIMIT_S
 
 CONFIG = """
@@ -27,13 +27,14 @@ models:
 """
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+def command(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "swapper_proxy", *arguments],
         capture_output=True,
         text=True,
         check=False,
         timeout=LIMIT_S,
+        env=os.environ | environ,
     )
 
 
@@ -205,3 +206,26 @@ def test_a_file_that_is_gone_does_not_mean_the_defaults(tmp_path: Path, monkeypa
     monkeypatch.setattr(logs, "configure", lambda *_: None)  # of the tests
     assert CliRunner().invoke(main, ["serve"], catch_exceptions=False).exit_code == 0
     assert reads == ["config/swapper_config.yaml"]
+
+
+def test_check_config_asks_the_ollama_behind_it(tmp_path: Path, ollama_server: OllamaServer) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("models: {chat: {path: 'ollama:alpha'}, big: {path: 'ollama:never-pulled'}}")
+    probe = ("check-config", "--probe", "--config", str(file))
+    done = command(*probe, OLLAMA_BASE_URL=ollama_server.url)
+    assert (done.returncode, done.stderr) == (0, "")
+    _, answers, missing = done.stdout.splitlines()
+    assert answers.startswith(f"{ollama_server.url}: Ollama 0.")
+    assert missing == f"{file}: warning: models.big: Ollama does not have it; get it with: ollama pull never-pulled"
+    found = json.loads(command(*probe, "--json", OLLAMA_BASE_URL=ollama_server.url).stdout)["ollama"]
+    assert (found["version"].startswith("0."), len(found["missing"])) == (True, 1)
+
+
+def test_check_config_says_why_ollama_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("{}")
+    url = f"http://127.0.0.1:{free_port()}"
+    user_too = url.replace("//", "//ann:s3cret@")
+    done = command("check-config", "--probe", "--config", str(tmp_path / "c.yaml"), OLLAMA_BASE_URL=user_too)
+    assert (done.returncode, done.stdout, "s3cret" in done.stderr) == (1, "", False)
+    told = f"swapper-proxy: {url}: Ollama is not reachable: nothing listens at {url[7:]} (connection refused); start "
+    assert done.stderr.startswith(told)

@@ -10,6 +10,7 @@ from swapper_proxy.config.loading import ENVIRONMENT, load
 from swapper_proxy.config.settings import (
     ClientKey,
     ConfigError,
+    HeaderSource,
     History,
     Keys,
     Logging,
@@ -25,11 +26,14 @@ from swapper_proxy.config.settings import (
     Swapper,
     Upstream,
 )
+from swapper_proxy.config.shown import shown
+from swapper_proxy.config.upstream import trust
 
 __all__ = [
     "ENVIRONMENT",
     "ClientKey",
     "ConfigError",
+    "HeaderSource",
     "History",
     "Keys",
     "Logging",
@@ -48,5 +52,7 @@ __all__ = [
     "hashed",
     "hidden",
     "load",
+    "shown",
+    "trust",
     "warnings",
 ]

@@ -15,6 +15,14 @@ def is_served(listen_host: str, host: str) -> bool:
     return any(_covers(own, address) for address in map(_reached, _addresses(host)) for own in served)
 
 
+def is_loopback(host: str) -> bool:
+    """Return True if this name or address can mean nothing but this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _covers(own: Address, address: Address) -> bool:
     """Return True if a server on `own` serves `address`; asyncio binds "::" to IPv6 alone."""
     if own.version != address.version:

@@ -6,9 +6,8 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
-from swapper_proxy.config import addresses, keys
+from swapper_proxy.config import keys, upstream
 from swapper_proxy.config.keep_alive import LONGEST_S, InvalidKeepAlive, KeepAlive, seconds_of
 from swapper_proxy.config.settings import Model, Route, Settings
 from swapper_proxy.core.names import canonical, is_cloud, is_plausible
@@ -16,8 +15,6 @@ from swapper_proxy.core.names import canonical, is_cloud, is_plausible
 # Models that are not configured have these types, so a slot for one is never without use.
 TYPES_OF_OLLAMA = frozenset(("llm", "embedding"))
 
-
-PORTS = {"http": 80, "https": 443}
 LONGEST_CHOSEN = 255  # of the names that the operator chooses, in characters
 
 
@@ -30,7 +27,7 @@ class Problem(NamedTuple):
 
 def problems(settings: Settings) -> Iterator[Problem]:
     """All that keeps the settings from being used."""
-    yield from _url(settings)
+    yield from itertools.starmap(Problem, upstream.problems(settings))
     yield from _trusted_proxies(settings)
     yield from itertools.starmap(Problem, keys.problems(settings))
     yield from _plausible_names(settings)
@@ -52,26 +49,9 @@ def warnings(settings: Settings) -> list[str]:
     """What can be used but may surprise, a line each."""
     return [
         f"{key_path}: {text}"
-        for check in (_v1_options, _crowded_out, _preloads, _open_routes, keys.warnings)
+        for check in (_v1_options, _crowded_out, _preloads, _open_routes, keys.warnings, upstream.warnings)
         for key_path, text in check(settings)
     ]
-
-
-def _url(settings: Settings) -> Iterator[Problem]:
-    try:
-        url = urlsplit(settings.upstream.url)
-        url.port  # noqa: B018 - raises if it is none
-    except ValueError as error:
-        yield Problem("upstream.url", str(error))
-        return
-    if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment:
-        yield Problem("upstream.url", f"expected a URL like http://localhost:11434, got {url.geturl()!r}")
-    elif url.username is not None or url.password is not None:
-        yield Problem("upstream.url", "must hold no user or password")
-    elif settings.server.port == (url.port or PORTS[url.scheme]) and addresses.is_served(
-        settings.server.host, url.hostname
-    ):
-        yield Problem("upstream.url", f"{url.geturl()} is the proxy itself")
 
 
 def _history(settings: Settings) -> Iterator[Problem]:

@@ -5,7 +5,6 @@ for keys that nobody can guess, as `swapper-proxy hash-key --random` makes them.
 """
 
 import hashlib
-import ipaddress
 import re
 import stat
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
+from swapper_proxy.config.addresses import is_loopback
 from swapper_proxy.config.settings import ClientKey, Keys, ManagementKey, Secret, Settings
 from swapper_proxy.core.names import canonical
 
@@ -123,7 +123,7 @@ def _secret(key_path: str, name: str, secret: Secret) -> Iterator[tuple[str, str
 def warnings(settings: Settings) -> Iterator[tuple[str, str]]:
     """Key paths, and what may surprise there."""
     keys, host = settings.keys, settings.server.host
-    if not keys.clients and not _is_loopback(host):
+    if not keys.clients and not is_loopback(host):
         yield (
             "server.host",
             f"{host} can be reached from other machines, and there are no keys.clients: anybody may ask",
@@ -133,13 +133,6 @@ def warnings(settings: Settings) -> Iterator[tuple[str, str]]:
     for key_path, _, secret in _all(keys):
         if secret.key_file is not None and _is_open(Path(secret.key_file).expanduser()):
             yield f"{key_path}.key_file", f"{secret.key_file} can be read by anybody on this machine; chmod 600"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _is_open(path: Path) -> bool:

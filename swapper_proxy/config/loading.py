@@ -9,6 +9,7 @@ from typing import Any, get_args, get_type_hints
 import msgspec
 import yaml
 
+from swapper_proxy.config import upstream
 from swapper_proxy.config.checks import Problem, problems
 from swapper_proxy.config.keys import KINDS, NoKey, hashed
 from swapper_proxy.config.settings import (
@@ -49,7 +50,7 @@ def load(
 
     A named file (`path` or SWAPPER_CONFIG_PATH) must exist; without one the file at the default place is read if
     there is one.  `with_keys`: also the keys in other files and in the environment, which not everybody may read who
-    may read the settings; without it there are none.  Raises ConfigError.
+    may read the settings, and the credentials for Ollama; without it there are none.  Raises ConfigError.
     """
     file, values = _read(path or environ.get("SWAPPER_CONFIG_PATH"))
     kept = _is_history_kept(values)
@@ -63,11 +64,13 @@ def load(
         raise _contradicting(problem, origins.get(problem.key_path, file))
     try:
         keys = hashed(settings.keys, environ) if with_keys else Keys()
+        ollama = upstream.resolved(settings.upstream, environ if with_keys else None)
     except NoKey as error:
         raise _contradicting(Problem(error.key_path, str(error)), file) from None
     history = _placed(settings.history, environ) if kept else settings.history
     parallel = _num_parallel(environ)
-    return msgspec.structs.replace(settings, source=file, history=history, keys=keys, ollama_num_parallel=parallel)
+    changed = {"upstream": ollama, "history": history, "keys": keys, "ollama_num_parallel": parallel}
+    return msgspec.structs.replace(settings, source=file, **changed)
 
 
 def _contradicting(problem: Problem, source: str) -> ConfigError:

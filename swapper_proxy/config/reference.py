@@ -43,7 +43,10 @@ MEANINGS = {
     "server.allowed_hosts": "further Host names for load and unload",
     "server.trusted_proxies": "networks whose `X-Forwarded-For` and `X-Forwarded-Host` are believed",
     "server.read_only": "true: clients may not pull, push, create, copy, delete or alias models, send blobs, sign out",
-    "upstream.url": "Ollama",
+    "upstream.url": "Ollama; a user and a password may stand before the host: `https://user:password@host`",
+    "upstream.headers": "what each request to it carries: `{Authorization: {env: VARIABLE}}`, `{file: PATH}` or a text",
+    "upstream.ca_file": "with `https://`: the file of the authorities that are trusted, instead of the system's (PEM)",
+    "upstream.verify": "false: any certificate is taken, which protects from nobody on the way",
     "upstream.connect_timeout": "seconds to connect to Ollama",
     "upstream.first_byte_timeout": "seconds for an answer to begin, prompt included; then 504, and another load",
     "upstream.idle_timeout": "seconds without a byte in such an answer; then it is broken off (none: `null`)",
@@ -190,7 +193,7 @@ def values(kind: Any) -> str:
 
 
 def _range(meta: msgspec.Meta) -> str:
-    if meta.pattern:
+    if meta.ge is None and meta.gt is None:
         return ""
     low = f"above {meta.gt}" if meta.gt is not None else f"from {meta.ge}"
     return low if meta.le is None else f"{low} to {meta.le}"
@@ -218,7 +221,9 @@ def page() -> str:
     lines += ["\n## Environment\n", "| Variable | Key |", "|---|---|", "| `SWAPPER_CONFIG_PATH` | the file |"]
     lines += [f"| `{variable}` | `{'.'.join(path)}` |" for variable, path in ENVIRONMENT.items()]
     lines.append(f"| `{NUM_PARALLEL}` | `swapper.parallel`, where that is not set; 0 counts as not given |")
-    lines.append("| `SWAPPER_URL` | the proxy that `status`, `models`, `queue`, `load` and `unload` talk to |")
+    lines.append(
+        "| `SWAPPER_URL` | the proxy that `health`, `status`, `models`, `queue`, `load` and `unload` talk to |"
+    )
     lines.append("| `SWAPPER_KEY` | the management key that they send |")
     return "\n".join(lines) + "\n"
 

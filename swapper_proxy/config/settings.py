@@ -64,14 +64,30 @@ class Server(Section, frozen=True):
     read_only: bool = False
 
 
+class HeaderSource(Section, frozen=True):
+    """Where the value of a header comes from: an environment variable or a file; exactly one is given."""
+
+    env: Annotated[str, Meta(min_length=1)] | None = None
+    file: Annotated[str, Meta(min_length=1)] | None = None
+
+
 class Upstream(Section, frozen=True):
-    """The Ollama behind the proxy.  Times are seconds, None means off."""
+    """The Ollama behind the proxy.  Times are seconds, None means off.
+
+    Of settings that were loaded `headers` holds the values themselves, and `url` no user, see `config.upstream`.
+    """
 
     url: str = "http://localhost:11434"
+    headers: dict[str, str | HeaderSource] = {}
+    ca_file: Annotated[str, Meta(min_length=1)] | None = None
+    verify: bool = True
     connect_timeout: Seconds = 10.0
     first_byte_timeout: Annotated[float, Meta(gt=0, le=86_400)] | None = None
     idle_timeout: Annotated[float, Meta(gt=0, le=86_400)] | None = 1800.0
     grace: Seconds = 10.0
+
+    def __repr__(self) -> str:
+        return f"Upstream({self.url.rpartition('@')[2]}, headers={list(self.headers)})"  # never their values
 
 
 class MaxWait(Section, frozen=True):

@@ -82,6 +82,8 @@ class SwapLog:
         text = "Ollama loaded it behind the proxy's back"
         self._log.warning(text, extra={"model": model, "load_s": round(seconds, 3), "cause": cause})
 
-    def upstream(self, reachable: bool) -> None:
-        level = logging.INFO if reachable else logging.ERROR
-        self._log.log(level, "Ollama is %sreachable", "" if reachable else "not ")
+    def upstream(self, reachable: bool, why: str = "") -> None:
+        if reachable:
+            self._log.info("Ollama is reachable")
+        else:
+            self._log.error("Ollama is not reachable%s", f": {why}" if why else "")

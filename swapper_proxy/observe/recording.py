@@ -42,9 +42,10 @@ class Recording:
             self._drained.pop(model, None)  # of an unload that failed, or that nobody saw end
         self._recorder.state(StateRecord(time.time(), model, STATUS[state], cause))
 
-    def upstream(self, reachable: bool) -> None:
+    def upstream(self, reachable: bool, why: str = "") -> None:
         code, state = ("upstream_back", "reachable again") if reachable else ("upstream_unreachable", "not reachable")
-        self._recorder.problem(ProblemRecord(time.time(), "", code, f"Ollama is {state}"))
+        because = f": {why}" if why else ""
+        self._recorder.problem(ProblemRecord(time.time(), "", code, f"Ollama is {state}{because}"))
 
     def scheduler_fault(self) -> None:
         what = "the scheduler failed and was started anew; see the proxy's log"

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from swapper_proxy.core.errors import Failure
-from swapper_proxy.ollama import wire
+from swapper_proxy.ollama import reasons, wire
+from swapper_proxy.ollama.access import Access
 from swapper_proxy.ollama.connection import Connection, Stale
 from swapper_proxy.ollama.pool import Pool
 from swapper_proxy.runtime.ports import (
@@ -49,20 +50,26 @@ class OllamaClient:
     Every request carries `via`: one that comes back to this proxy is recognized by it.
     """
 
-    def __init__(self, url: str, connect_timeout_s: float = 10.0) -> None:
+    def __init__(self, url: str, connect_timeout_s: float = 10.0, access: Access | None = None) -> None:
         self.url = url.rstrip("/")
         self.via = secrets.token_hex(8)
         self._connect_timeout_s = connect_timeout_s
+        self._access = access or Access()
         self._left_out: dict[str, int] = {}  # entries of a list that could not be read, by path
         self._wrong: dict[str, tuple[str, ...]] = {}  # PARAMETERs that were complained of, by model
         self._pool: Pool
 
     async def __aenter__(self) -> "OllamaClient":
-        self._pool = Pool(self.url, self._connect_timeout_s, self.via)
+        self._pool = Pool(self.url, self._connect_timeout_s, self.via, self._access)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._pool.close()
+
+    def use(self, access: Access) -> None:
+        """Show this to the host from the next request on."""
+        self._access = access
+        self._pool.use(access)
 
     # The proxy's own calls
 
@@ -129,30 +136,40 @@ class OllamaClient:
         content = () if body is None else (msgspec.json.encode(body),)
         try:
             async with asyncio.timeout(None if a_load else ASK_TIMEOUT_S):
-                status, kind, answer = await self._whole(method, path, content, fresh=a_load, only_asks=only_asks)
+                answer = await self._ask_for(method, path, content, fresh=a_load, only_asks=only_asks)
+                body = await answer.rest(MOST_OWN_BYTES if answer.status == 200 else MOST_ERROR_BYTES)
         except TimeoutError:
             raise UpstreamSilent(f"no answer to {path} within {ASK_TIMEOUT_S:g} s") from None
         except UpstreamBroken as error:
             raise UpstreamUnreachable(str(error), sent=True) from error
-        if status == HTTPStatus.LOOP_DETECTED:
-            raise UpstreamLoops(Failure(status, answer, kind))
-        if status in ERRORS:
-            raise UpstreamRefused(Failure(status, answer, kind))
-        if status != 200:
-            raise UpstreamUnreachable(f"the upstream at {self.url} is not an Ollama server: its status is {status}")
+        if answer.status != 200:
+            raise self._failed(path, answer, body)
         try:
-            return read(answer)
+            return read(body)
         except wire.UNREADABLE as error:
-            raise UpstreamUnreachable(f"the upstream at {self.url} is not an Ollama server: {error}") from error
+            why = f"its answer to {path} cannot be read ({error})"
+            raise UpstreamUnreachable(reasons.not_ollama(self.url, why)) from error
 
-    async def _whole(
+    async def _ask_for(
         self, method: str, path: str, content: tuple[bytes, ...], *, fresh: bool, only_asks: bool
-    ) -> tuple[int, str, bytes]:
-        """Status, Content-Type and body."""
+    ) -> Connection:
         headers = [(b"Content-Length", b"%d" % sum(map(len, content)))] if content else []
-        answer = await self.send(method, path, headers, content, fresh=fresh, only_asks=only_asks)
-        body = await answer.rest(MOST_OWN_BYTES if answer.status == 200 else MOST_ERROR_BYTES)
-        return answer.status, answer.content_type or "application/json", body
+        return await self.send(method, path, headers, content, fresh=fresh, only_asks=only_asks)
+
+    def _failed(self, path: str, answer: Connection, body: bytes) -> UpstreamUnreachable | UpstreamRefused:
+        """Return what to raise for an answer that is none, with the reason."""
+        status = answer.status
+        failure = Failure(status, body, answer.content_type or "application/json")
+        if status == HTTPStatus.LOOP_DETECTED:
+            return UpstreamLoops(failure)
+        if status in ERRORS:
+            return UpstreamRefused(failure, self._refused(path, status, body))
+        if status in reasons.REDIRECTS:
+            return UpstreamUnreachable(reasons.redirected(self.url, path, status, _first(answer, b"location")))
+        return UpstreamUnreachable(reasons.not_ollama(self.url, f"the status of {path} is {status}"))
+
+    def _refused(self, path: str, status: int, body: bytes) -> str:
+        return reasons.refused(self.url, path, status, body, has_credentials=bool(self._access.headers))
 
     # Client requests
 
@@ -173,7 +190,8 @@ class OllamaClient:
         connection, if nothing of it was taken or it only asks, and its body is still at hand; nothing else is.  A GET
         and a HEAD only ask; of a POST the caller has to know it (`only_asks`).
         """
-        lines = [b"%b: %b\r\n" % header for header in headers]
+        access = self._access
+        lines = [b"%b: %b\r\n" % header for header in (access.towards_ollama(headers) if access.headers else headers)]
         if not isinstance(body, Sequence) and not any(line.lower().startswith(b"content-length:") for line in lines):
             lines.append(b"Transfer-Encoding: chunked\r\n")
             body = _chunked(body)
@@ -187,7 +205,27 @@ class OllamaClient:
         except BaseException:
             connection.close()
             raise
+        if connection.status == HTTPStatus.UNAUTHORIZED:
+            self._check_challenge(connection)
+        if access.headers:
+            connection.headers = access.towards_client(connection.headers)
         return connection
+
+    def _check_challenge(self, answer: Connection) -> None:
+        """Raise UpstreamUnreachable if what stands in front of Ollama does not let the proxy in.
+
+        Ollama itself names no method when it answers 401, as for a model that runs elsewhere.
+        """
+        if challenge := _first(answer, b"www-authenticate"):
+            answer.close()
+            known = bool(self._access.headers)
+            why = reasons.refused_credentials(answer.status, challenge, has_credentials=known)
+            raise UpstreamUnreachable(why, sent=True)
+
+
+def _first(answer: Connection, name: bytes) -> str:
+    """Return the value of the first header of this name; empty if there is none."""
+    return next((value.decode("latin-1") for header, value in answer.headers if header.lower() == name), "")
 
 
 def _shown(answer: bytes) -> tuple[Shown, tuple[str, ...]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import httptools
 
 from swapper_proxy.core.errors import ProxyError
+from swapper_proxy.ollama import reasons
 from swapper_proxy.ollama.encoded import EncodedBody, as_decoded
 from swapper_proxy.runtime import sockets
 from swapper_proxy.runtime.decoding import Undecodable
@@ -109,7 +110,7 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self.lose(f"what answers is no HTTP/1.1: {error}")
+            self.lose(reasons.no_http(self._pool.url, data, error))
         if self._take is None:
             self._hold(len(data))
         elif self._pieces:
@@ -142,7 +143,7 @@ class Connection(asyncio.Protocol):
             self._ended = self._is_whole()  # the end of an answer that tells no length is the end of its connection
         if not (self._lost or self._touched) and (error is None or isinstance(error, BrokenPipeError)):
             self._untaken_bytes = sockets.untaken_bytes(self._transport)
-        self.lose(str(error) if error else "the connection was closed")
+        self.lose(str(error or "") or "the connection was closed")
         self._wake()
         self.resume_writing()
 

@@ -17,7 +17,8 @@ class EncodedBody:
         decoder = DECODERS.get(encoding.decode("latin-1"))
         if decoder is None or before is not None:
             told = encoding[:64].decode("latin-1")
-            raise Undecodable(f"the answer has the Content-Encoding {told!r}, which was not asked for and is not known")
+            why = f"the answer has the Content-Encoding {told!r}, which was not asked for and is not known"
+            raise Undecodable(f"{why}; turn compression off in what stands in front of Ollama")
         self._decoding = Decoding(decoder, "answer")
         self.end = self._decoding.end
 

@@ -4,6 +4,8 @@ import asyncio
 import ssl
 from urllib.parse import urlsplit
 
+from swapper_proxy.ollama import reasons
+from swapper_proxy.ollama.access import Access
 from swapper_proxy.ollama.connection import Connection
 from swapper_proxy.runtime import sockets
 from swapper_proxy.runtime.ports import VIA, UpstreamUnreachable
@@ -20,20 +22,30 @@ CLOSED = "the proxy is shutting down"
 class Pool:
     """The connections to one host, as many as are wanted at once."""
 
-    def __init__(self, url: str, connect_timeout_s: float, via: str) -> None:
+    def __init__(self, url: str, connect_timeout_s: float, via: str, access: Access) -> None:
         parts = urlsplit(url)
-        host = parts.netloc.rpartition("@")[2]
-        last_lines = f"Host: {host}", "Accept-Encoding: identity", f"{VIA}: {via}"  # of the head of each request
-        self.last_lines = ("\r\n".join(last_lines) + "\r\n\r\n").encode()
+        host = reasons.address_as_given(parts)
+        own_lines = f"Host: {host}", "Accept-Encoding: identity", f"{VIA}: {via}"
+        self._own_lines = ("\r\n".join(own_lines) + "\r\n").encode()
         self.prefix = parts.path.rstrip("/")
+        self.url = url
         self._address = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
-        self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
+        self._is_https = parts.scheme == "https"
         self._connect_timeout_s = connect_timeout_s
         self._kept: dict[Connection, float] = {}  # since when, the longest first
         self._all: set[Connection] = set()
         self._is_closed = False
+        self.use(access)
         self.loop = asyncio.get_running_loop()
         self._timer = self.loop.call_later(LOOK_S, self._look)
+
+    def use(self, access: Access) -> None:
+        """Show this to the host from now on.  Connections that were made before serve no further request."""
+        self.last_lines = b"".join((self._own_lines, *(b"%b: %b\r\n" % header for header in access.headers), b"\r\n"))
+        self._ssl = (access.tls or ssl.create_default_context()) if self._is_https else None
+        self._made_before = set(self._all)
+        for connection in list(self._kept):
+            connection.lose("the settings have changed")
 
     def _look(self) -> None:
         now = self.loop.time()
@@ -61,9 +73,9 @@ class Pool:
                     lambda: Connection(self), host, port, ssl=self._ssl
                 )
         except TimeoutError:
-            raise UpstreamUnreachable(f"no connection within {self._connect_timeout_s:g} s") from None
-        except OSError as error:
-            raise UpstreamUnreachable(str(error)) from error
+            raise UpstreamUnreachable(reasons.no_connection_in_time(self.url, self._connect_timeout_s)) from None
+        except (OSError, UnicodeError) as error:
+            raise UpstreamUnreachable(reasons.no_connection(self.url, error)) from error
         sockets.keep_alive(transport.get_extra_info("socket"))
         self._all.add(connection)
         if self._is_closed:  # some questions outlive what asked them: they leave no connection behind
@@ -72,6 +84,9 @@ class Pool:
         return connection
 
     def keep(self, connection: Connection) -> None:
+        if connection in self._made_before:
+            connection.lose("the settings have changed")
+            return
         self._kept[connection] = self.loop.time()
         if len(self._kept) > MOST_KEPT:
             next(iter(self._kept)).lose("enough others are kept")
@@ -79,6 +94,7 @@ class Pool:
     def forget(self, connection: Connection) -> None:
         self._kept.pop(connection, None)
         self._all.discard(connection)
+        self._made_before.discard(connection)
 
     async def close(self) -> None:
         """Close all of them, and those that are still being made; return when their sockets are closed."""

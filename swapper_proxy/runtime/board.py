@@ -13,7 +13,6 @@ from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.engine import Engine
 from swapper_proxy.runtime.ledger import Ledger, Residence, Totals
 from swapper_proxy.runtime.model import Model
-from swapper_proxy.runtime.reachability import LOOP
 
 Status = Literal["loading", "loaded", "draining", "unloading", "unloaded", "error", "missing"]
 ParallelSource = Literal["config", "OLLAMA_NUM_PARALLEL", "assumed"]
@@ -71,6 +70,7 @@ class Snapshot:
     reachable: bool
     waiting: int = 0
     in_flight: int = 0
+    away: str = ""  # that Ollama is not reachable, and why; empty while it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +127,14 @@ class Board:
             reachable=self._engine.reachable,
             waiting=self._engine.waiting,
             in_flight=sum(len(r.in_flight) for r in records),
+            away="" if self._engine.reachable else self._engine.ollama.trouble,
         )
 
     @property
     def trouble(self) -> str:
         """Return what keeps requests from being served, for people; empty if nothing does."""
         if not self._engine.reachable:
-            return LOOP if self._engine.ollama.loops else "Ollama is not reachable"
+            return self._engine.ollama.trouble
         if self._engine.is_blind:
             return "the scheduler failed, and what is in memory is not known yet"
         now = self._engine.now

@@ -61,6 +61,8 @@ log = logging.getLogger(__name__)
 
 RETRY_S = 1.0  # when there may be another proxy, or room in the queue; nobody can tell
 MOST_LOGGED = 4000  # characters of the events and of the state that made the scheduler fail
+# Refusals of requests that waited, or found too many waiting: while Ollama is away, that is why.
+WAITED = (Rejection.QUEUE_FULL, Rejection.QUEUE_TIMEOUT, Rejection.SWAP_TIMEOUT, Rejection.DRAIN_TIMEOUT)
 
 Notice = Callable[[], None]
 
@@ -222,7 +224,7 @@ class Engine:
             refusal = Rejection.SHUTTING_DOWN
         if refusal is not None:
             self._observer.rejected(refusal.code)
-            raise Rejected(refusal, RETRY_S)
+            raise self._refusal(Rejected(refusal, RETRY_S))
         return self.reachable
 
     async def _answered(self, event: Arrived | LoadRequested | UnloadRequested, ticket: Ticket) -> None:
@@ -260,10 +262,10 @@ class Engine:
         if asked_at > self._failed_at:
             self._sighted.set()
 
-    def upstream(self, reachable: bool) -> None:
-        """Ollama went down or came back.  A load is left: one that was only frozen would go on beside the next."""
-        if self.ollama.turned(reachable):
-            self._observer.upstream(reachable)
+    def upstream(self, reachable: bool, why: str = "") -> None:
+        """Ollama went down, or came back.  A load is left: one that was only frozen would go on beside the next."""
+        if self.ollama.turned(reachable, why):
+            self._observer.upstream(reachable, self.ollama.why)
             self.submit(UpstreamUp() if reachable else UpstreamDown())
             if reachable:
                 self._catalog.forget()  # it may be another one that comes back
@@ -364,7 +366,7 @@ class Engine:
             case Reject(id, reason, retry_after_s, failure):
                 if reason is not Rejection.MADE_ANEW and id in self._tickets:  # else it is asked for again, or nobody's
                     notices.append(partial(self._observer.rejected, reason.code))
-                self._settle(id, Rejected(reason, retry_after_s, failure))
+                self._settle(id, self._refusal(Rejected(reason, retry_after_s, failure)))
             case StartLoad(key, _, for_id):
                 ticket = self._tickets[for_id]
                 self._names[key] = ticket.model.name
@@ -380,6 +382,14 @@ class Engine:
                 notices.append(partial(self._observer.reloaded, self.name_of(key), seconds, cause))
             case WakeAt(time):
                 self._set_wake(time)
+
+    def _refusal(self, rejected: Rejected) -> Rejected:
+        """Return it with the reason why Ollama is away, if that may be what the request waited for."""
+        if rejected.reason is Rejection.UPSTREAM_DOWN:
+            rejected.message = self.ollama.trouble
+        elif rejected.reason in WAITED and not self.reachable:
+            rejected.message = f"{rejected.message}; {self.ollama.trouble}"
+        return rejected
 
     def _changed(self, change: Changed) -> Iterator[Notice]:
         """Keep what is known of the resident, and say what is to be told of the change."""

@@ -13,6 +13,8 @@ from swapper_proxy.core.types import Cause, RunnerOption, State
 Header = tuple[bytes, bytes]
 # Each proxy adds one with an id of its own to what it sends: a request that comes back carries it.
 VIA = "X-Swapper-Via"
+# Headers by which a client shows who it is.
+CREDENTIALS = frozenset((b"authorization", b"x-api-key", b"api-key", b"cookie"))
 # A request body that is in memory, to be sent piece by piece.  Whoever owns it empties the list when it is over.
 Pieces = list[bytes | memoryview]
 # A request body, in memory or still to come.
@@ -43,10 +45,10 @@ class UpstreamBroken(Exception):
 
 
 class UpstreamRefused(Exception):
-    """Ollama answered a control call with an error."""
+    """Ollama answered a control call with an error; `why` says more than its status where more is known."""
 
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(f"Ollama answered {failure.status}")
+    def __init__(self, failure: Failure, why: str = "") -> None:
+        super().__init__(why or f"Ollama answered {failure.status}")
         self.failure = failure
 
 
@@ -250,5 +252,5 @@ class Observer(Protocol):
     def unloaded(self, model: str, seconds: float, cause: str) -> None: ...
     def held(self, model: str, seconds: float, paid: bool) -> None: ...
     def reloaded(self, model: str, seconds: float, cause: str) -> None: ...
-    def upstream(self, reachable: bool) -> None: ...
+    def upstream(self, reachable: bool, why: str = "") -> None: ...
     def scheduler_fault(self) -> None: ...

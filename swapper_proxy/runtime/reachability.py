@@ -1,21 +1,22 @@
 """Whether Ollama is there: asked once at a time for all who want to know, and waited for."""
 
 import asyncio
-import contextlib
 import logging
 
 from swapper_proxy.runtime.ports import Control, UpstreamLoops, UpstreamRefused, UpstreamSilent, UpstreamUnreachable
 
 log = logging.getLogger(__name__)
 
+AWAY = "Ollama is not reachable"
+MAX_TOLD = 20  # reasons in one absence that are written to the log
 LOOP = "upstream.url (OLLAMA_BASE_URL) leads back to this proxy; it must be the address of Ollama"
 
 
 class Reachability:
     """One of `up` and `down` is set; `closing` when the proxy is about to end.  Close it at the end.
 
-    `waiting` is how many wait for Ollama whose model cannot be known before.  `loops`: what is sent to Ollama comes
-    back to the proxy.
+    `waiting` is how many wait for Ollama whose model cannot be known before.  `why` it does not count as there is what
+    the latest question told; empty while it does, or if nothing is known.
     """
 
     def __init__(self, control: Control) -> None:
@@ -24,24 +25,36 @@ class Reachability:
         self.closing = asyncio.Event()
         self.waiting = 0
         self.falls = 0  # how often it was lost
-        self.loops = False
+        self.why = ""
+        self._told: set[str] = set()  # reasons that this absence had
         self._control = control
         self._asking: asyncio.Task[bool] | None = None
 
-    def turned(self, reachable: bool) -> bool:
-        """It was found to be there, or not; whether that is new."""
+    def turned(self, reachable: bool, why: str = "") -> bool:
+        """Take note that it is there, or not, and `why` if that is known.  Return True if that is new."""
         now, before = (self.up, self.down) if reachable else (self.down, self.up)
         is_new = not now.is_set()
         self.falls += is_new and not reachable
-        self.loops &= not reachable
+        if reachable:
+            self.why = ""
+            self._told.clear()
+        elif why:
+            self._learn(why)
         now.set()
         before.clear()
         return is_new
 
     @property
-    def what_answers(self) -> str:
-        """What is wrong with an Ollama that answers and still counts as away."""
-        return LOOP if self.loops else "the upstream is not an Ollama server"
+    def trouble(self) -> str:
+        """Say that it is away, and why as far as is known."""
+        return f"{AWAY}: {self.why}" if self.why else AWAY
+
+    def _learn(self, why: str) -> None:
+        """Keep the reason.  Write another one than before to the log, as its absence itself is written there."""
+        self.why = why
+        if self.down.is_set() and why not in self._told and len(self._told) < MAX_TOLD:
+            log.error("Ollama is still not reachable: %s", why)
+        self._told.add(why)
 
     async def is_back(self, within_s: float) -> bool:
         """Waits until Ollama is there, so long at most, or until the proxy is about to end."""
@@ -62,19 +75,22 @@ class Reachability:
         return await asyncio.shield(self._asking)
 
     async def _ask(self, times: int) -> bool:
+        why = ""
         try:
             for _ in range(times):
-                with contextlib.suppress(UpstreamSilent):
+                try:
                     await self._control.version()
+                except UpstreamSilent as error:
+                    why = str(error)
+                else:
                     return True
         except UpstreamLoops:
-            if not self.loops:
-                log.error(LOOP)  # noqa: TRY400 - it is no bug
-            self.loops = True
-        except (UpstreamUnreachable, UpstreamRefused):
-            pass
+            why = LOOP
+        except (UpstreamUnreachable, UpstreamRefused) as error:
+            why = str(error)
         finally:
             self._asking = None
+        self._learn(why)
         return False
 
     async def close(self) -> None:

@@ -41,7 +41,7 @@ class Watcher:
             async with asyncio.timeout(FIRST_LOOK_S):
                 await self._looked.wait()
         except TimeoutError:  # it is silent: clients are to hear that from the proxy
-            self._engine.upstream(False)
+            self._engine.upstream(False, f"no answer within {FIRST_LOOK_S:g} s")
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -39,8 +39,6 @@ NOT_UPSTREAM = HOP_BY_HOP | {
 }
 # The same of a request whose body was read and decoded here.
 NOT_OF_A_READ_BODY = NOT_UPSTREAM | {b"content-length", b"content-encoding"}
-# What a client shows to the proxy is no business of whoever runs a remote model.
-CREDENTIALS = frozenset((b"authorization", b"x-api-key", b"api-key", b"cookie"))
 # Cross-origin rules are the proxy's business: all that a response may say of them (Fetch standard, §3.3.3).
 CORS = frozenset(
     b"access-control-" + name

@@ -5,7 +5,6 @@ import logging
 from collections.abc import Awaitable, Callable
 from functools import cached_property
 from typing import Literal, Protocol
-from urllib.parse import urlsplit
 
 import msgspec
 from aiohttp import web
@@ -18,6 +17,7 @@ from swapper_proxy.runtime.configuration import Configuration
 from swapper_proxy.runtime.engine import Engine
 from swapper_proxy.runtime.model import Model
 from swapper_proxy.runtime.ports import Header, UpstreamUnreachable
+from swapper_proxy.runtime.reachability import AWAY
 from swapper_proxy.runtime.standby import Standby
 from swapper_proxy.web import console, history, openapi, parameters, schemas, shapes
 from swapper_proxy.web.dialects import Dialect, rendered
@@ -220,10 +220,8 @@ class Management:
         return status, [*headers, (b"Vary", b"Accept")], body
 
     async def config(self, _: web.BaseRequest) -> Response:
-        """The settings as they took effect; a password in Ollama's URL is left out, and what tells a key."""
-        settings = self._configuration.settings
-        upstream = msgspec.structs.replace(settings.upstream, url=_without_password(settings.upstream.url))
-        return _json(msgspec.structs.replace(settings, upstream=upstream, keys=config.hidden(settings.keys)))
+        """The settings as they took effect, without what tells a key, and without the credentials for Ollama."""
+        return _json(config.shown(self._configuration.settings))
 
     def model_metrics(self, name: str) -> Response:
         return _json(shapes.measured(self._state(name)))
@@ -264,7 +262,10 @@ class Management:
         try:
             model = await self._catalog.resolve(name)
         except UpstreamUnreachable as error:
-            raise ProxyError(502, "upstream_unreachable", f"Ollama is not reachable: {error}") from error
+            told = f"{AWAY}: {error}" if self._engine.reachable else self._engine.ollama.trouble
+            raise ProxyError(502, "upstream_unreachable", told) from error
+        if model is None and not self._engine.reachable:
+            raise ProxyError(502, "upstream_unreachable", self._engine.ollama.trouble)
         meaning = self._catalog.meaning(name)
         if meaning.denied or (model is None and meaning.model is None):
             raise _unknown(name)
@@ -326,11 +327,6 @@ def _quality(text: str) -> float:
 
 def _said(status: Literal["success", "accepted"], model: Model, what: str) -> schemas.DoneAnswer:
     return {"status": status, "model": model.name, "message": f"Model {model.name} {what}"}
-
-
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _unknown(name: str) -> ProxyError:

@@ -16,6 +16,7 @@ from swapper_proxy.runtime.lease import Lease
 from swapper_proxy.runtime.model import Demand, Model
 from swapper_proxy.runtime.ports import (
     ANY_SILENCE,
+    CREDENTIALS,
     Body,
     Header,
     Pieces,
@@ -34,7 +35,7 @@ from swapper_proxy.web.endpoints import ENDPOINTS, Asked, Endpoint, Intent, Unac
 from swapper_proxy.web.exchange import Exchange
 from swapper_proxy.web.form import Form
 from swapper_proxy.web.forwarded import Forwarding
-from swapper_proxy.web.headers import CREDENTIALS, towards_ollama
+from swapper_proxy.web.headers import towards_ollama
 from swapper_proxy.web.intake import Intake, RequestBody
 from swapper_proxy.web.offered import Edit
 from swapper_proxy.web.relay import LEFT, QUESTION, Outcome, relay, relay_edited
@@ -251,12 +252,11 @@ class Proxy:
         try:
             if (model := await self._catalog.resolve(name)) or self._engine.reachable:
                 return model
-            away = self._engine.ollama.what_answers
-        except UpstreamUnreachable as error:
-            away = str(error)
+        except UpstreamUnreachable:
+            pass  # it may be back in a moment
         with exchange.client.queued() if exchange.client is not None else nullcontext():
             if not await self._engine.back(self._grace_s):
-                raise UpstreamUnreachable(away)
+                raise UpstreamUnreachable(self._engine.ollama.why)
         return await self._catalog.resolve(name)
 
     def _direct(self, exchange: Exchange, endpoint: Endpoint, fields: Fields | Form) -> str:

@@ -77,7 +77,7 @@ class ReloadAnswer(TypedDict):
 
 
 class StatusAnswer(TypedDict):
-    """The active model is the one used last of those that are loaded."""
+    """The active model is the one used last of those that are loaded; `reason` says why Ollama is not reachable."""
 
     status: Health
     active_model: Name | None
@@ -88,6 +88,7 @@ class StatusAnswer(TypedDict):
     waiting: Count
     in_flight: Count
     config: ConfigState
+    reason: NotRequired[str]
 
 
 class WaitingRequest(TypedDict):

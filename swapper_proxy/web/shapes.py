@@ -13,7 +13,7 @@ from swapper_proxy.web import schemas
 
 def status(snapshot: Snapshot, configuration: Configuration) -> schemas.StatusAnswer:
     """GET /status."""
-    return {
+    answer: schemas.StatusAnswer = {
         "status": "healthy" if snapshot.reachable else "degraded",
         "active_model": snapshot.active,
         "available_models": [m.name for m in snapshot.models],
@@ -24,6 +24,9 @@ def status(snapshot: Snapshot, configuration: Configuration) -> schemas.StatusAn
         "in_flight": snapshot.in_flight,
         "config": configured(configuration),
     }
+    if snapshot.away:
+        answer["reason"] = snapshot.away
+    return answer
 
 
 def configured(configuration: Configuration) -> schemas.ConfigState:

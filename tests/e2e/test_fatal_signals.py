@@ -109,7 +109,8 @@ async def test_killed_in_mid_load_for_longer(session: aiohttp.ClientSession, mor
         loading = asyncio.create_task(proxy.generate("slow"))
         await is_in(proxy, "slow", "loading")
         mortal.kill()
-        assert await loading == (502, {"error": "Ollama is not reachable"})
+        status, answer = await loading
+        assert (status, answer["error"].startswith("Ollama is not reachable: no answer ")) == (502, True)
         await refused_in_all_dialects(proxy)
         await at_rest(proxy)
         await start(mortal)
@@ -150,7 +151,8 @@ async def test_frozen_in_mid_load(session: aiohttp.ClientSession, mortal: Ollama
         asking = asyncio.create_task(proxy.generate("slow"))
         await is_in(proxy, "slow", "loading")
         mortal.freeze()
-        assert await asking == (502, {"error": "Ollama is not reachable"})
+        status, answer = await asking
+        assert (status, answer["error"].startswith("Ollama is not reachable: no answer ")) == (502, True)
         await refused_in_all_dialects(proxy)
         await at_rest(proxy)
         mortal.thaw()

@@ -286,7 +286,8 @@ async def test_an_ollama_to_which_nobody_can_connect(session: aiohttp.ClientSess
             up = await stack.enter_async_context(running(msgspec.structs.replace(settings(url), upstream=upstream)))
             proxy = Client(session, up.url)
             assert not await healthy(proxy)
-            told = (502, "Ollama is not reachable: no connection within 0.2 s")
+            why = f"no connection to 127.0.0.1:{port} within 0.2 s; check upstream.url"
+            told = (502, f"Ollama is not reachable: {why} (OLLAMA_BASE_URL), the network and the firewall")
             assert await ask_in_all_dialects(proxy) == dict.fromkeys(PATHS, told)
             await at_rest(proxy)
         await stack.enter_async_context(serving(Simulator(TWO), port=port))

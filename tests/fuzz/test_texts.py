@@ -12,7 +12,8 @@ from swapper_proxy.config import ConfigError, Settings
 from swapper_proxy.config.reference import all_keys
 from swapper_proxy.core.names import canonical, is_cloud, is_plausible
 from swapper_proxy.replay.workload import Workload, WorkloadError, parse
-from swapper_proxy.web.headers import CREDENTIALS, towards_client, towards_ollama
+from swapper_proxy.runtime.ports import CREDENTIALS
+from swapper_proxy.web.headers import towards_client, towards_ollama
 
 
 def said(refusal: type[Exception], read: Callable[[], object]) -> object:
