@@ -54,9 +54,9 @@ def test_without_its_keys_a_file_can_be_read_by_those_who_may_not(tmp_path: Path
         (one("key_file: /nowhere/a.key"), "keys.clients.a.key_file: /nowhere/a.key: No such file or directory"),
         (
             one(f"key: {KEY}, max_priority: urgent"),
-            "keys.clients.a.max_priority: expected high or medium or low, got 'urgent'",
+            "keys.clients.a.max_priority: expected high, medium or low, got the text 'urgent'",
         ),
-        (one(f"key: {KEY}, concurrent: 0"), "keys.clients.a.concurrent: expected int >= 1"),
+        (one(f"key: {KEY}, concurrent: 0"), "keys.clients.a.concurrent: expected integer from 1 to 1000000, got 0"),
         (one(f"key: {KEY}, read_only: true"), "keys.clients.a.read_only: unknown key"),
         (one(f"key: {KEY}, models: [x]", "management"), "keys.management.a.models: unknown key"),
         (one(f"key: {KEY}, models: ['']"), "keys.clients.a.models: expected names of models, or patterns like team/*"),

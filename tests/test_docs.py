@@ -70,16 +70,20 @@ def test_the_configuration_page_is_what_the_settings_say() -> None:
     ("path", "takes", "default"),
     [
         ("server.port", "integer from 0 to 65535", "`8890`"),
-        ("server.allowed_hosts", "list of text", "none"),
+        ("server.allowed_hosts", "list of texts", "none"),
         ("upstream.url", "text", "`http://localhost:11434`"),
         ("swapper.mode", "`single-active`, `multi-active`", "`single-active`"),
         ("swapper.default_after", "number above 0 to 31536000", "none"),
         ("swapper.unload_settle", "number from 0 to 31536000", "`1.5`"),
         ("swapper.max_wait.high", "number above 0 to 31536000", "`15`"),
         ("swapper.keep_alive", "number or text", "Ollama's own timer"),
-        ("models.NAME.path", "text", "required"),
+        (
+            "models.NAME.path",
+            '"ollama:" and the name that Ollama knows the model by, as in "ollama:llama3.2:3b"',
+            "required",
+        ),
         ("models.NAME.pinned", "true, false", "`false`"),
-        ("routes.NAME.model", "text or list of text", "required"),
+        ("routes.NAME.model", "text or list of texts", "required"),
     ],
 )
 def test_what_a_key_takes_is_read_from_its_type(path: str, takes: str, default: str) -> None:

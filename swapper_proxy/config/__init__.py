@@ -1,7 +1,7 @@
 """Settings: YAML file < environment < command line.  Every check of them is here.
 
-A setting that is unknown, of a wrong type or out of range, or that contradicts another, raises ConfigError with one
-line that names where it came from, the key path and what was expected.
+A setting that is unknown, of a wrong type or out of range, or that contradicts another, raises ConfigError.  Its
+text has a line for each, which names where it came from, the key path and what was expected.
 """
 
 from swapper_proxy.config.checks import warnings

@@ -5,10 +5,10 @@ import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from swapper_proxy.config import keys, upstream
 from swapper_proxy.config.keep_alive import LONGEST_S, InvalidKeepAlive, KeepAlive, seconds_of
+from swapper_proxy.config.kinds import Problem
 from swapper_proxy.config.settings import Model, Route, Settings
 from swapper_proxy.core.names import canonical, is_cloud, is_plausible
 
@@ -16,13 +16,6 @@ from swapper_proxy.core.names import canonical, is_cloud, is_plausible
 TYPES_OF_OLLAMA = frozenset(("llm", "embedding"))
 
 LONGEST_CHOSEN = 255  # of the names that the operator chooses, in characters
-
-
-class Problem(NamedTuple):
-    """A key path and what is wrong with it."""
-
-    key_path: str
-    wrong: str
 
 
 def problems(settings: Settings) -> Iterator[Problem]:
@@ -225,7 +218,7 @@ def _sizes(settings: Settings) -> Iterator[Problem]:
         elif not settings.models[name].pinned and size + pinned > budget:
             text = f"{size:g} beside the pinned models' {pinned:g} is more than memory_budget_gb, {budget:g}"
             yield Problem(f"models.{name}.size_gb", text)
-    if pinned > budget:
+    if pinned > budget >= max(model.size_gb or 0 for model in settings.models.values()):
         yield Problem("swapper.memory_budget_gb", f"{budget:g} is less than the pinned models' size_gb, {pinned:g}")
 
 

@@ -4,28 +4,19 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import msgspec
-import yaml
 
-from swapper_proxy.config import upstream
-from swapper_proxy.config.checks import Problem, problems
-from swapper_proxy.config.keys import KINDS, NoKey, hashed
-from swapper_proxy.config.settings import (
-    NOT_IN_FILES,
-    ClientKey,
-    ConfigError,
-    History,
-    Keys,
-    Model,
-    Route,
-    RunnerOptions,
-    Settings,
-)
+from swapper_proxy.config import strict_yaml, upstream
+from swapper_proxy.config.checks import problems
+from swapper_proxy.config.keys import NoKey, hashed
+from swapper_proxy.config.kinds import Problem, fields, unknown, wrongs
+from swapper_proxy.config.settings import NOT_IN_FILES, ConfigError, History, Keys, Settings
 
 DEFAULT_PATH = Path("config/swapper_config.yaml")
 MOST_PARALLEL = 1024
+EXTENSION = "x-"  # a top-level key that begins so holds what merge keys refer to, as in compose files
 
 # Environment variable -> key path.
 ENVIRONMENT = {
@@ -54,27 +45,37 @@ def load(
     """
     file, values = _read(path or environ.get("SWAPPER_CONFIG_PATH"))
     kept = _is_history_kept(values)
-    settings = _checked(values, file, "")
     origins: dict[str, str] = {}
-    for source, key_path, value in _overrides(environ, options or {}):
-        _put(values, key_path, value)
-        settings = _checked(values, source, ".".join(key_path))
-        origins[".".join(key_path)] = source
-    if problem := next(problems(settings), None):
-        raise _contradicting(problem, origins.get(problem.key_path, file))
+    wrong = _wrong_in_file(values)
+    for source, (section, key), value in _overrides(environ, options or {}):
+        key_path = f"{section}.{key}"
+        origins[key_path] = source
+        wrong = [problem for problem in wrong if problem.key_path != key_path]
+        wrong += wrongs(value, fields(fields(Settings)[section])[key], key_path)
+        _put(values, section, key, value)
+    _refuse(wrong, file, origins)
+    given = {key: value for key, value in values.items() if value is not None}
+    settings: Settings = msgspec.convert(given, Settings)
+    _refuse(list(problems(settings)), file, origins)
     try:
         keys = hashed(settings.keys, environ) if with_keys else Keys()
         ollama = upstream.resolved(settings.upstream, environ if with_keys else None)
     except NoKey as error:
-        raise _contradicting(Problem(error.key_path, str(error)), file) from None
+        raise ConfigError(f"{file}: {error.key_path}: {error}") from None
     history = _placed(settings.history, environ) if kept else settings.history
     parallel = _num_parallel(environ)
     changed = {"upstream": ollama, "history": history, "keys": keys, "ollama_num_parallel": parallel}
     return msgspec.structs.replace(settings, source=file, **changed)
 
 
-def _contradicting(problem: Problem, source: str) -> ConfigError:
-    return ConfigError(f"{source}: {problem.key_path}: {problem.wrong}")
+def _refuse(wrong: list[Problem], file: str, origins: Mapping[str, str]) -> None:
+    """Raise ConfigError if anything is wrong: a line for each, with where it stands."""
+    if wrong:
+        raise ConfigError("\n".join(_in_one_line(f"{origins.get(path, file)}: {path}: {text}") for path, text in wrong))
+
+
+def _in_one_line(text: str) -> str:
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _is_history_kept(values: dict[str, Any]) -> bool:
@@ -116,7 +117,7 @@ def _num_parallel(environ: Mapping[str, str]) -> int | None:
     """None also for 0: then Ollama chooses by itself."""
     text = environ.get(NUM_PARALLEL, "").strip() or "0"
     if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) > MOST_PARALLEL:
-        raise ConfigError(f"{NUM_PARALLEL}: expected int from 0 to {MOST_PARALLEL}, got {text!r}")
+        raise ConfigError(f"{NUM_PARALLEL}: expected integer from 0 to {MOST_PARALLEL}, got {text!r}")
     return int(text) or None
 
 
@@ -131,33 +132,14 @@ def _read(named: str | None) -> tuple[str, dict[str, Any]]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
     try:
-        values = yaml.load(text, Loader=_StrictLoader)
+        values = strict_yaml.read(text)
     except Exception as error:  # beside its own errors it raises many others at values that are not what their tag says
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if values is None:
         values = {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected a mapping of sections, got {type(values).__name__}")
-    return str(path), values
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML that refuses a key given twice instead of dropping the first."""
-
-
-def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if not isinstance(key, str):
-            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not a string", key_node.start_mark)
-        if key in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
-        seen.add(key)
-    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
-
-
-_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+        raise ConfigError(f"{path}: expected a mapping of sections, as in `upstream: {{url: ...}}`")
+    return str(path), {key: value for key, value in values.items() if not key.startswith(EXTENSION)}
 
 
 def _scalar(text: str) -> Any:
@@ -170,66 +152,26 @@ def _scalar(text: str) -> Any:
     return text
 
 
-def _put(values: dict[str, Any], key_path: tuple[str, str], value: Any) -> None:
-    section, key = key_path
-    values[section] = {**(values.get(section) or {}), key: value}
+def _put(values: dict[str, Any], section: str, key: str, value: Any) -> None:
+    before = values.get(section)
+    values[section] = {**(before if isinstance(before, dict) else {}), key: value}
 
 
-def _checked(values: dict[str, Any], source: str, key_path: str) -> Settings:
-    for key in NOT_IN_FILES:
-        if key in values:
-            raise ConfigError(f"{source}: {key}: unknown key")
-    given = {key: value for key, value in values.items() if value is not None}
-    for value, kind, where in _entries(given):  # one by one, because msgspec does not say which
-        _converted(value, kind, source, where)
-    settings: Settings = _converted(given, Settings, source, key_path)
-    return settings
+def _wrong_in_file(values: dict[str, Any]) -> list[Problem]:
+    """All keys that are unknown, missing or of a wrong kind."""
+    known = {key: kind for key, kind in fields(Settings).items() if key not in NOT_IN_FILES}
+    found: list[Problem] = []
+    for key, value in values.items():
+        if key not in known:
+            found.append(_homeless(key, known))
+        elif value is not None:
+            found += wrongs(value, known[key], key)
+    return found
 
 
-def _entries(given: dict[str, Any]) -> Iterator[tuple[Any, Any, str]]:
-    """What stands under names that the operator chose: the value, its type, its key path.  Rules count from 1."""
-    models, routes, keys = given.get("models"), given.get("routes"), given.get("keys")
-    for name, model in models.items() if isinstance(models, dict) else ():
-        yield model, Model, f"models.{name}"
-    for name, rules in routes.items() if isinstance(routes, dict) else ():
-        yield rules, list[Any], f"routes.{name}"
-        for number, rule in enumerate(rules, 1):
-            yield rule, Route, f"routes.{name}.{number}"
-    for kind, entry in KINDS.items():
-        named = keys.get(kind) if isinstance(keys, dict) else None
-        for name, key in named.items() if isinstance(named, dict) else ():
-            yield key, entry, f"keys.{kind}.{name}"
-
-
-def _converted(value: Any, kind: Any, source: str, key_path: str) -> Any:
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        raise ConfigError(_explain(error, source, key_path)) from None
-
-
-def _explain(error: msgspec.ValidationError, source: str, key_path: str) -> str:
-    """msgspec says `Expected `int`, got `str` - at `$.swapper.x``; this says `FILE: swapper.x: expected int ...`."""
-    message, _, where = str(error).partition(" - at `")
-    where = where.rstrip("`").removeprefix("$").removeprefix(".")
-    if not where.startswith(key_path):
-        where = f"{key_path}.{where}" if where else key_path
-    message = message.replace("`", "").replace(" | null", "")
-    if unknown := re.fullmatch(r"Object contains unknown field (.+)", message):
-        return f"{source}: {f'{where}.' if where else ''}{unknown[1]}: unknown key"
-    if missing := re.fullmatch(r"Object missing required field (.+)", message):
-        return f"{source}: {f'{where}.' if where else ''}{missing[1]}: is required"
-    if wrong := re.fullmatch(r"Invalid enum value (.+)", message):
-        message = f"Expected {' or '.join(_choices(where))}, got {wrong[1]}"
-    if message.startswith("Expected str matching regex"):
-        message = 'Expected "ollama:" and the name that Ollama knows the model by, as in "ollama:llama3.2:3b"'
-    return f"{source}: {where}: {message[:1].lower()}{message[1:]}"
-
-
-def _choices(where: str) -> tuple[str, ...]:
-    """The words that a key takes; the last parts of its path are fields, those before name a section or a model."""
-    section, *parts = where.split(".")
-    kind: Any = {"models": Model, "keys": ClientKey}.get(section) or get_type_hints(Settings)[section]
-    if section == "models" and parts[-2] == "runner_options" and parts[-1] in RunnerOptions.__struct_fields__:
-        kind = RunnerOptions
-    return get_args(get_type_hints(kind)[parts[-1]])
+def _homeless(key: str, sections: Mapping[str, Any]) -> Problem:
+    """Say that there is no such section, or that the key belongs into one."""
+    for section, kind in sections.items():
+        if key in getattr(kind, "__struct_fields__", ()):
+            return Problem(key, f"unknown key; did you mean {section}.{key}?")
+    return unknown(key, "", sections)

@@ -5,10 +5,11 @@ Keys, types, ranges and defaults are read from the settings; what a key means st
 
 import sys
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 import msgspec
 
+from swapper_proxy.config.kinds import words
 from swapper_proxy.config.loading import ENVIRONMENT, NUM_PARALLEL
 from swapper_proxy.config.settings import (
     LOCAL_ORIGINS,
@@ -141,7 +142,8 @@ HEAD = """# Configuration
 Written from the settings by `make docs`; do not edit.
 
 The YAML file stands below the environment, and that below the command line. Unknown keys, wrong types and values out of
-range stop the start with one line that names the file, the key and what was expected; so do contradictions.
+range stop the start with a line for each, which names the file, the key and what was expected; so do contradictions.
+Merge keys (`<<: *name`) work; a top-level key that begins with `x-` is ignored, so that it can hold what they merge.
 `swapper-proxy check-config` says the same, and warns of what can surprise. The file is what `--config` names, else what
 `SWAPPER_CONFIG_PATH` names, else `config/swapper_config.yaml` if it exists."""
 
@@ -175,30 +177,6 @@ def _keys_of(section: str, struct: type) -> Iterator[Key]:
             yield Key(path, kind, default)
 
 
-def values(kind: Any) -> str:
-    """What a key takes, in words."""
-    origin, parts = get_origin(kind), get_args(kind)
-    if origin is Annotated:
-        return " ".join((values(parts[0]), *(_range(meta) for meta in parts[1:] if isinstance(meta, msgspec.Meta))))
-    if origin is Literal:
-        return ", ".join(f"`{part}`" for part in parts)
-    if origin is Union or type(kind).__name__ == "UnionType":
-        words = dict.fromkeys(values(part) for part in parts if part is not type(None))
-        return " or ".join(words).replace("integer or number", "number")
-    if origin is tuple:
-        return f"list of {values(parts[0])}"
-    if origin is dict:
-        return "mapping"
-    return {int: "integer", float: "number", str: "text", bool: "true, false"}[kind]
-
-
-def _range(meta: msgspec.Meta) -> str:
-    if meta.ge is None and meta.gt is None:
-        return ""
-    low = f"above {meta.gt}" if meta.gt is not None else f"from {meta.ge}"
-    return low if meta.le is None else f"{low} to {meta.le}"
-
-
 def _default(key: Key) -> str:
     if key.path in DEFAULTS:
         return DEFAULTS[key.path]
@@ -216,7 +194,7 @@ def page() -> str:
     for key in all_keys():
         if section != (section := key.path.partition(".")[0]):
             lines += [f"\n## {section}\n", "| Key | Takes | Default | Meaning |", "|---|---|---|---|"]
-        lines.append(f"| `{key.path}` | {values(key.kind).strip()} | {_default(key)} | {MEANINGS[key.path]} |")
+        lines.append(f"| `{key.path}` | {words(key.kind).strip()} | {_default(key)} | {MEANINGS[key.path]} |")
     lines += ["\n## Lists\n", f"`server.cors_origins` by default: {', '.join(f'`{o}`' for o in LOCAL_ORIGINS)}."]
     lines += ["\n## Environment\n", "| Variable | Key |", "|---|---|", "| `SWAPPER_CONFIG_PATH` | the file |"]
     lines += [f"| `{variable}` | `{'.'.join(path)}` |" for variable, path in ENVIRONMENT.items()]

@@ -14,6 +14,7 @@ Wait = Annotated[float, Meta(gt=0, le=31_536_000)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Gigabytes = Annotated[float, Meta(gt=0, le=100_000)]
 
+PATH = '"ollama:" and the name that Ollama knows the model by, as in "ollama:llama3.2:3b"'
 NO_LIMIT = 1_000_000  # so many runners fit into no machine
 
 # What Ollama itself allows by default: pages on this machine and desktop applications.
@@ -39,7 +40,7 @@ LOCAL_ORIGINS = (
 
 
 class ConfigError(Exception):
-    """The settings cannot be used; the message is one line for the operator."""
+    """The settings cannot be used; the message has a line for the operator for each thing that is wrong."""
 
 
 class Section(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -159,7 +160,7 @@ class RunnerOptions(Section, frozen=True):
 class Model(Section, frozen=True):
     """One configured model.  `path` is `ollama:` and the name that Ollama knows it by."""
 
-    path: Annotated[str, Meta(pattern=r"^ollama:\S+\Z")]
+    path: Annotated[str, Meta(pattern=r"^ollama:\S+\Z", description=PATH)]
     type: str = "llm"
     size_gb: Gigabytes | None = None
     priority: Literal["high", "medium", "low"] = "medium"

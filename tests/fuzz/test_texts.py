@@ -157,10 +157,10 @@ def file(tmp_path: Path) -> Path:
 @example(b"a: !!int ''")
 @example(b"a: !!float x")
 @example(b"models: {a: {path: 'ollama:x', size_gb: " + b"9" * 5000 + b"}}")
-def test_a_configuration_is_read_or_refused_in_one_line(file: Path, content: bytes) -> None:
+def test_a_configuration_is_read_or_refused_with_a_line_for_each_mistake(file: Path, content: bytes) -> None:
     file.write_bytes(content)
     read = said(ConfigError, lambda: config.load(str(file), {}))
-    assert isinstance(read, Settings) or "\n" not in str(read)
+    assert isinstance(read, Settings) or all(line.startswith(f"{file}: ") for line in str(read).splitlines())
 
 
 ENVIRONMENT = (
@@ -183,10 +183,11 @@ ENVIRONMENT = (
 )
 @example({"OLLAMA_NUM_PARALLEL": "9" * 5000})
 @example({"SWAPPER_PORT": "9" * 5000})
-def test_an_environment_is_read_or_refused_in_one_line(file: Path, environ: dict[str, str]) -> None:
+def test_an_environment_is_read_or_refused_with_a_line_for_each_mistake(file: Path, environ: dict[str, str]) -> None:
     file.write_text("{}")
     read = said(ConfigError, lambda: config.load(str(file), environ))
-    assert isinstance(read, Settings) or "\n" not in str(read)
+    sources = (*environ, str(file))
+    assert isinstance(read, Settings) or all(line.startswith(sources) for line in str(read).splitlines())
 
 
 # Workloads
