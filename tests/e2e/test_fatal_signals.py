@@ -110,7 +110,7 @@ async def test_killed_in_mid_load_for_longer(session: aiohttp.ClientSession, mor
         await is_in(proxy, "slow", "loading")
         mortal.kill()
         status, answer = await loading
-        assert (status, answer["error"].startswith("Ollama is not reachable: no answer ")) == (502, True)
+        assert (status, answer["error"].startswith("Ollama is not reachable: nothing listens at ")) == (502, True)
         await refused_in_all_dialects(proxy)
         await at_rest(proxy)
         await start(mortal)

@@ -78,9 +78,9 @@ def test_it_runs_as_nobody_special_where_nothing_can_be_written(built: image.Sta
 
 def test_it_serves_and_its_health_check_tells_and_sigterm_ends_it(built: image.Stage, tmp_path: Path) -> None:
     port = str(free_port())
-    environment = built.variables({}) | {"SWAPPER_PORT": port}
+    environment = built.variables({}) | {"SWAPPER_PORT": port, "http_proxy": f"http://127.0.0.1:{free_port()}"}
     health = built.inside(built.health)
-    assert subprocess.run(health, env=environment, capture_output=True, check=False).returncode == 1
+    assert subprocess.run(health, env=environment, capture_output=True, check=False).returncode == 3  # unhealthy, too
     with started(built.inside(built.command), environment, tmp_path) as proxy:
         assert proxy.url == f"http://0.0.0.0:{port}"
         answer = proxy.ask("/api/generate", {"model": "llama3.2:3b", "prompt": "Hello", "stream": False})

@@ -14,6 +14,7 @@ from swapper_proxy.app import running
 from swapper_proxy.config import History, Model, Server, Settings, Swapper, Upstream
 from swapper_proxy.ollama.simulator import SimulatedModel, Simulator, serving
 from tests.e2e.conftest import Client, at_rest, busy, until
+from tests.real.server import free_port
 from tests.ui.conftest import console
 
 HOSTILE = """<script>alert("x")</script><img src=x onerror='alert(1)'>&amp;"""
@@ -339,3 +340,17 @@ async def test_the_configuration_is_shown(browser: Browser, proxy: Client) -> No
         await page.locator("#config summary").get_by_text("swapper", exact=True).click()
         mode = page.locator("#config dl div").filter(has=page.get_by_text("max_wait.high", exact=True))
         await expect(mode.locator("dd")).to_have_text("15")
+
+
+async def test_it_says_why_ollama_is_away(browser: Browser) -> None:
+    port = free_port()
+    async with AsyncExitStack() as stack, AsyncExitStack() as ollama:
+        await ollama.enter_async_context(serving(Simulator(SIMULATED), port=port))
+        proxy = await stack.enter_async_context(running(settings(f"http://127.0.0.1:{port}")))
+        page = await stack.enter_async_context(console(browser, proxy.url))
+        banner = page.locator("#banner")
+        await expect(banner).not_to_be_visible()
+        await ollama.aclose()
+        await expect(banner).to_contain_text(f"Ollama is not reachable: nothing listens at 127.0.0.1:{port}")
+        await ollama.enter_async_context(serving(Simulator(SIMULATED), port=port))
+        await expect(banner).not_to_be_visible()

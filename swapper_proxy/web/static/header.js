@@ -1,4 +1,4 @@
-// The state of the proxy in one line, and the banner of a lost connection.
+// The state of the proxy in one line, and the banner: the connection is lost, or Ollama is away and why.
 
 import { attribute, h, keyed, text } from "./dom.js";
 import { count } from "./format.js";
@@ -51,8 +51,9 @@ export function mount(store) {
   };
   store.on(["status", "connection"], () => {
     keyed(list, facts(store), (fact) => fact.name, create, update);
-    text(banner, TROUBLES[store.connection] ?? "");
-    banner.classList.toggle("shown", store.connection in TROUBLES);
+    const trouble = TROUBLES[store.connection] ?? store.status?.reason ?? "";
+    text(banner, trouble);
+    banner.classList.toggle("shown", trouble !== "");
     document.title = store.status?.waiting ? `(${store.status.waiting}) Swapper Proxy` : "Swapper Proxy";
   });
 }
