@@ -402,7 +402,7 @@ def test_how_many_models_may_be_in_memory(tmp_path: Path, swapper: str, number: 
         ),
         one("preload: true, max_queue: 3, keep_alive: -1", "default_model: a, default_after: 5, priority_header: any"),
         two("pinned: true", "mode: multi-active, memory_budget_gb: 8"),
-        routed("[{model: y, has_tools: false, longer_than: 0}, {model: [a, unlisted]}]"),
+        routed("[{model: y, has_tools: false, longer_than: 0}, {model: [a, b]}]"),
         routed("[{model: [A, x:latest, 'y']}]", "unlisted_models: deny"),
     ],
 )
@@ -432,6 +432,22 @@ def test_what_is_sound_is_taken_without_a_warning(tmp_path: Path, text: str) -> 
             "swapper: {slots: {v: 1}}\n"
             "models: {a: {path: 'ollama:x', type: v, pinned: true}, b: {path: 'ollama:y', type: v}}",
             "models.a.pinned: takes the last room of slot v; once it is resident these are refused: b",
+        ),
+        (
+            "swapper: {mode: multi-active, memory_budget_gb: 24, slots: {embedding: 1}}\n"
+            "models: {a: {path: 'ollama:x', size_gb: 12, pinned: true}, b: {path: 'ollama:y', size_gb: 11.5, pinned: "
+            "true}, e: {path: 'ollama:z', size_gb: 0.6, type: embedding}}",
+            "swapper.memory_budget_gb: the pinned models leave 0.5 GB of 24; these are refused (507): e (0.6 GB)",
+        ),
+        (
+            "swapper: {mode: multi-active, memory_budget_gb: 24, slots: {embedding: 1}}\n"
+            "models: {a: {path: 'ollama:x', size_gb: 12, pinned: true}, b: {path: 'ollama:y', size_gb: 11.5, pinned: "
+            "true}, e: {path: 'ollama:z', type: embedding}}",
+            "swapper.memory_budget_gb: the pinned models leave 0.5 GB of 24; a model that takes more is refused (507)",
+        ),
+        (
+            routed("[{model: a, has_tools: true}, {model: nowhere}]"),
+            "routes.auto.2.model: 'nowhere' is not one of the models; Ollama must have a model of this name",
         ),
         (
             routed("[{model: a, has_tools: true}, {model: b, has_tools: false}]"),

@@ -49,6 +49,10 @@ def test_without_its_keys_a_file_can_be_read_by_those_who_may_not(tmp_path: Path
             "keys.clients.a.key_sha256: expected 64 hexadecimal digits, as `swapper-proxy hash-key` prints them",
         ),
         (one("key: ''"), "keys.clients.a.key: there is no key"),
+        (
+            one("key: x"),
+            "keys.clients.a.key: a key has at least 8 characters; `swapper-proxy hash-key --random` makes one",
+        ),
         (one("key: 'a secret'", "management"), "keys.management.a.key: a key has visible ASCII characters only"),
         (one("key_env: NOT_SET"), "keys.clients.a.key_env: NOT_SET: there is no key"),
         (one("key_file: /nowhere/a.key"), "keys.clients.a.key_file: /nowhere/a.key: No such file or directory"),

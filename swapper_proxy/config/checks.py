@@ -9,6 +9,7 @@ from pathlib import Path
 from swapper_proxy.config import keys, upstream
 from swapper_proxy.config.keep_alive import LONGEST_S, InvalidKeepAlive, KeepAlive, seconds_of
 from swapper_proxy.config.kinds import Problem
+from swapper_proxy.config.room import squeezed_out
 from swapper_proxy.config.settings import Model, Route, Settings
 from swapper_proxy.core.names import canonical, is_cloud, is_plausible
 
@@ -42,7 +43,16 @@ def warnings(settings: Settings) -> list[str]:
     """What can be used but may surprise, a line each."""
     return [
         f"{key_path}: {text}"
-        for check in (_v1_options, _crowded_out, _preloads, _open_routes, keys.warnings, upstream.warnings)
+        for check in (
+            _v1_options,
+            _crowded_out,
+            squeezed_out,
+            _preloads,
+            _open_routes,
+            _unnamed,
+            keys.warnings,
+            upstream.warnings,
+        )
         for key_path, text in check(settings)
     ]
 
@@ -112,6 +122,16 @@ def _open_routes(settings: Settings) -> Iterator[Problem]:
         if rules[-1].conditions:
             text = "a request may match no rule (400); a last rule without conditions takes all"
             yield Problem(f"routes.{name}", text)
+
+
+def _unnamed(settings: Settings) -> Iterator[Problem]:
+    """A misspelt name shows only when a request is routed there."""
+    for name, rules in settings.routes.items():
+        for number, rule in enumerate(rules, 1):
+            for model in rule.models:
+                if settings.configured(model) is None:
+                    text = f"{model!r} is not one of the models; Ollama must have a model of this name"
+                    yield Problem(f"routes.{name}.{number}.model", text)
 
 
 def _default_model(settings: Settings) -> Iterator[Problem]:

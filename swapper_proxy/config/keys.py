@@ -20,6 +20,7 @@ from swapper_proxy.core.names import canonical
 Kind = TypeVar("Kind", bound=Secret)
 
 KINDS: dict[str, type[Secret]] = {"clients": ClientKey, "management": ManagementKey}
+LEAST_KEY = 8  # characters: shorter ones are guessed in no time
 WAYS = Secret.__struct_fields__
 _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 # What clients can send in a header, and what of a file or a variable does not get lost on its way.
@@ -80,6 +81,8 @@ def _read(secret: Secret, key_path: str, environ: Mapping[str, str]) -> str:
             told = Path(told).expanduser().read_text(encoding="utf-8").rstrip("\r\n")
         elif way == "key_env":
             told = environ.get(told, "")
+        if 0 < len(told) < LEAST_KEY:
+            raise ValueError(f"a key has at least {LEAST_KEY} characters; `swapper-proxy hash-key --random` makes one")
         return digest(told)
     except OSError as error:
         raise NoKey(f"{key_path}.{way}", f"{where}{error.strerror}") from None

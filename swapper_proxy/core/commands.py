@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from swapper_proxy.core.errors import Failure, Rejection
+from swapper_proxy.core.shortage import Shortage
 from swapper_proxy.core.types import Cause, Key, State
 
 
@@ -15,12 +16,13 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """The request gets an error."""
+    """The request gets an error; `failure` is what Ollama said, `shortage` why there never is room."""
 
     id: int
     reason: Rejection
     retry_after_s: float | None = None
     failure: Failure | None = None
+    shortage: Shortage | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ class Rejection(Enum):
     SWAP_TIMEOUT = (504, "swap_timeout", "the model was not loaded within model_swap_timeout; loading goes on")
     DRAIN_TIMEOUT = (504, "drain_timeout", "what is in memory did not finish its answers within drain_timeout")
     TOO_LARGE = (507, "model_too_large", "the model is larger than memory_budget_gb")
-    PINNED_OUT = (507, "pinned_out", "pinned models leave no room for the model with these runner options")
+    PINNED_OUT = (507, "pinned_out", "pinned models leave no room for the model")
     PINNED = (409, "pinned", "the model is pinned, it stays in memory")
     LOAD_FAILED = (503, "load_failed", "the model could not be loaded")
     MADE_ANEW = (503, "made_anew", "the model was made anew meanwhile, please try again")
@@ -52,7 +52,10 @@ class ProxyError(Exception):
 class Rejected(ProxyError):
     """The scheduler turned a request away; `failure` is what Ollama said, where it said something."""
 
-    def __init__(self, reason: Rejection, retry_after_s: float | None = None, failure: Failure | None = None) -> None:
-        super().__init__(reason.status, reason.code, reason.message, retry_after_s)
+    def __init__(
+        self, reason: Rejection, retry_after_s: float | None = None, failure: Failure | None = None, message: str = ""
+    ) -> None:
+        """`message` says it more exactly than the reason does."""
+        super().__init__(reason.status, reason.code, message or reason.message, retry_after_s)
         self.reason = reason
         self.failure = failure

@@ -12,6 +12,7 @@ from swapper_proxy.core.errors import Failure, Rejection
 from swapper_proxy.core.estimates import Speed
 from swapper_proxy.core.events import Observed, TakenOver
 from swapper_proxy.core.residency import LOADS_UNLISTED, Residency, Waiter
+from swapper_proxy.core.shortage import Shortage
 from swapper_proxy.core.types import Cause, Key, Limits, Profile, Sighting, State
 
 # Keys that are absent and wanted by nobody are remembered for their experience, the latest so many: clients can make
@@ -278,10 +279,11 @@ class Host:
         reason: Rejection,
         retry_s: float | None = None,
         failure: Failure | None = None,
+        shortage: Shortage | None = None,
     ) -> None:
         self.dequeue(record, waiter)
         del self.holder[waiter.id]
-        self.out.append(Reject(waiter.id, reason, retry_s, failure))
+        self.out.append(Reject(waiter.id, reason, retry_s, failure, shortage))
 
     def answer_loaders(self, record: Residency, now: float) -> None:
         """The key is resident: those who wanted no more than that have it."""

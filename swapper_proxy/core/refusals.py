@@ -7,11 +7,12 @@ from swapper_proxy.core import forecast
 from swapper_proxy.core.errors import Rejection
 from swapper_proxy.core.host import Host
 from swapper_proxy.core.residency import Residency
-from swapper_proxy.core.types import State
-from swapper_proxy.core.victims import Room
+from swapper_proxy.core.shortage import Shortage
+from swapper_proxy.core.types import Limits, State
+from swapper_proxy.core.victims import Room, most_of, slot_of
 
 
-def on_arrival(host: Host, record: Residency, variant: str, now: float) -> Rejection | None:
+def on_arrival(host: Host, record: Residency, variant: str, now: float) -> Rejection | Shortage | None:
     """Why nobody else may wait for this variant of the key; who would be served at once does not wait."""
     if record.state is State.RESIDENT and len(record.waiters) + len(record.in_flight) < record.profile.parallel:
         return None
@@ -33,20 +34,29 @@ def too_many(host: Host, record: Residency) -> bool:
 
 
 def retry_after_s(host: Host, record: Residency, reason: Rejection, now: float, variant: str = "") -> float | None:
-    """When it is worth another try; None if there is no telling."""
+    """When it is worth another try, unless it is hopeless; None if there is no telling."""
     if reason is Rejection.BACKING_OFF:
         return record.load_backoffs.until(variant) - now
-    return None if reason in (Rejection.TOO_LARGE, Rejection.PINNED_OUT) else forecast.wait_s(host, record, now)
+    return forecast.wait_s(host, record, now)
 
 
-def hopeless(host: Host, record: Residency) -> Rejection | None:
+def hopeless(host: Host, record: Residency) -> Shortage | None:
     """Why this key cannot be loaded as long as pins and limits are as they are; no estimate refuses it."""
-    if Room((), host.limits, sure=True).cheapest(record, ()) is None:
-        return Rejection.TOO_LARGE
     pinned = [r for r in host.occupants.values() if r.profile.pinned and r is not record]
-    return (
-        Rejection.PINNED_OUT if pinned and Room(pinned, host.limits, sure=True).cheapest(record, ()) is None else None
-    )
+    for staying in ([], pinned) if pinned else ([],):
+        if Room(staying, host.limits, sure=True).cheapest(record, ()) is None:
+            return _shortage(record, staying, host.limits)
+    return None
+
+
+def _shortage(record: Residency, pinned: list[Residency], limits: Limits) -> Shortage:
+    """If the pinned ones of its slot are as many as may be, these alone are in the way."""
+    slot = slot_of(record, limits)
+    same = [r for r in pinned if slot_of(r, limits) == slot]
+    most = most_of(slot, limits)
+    full = len(same) >= most
+    staying = tuple((r.key, r.sure_gb) for r in (same if full else pinned))
+    return Shortage(record.key, record.sure_gb, staying, slot, most if full else None, limits.memory_gb)
 
 
 def limited(host: Host) -> list[Residency]:

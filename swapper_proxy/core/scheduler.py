@@ -46,6 +46,7 @@ from swapper_proxy.core.events import (
 from swapper_proxy.core.host import Host, Swap
 from swapper_proxy.core.policy import Plan, Policy
 from swapper_proxy.core.residency import Residency, Waiter
+from swapper_proxy.core.shortage import Shortage
 from swapper_proxy.core.types import Cause, Limits, State
 
 
@@ -112,7 +113,9 @@ class Scheduler:
     def _on_arrived(self, event: Arrived, now: float) -> None:
         record = self.host.record(event.key, event.profile, now)
         refusal = refusals.on_arrival(self.host, record, event.variant, now)
-        if refusal is not None:
+        if isinstance(refusal, Shortage):
+            self.host.out.append(Reject(event.id, refusal.reason, shortage=refusal))
+        elif refusal is not None:
             retry_s = refusals.retry_after_s(self.host, record, refusal, now, event.variant)
             self.host.out.append(Reject(event.id, refusal, retry_s))
         else:
@@ -124,11 +127,11 @@ class Scheduler:
 
     def _on_load_requested(self, event: LoadRequested, now: float) -> None:
         record = self.host.record(event.key, event.profile, now)
-        refusal = Rejection.SHUTTING_DOWN if self.host.closing_until is not None else None
-        if refusal is None and not record.occupies:
-            refusal = refusals.hopeless(self.host, record)
-        if refusal is not None:
-            self.host.out.append(Reject(event.id, refusal))
+        if self.host.closing_until is not None:
+            self.host.out.append(Reject(event.id, Rejection.SHUTTING_DOWN))
+            return
+        if not record.occupies and (shortage := refusals.hopeless(self.host, record)):
+            self.host.out.append(Reject(event.id, shortage.reason, shortage=shortage))
             return
         record.load_backoffs.clear(event.variant, now)  # the operator may try again at once
         if record.state is not State.UNLOADING:  # a load in between wins
@@ -316,9 +319,9 @@ class Scheduler:
             return
         self.host.unsettled = False
         for record in list(self.host.absent_queued()):
-            if reason := refusals.hopeless(self.host, record):
+            if shortage := refusals.hopeless(self.host, record):
                 for waiter in list(record.waiters):
-                    self.host.reject(record, waiter, reason)
+                    self.host.reject(record, waiter, shortage.reason, shortage=shortage)
 
     # 3. Force
 

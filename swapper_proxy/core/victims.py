@@ -45,7 +45,7 @@ class Room:
     @property
     def full(self) -> bool:
         """Whether every slot is taken, so that nothing at all fits beside the occupants."""
-        return all(self._taken[slot] >= _most(slot, self._limits) for slot in ("", *self._limits.slots))
+        return all(self._taken[slot] >= most_of(slot, self._limits) for slot in ("", *self._limits.slots))
 
     def small_enough(self, records: Iterable[Residency], pool: Iterable[Residency]) -> list[Residency]:
         """Those for which there is memory once all of `pool` are gone: a first, quick sieve for many."""
@@ -63,7 +63,7 @@ class Room:
         Of equally small sets the one whose members come first.  None: all of them together would not do.
         """
         slot = slot_of(wanted, self._limits)
-        runners = self._taken[slot] + 1 - _most(slot, self._limits)
+        runners = self._taken[slot] + 1 - most_of(slot, self._limits)
         sure = wanted.profile.least_gb is None  # usually: not to be asked twice for each of many
         gb = ((wanted.profile.size_gb or 0.0) if sure else self._needed_gb(wanted)) - self._free_gb
         siblings: Victims = ()
@@ -120,7 +120,7 @@ def excess(occupants: Iterable[Residency], limits: Limits) -> list[Residency]:
     for slot in dict.fromkeys(slot_of(r, limits) for r in staying):
         count = sum(slot_of(r, limits) == slot for r in staying)
         here = [r for r in free if slot_of(r, limits) == slot]
-        chosen += here[: max(0, count - _most(slot, limits))]
+        chosen += here[: max(0, count - most_of(slot, limits))]
     over = sum(r.sure_gb for r in staying if r not in chosen) - (limits.memory_gb or math.inf)
     for record in free:
         if over > TOLERANCE_GB and record not in chosen:
@@ -134,7 +134,8 @@ def slot_of(record: Residency, limits: Limits) -> str:
     return record.profile.slot if record.profile.slot in limits.slots else ""
 
 
-def _most(slot: str, limits: Limits) -> int:
+def most_of(slot: str, limits: Limits) -> int:
+    """How many runners fit into the slot."""
     return limits.slots.get(slot, limits.max_resident)
 
 

@@ -224,7 +224,7 @@ class Engine:
             refusal = Rejection.SHUTTING_DOWN
         if refusal is not None:
             self._observer.rejected(refusal.code)
-            raise self._refusal(Rejected(refusal, RETRY_S))
+            raise Rejected(refusal, RETRY_S, message=self._with_trouble(refusal))
         return self.reachable
 
     async def _answered(self, event: Arrived | LoadRequested | UnloadRequested, ticket: Ticket) -> None:
@@ -363,10 +363,10 @@ class Engine:
         match command:
             case Grant(id) | Answer(id):
                 self._settle(id, None)
-            case Reject(id, reason, retry_after_s, failure):
+            case Reject(id, reason):
                 if reason is not Rejection.MADE_ANEW and id in self._tickets:  # else it is asked for again, or nobody's
                     notices.append(partial(self._observer.rejected, reason.code))
-                self._settle(id, self._refusal(Rejected(reason, retry_after_s, failure)))
+                self._settle(id, self._refusal(command))
             case StartLoad(key, _, for_id):
                 ticket = self._tickets[for_id]
                 self._names[key] = ticket.model.name
@@ -383,13 +383,20 @@ class Engine:
             case WakeAt(time):
                 self._set_wake(time)
 
-    def _refusal(self, rejected: Rejected) -> Rejected:
-        """Return it with the reason why Ollama is away, if that may be what the request waited for."""
-        if rejected.reason is Rejection.UPSTREAM_DOWN:
-            rejected.message = self.ollama.trouble
-        elif rejected.reason in WAITED and not self.reachable:
-            rejected.message = f"{rejected.message}; {self.ollama.trouble}"
-        return rejected
+    def _refusal(self, command: Reject) -> Rejected:
+        """Return it with what is known beside: why there never is room, or why Ollama is away."""
+        ticket = self._tickets.get(command.id)
+        if command.shortage is not None and ticket is not None:
+            message = command.shortage.text(ticket.model.name, self.name_of)
+        else:
+            message = self._with_trouble(command.reason)
+        return Rejected(command.reason, command.retry_after_s, command.failure, message)
+
+    def _with_trouble(self, reason: Rejection) -> str:
+        if reason is Rejection.UPSTREAM_DOWN:
+            return self.ollama.trouble
+        away = reason in WAITED and not self.reachable
+        return f"{reason.message}; {self.ollama.trouble}" if away else reason.message
 
     def _changed(self, change: Changed) -> Iterator[Notice]:
         """Keep what is known of the resident, and say what is to be told of the change."""

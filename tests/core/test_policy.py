@@ -9,6 +9,7 @@ from swapper_proxy.core.host import Host
 from swapper_proxy.core.policy import Plan, Policy
 from swapper_proxy.core.refusals import hopeless
 from swapper_proxy.core.residency import Residency, Waiter
+from swapper_proxy.core.shortage import Shortage
 from swapper_proxy.core.types import Cause, Key, Limits, Priority, Profile, Rules, State
 from tests.core.talk import RULES
 
@@ -178,8 +179,66 @@ def test_the_least_recently_used_is_willing_first() -> None:
 def test_what_can_never_be() -> None:
     world = World(Limits(max_resident=1, memory_gb=10))
     record = world.host.record(Key("w"), Profile(size_gb=11), 0)
-    assert hopeless(world.host, record) is Rejection.TOO_LARGE
+    assert told(hopeless(world.host, record)) == (
+        Rejection.TOO_LARGE,
+        "w takes 11 GB, and memory_budget_gb is 10",
+    )
     record.profile = Profile(size_gb=10)
     assert hopeless(world.host, record) is None
     world.holds("a", pinned=True)
-    assert hopeless(world.host, record) is Rejection.PINNED_OUT
+    assert told(hopeless(world.host, record)) == (
+        Rejection.PINNED_OUT,
+        "there is no room for w: a is pinned, and at most 1 model (mode, max_concurrent_models) may be in memory at a "
+        "time; lift a pin or allow more",
+    )
+
+
+SLOTS = Limits(max_resident=2, memory_gb=24, slots={"embedding": 2})
+
+
+@pytest.mark.parametrize(
+    ("wanted", "pinned", "text"),
+    [
+        (
+            (Key("e"), Profile(size_gb=0.6, slot="embedding")),
+            [(Key("a"), Profile(size_gb=12)), (Key("b"), Profile(size_gb=11.5))],
+            "there is no room for e, which takes 0.6 GB: a (12 GB), b (11.5 GB) are pinned, and memory_budget_gb is "
+            "24; lift a pin or raise the budget",
+        ),
+        (
+            (Key("e", (("num_ctx", 8192),)), Profile(size_gb=13)),
+            [(Key("a"), Profile(size_gb=12))],
+            "there is no room for e, which takes 13 GB with num_ctx 8192: a (12 GB) is pinned, and memory_budget_gb is "
+            "24; lift a pin or raise the budget",
+        ),
+        (
+            (Key("e"), Profile(slot="embedding")),
+            [(Key(name), Profile(slot="embedding")) for name in "ab"],
+            "there is no room for e: a, b are pinned, and at most 2 models of type embedding (swapper.slots.embedding) "
+            "may be in memory at a time; lift a pin or allow more",
+        ),
+        (
+            (Key("a", (("num_ctx", 8192), ("num_gpu", 5))), Profile()),
+            [(Key("a"), Profile())],
+            "a is pinned with its own options, and cannot be loaded with num_ctx 8192, num_gpu 5 beside that; ask for "
+            "it as it is pinned, or lift the pin",
+        ),
+        (
+            (Key("a", (("num_ctx", 65536),)), Profile(size_gb=25)),
+            [],
+            "a takes 25 GB with num_ctx 65536, and memory_budget_gb is 24",
+        ),
+    ],
+)
+def test_it_is_told_why_there_is_no_room(
+    wanted: tuple[Key, Profile], pinned: list[tuple[Key, Profile]], text: str
+) -> None:
+    host = Host(SLOTS)
+    for key, profile in pinned:
+        host.change(host.record(key, replace(profile, pinned=True), 0), State.RESIDENT, Cause.LIMITS, 0)
+    assert told(hopeless(host, host.record(*wanted, 0)))[1] == text
+
+
+def told(shortage: Shortage | None) -> tuple[Rejection, str]:
+    assert shortage is not None
+    return shortage.reason, shortage.text(shortage.key.runner, lambda key: key.runner)

@@ -22,7 +22,10 @@ from tests.e2e.process import served
 from tests.e2e.test_keep_alive import is_about, is_kept
 
 MODELS = {name: Model(path=f"ollama:{name}", size_gb=1) for name in ("alpha", "beta")}
-PINNED_OUT = "pinned models leave no room for the model with these runner options"
+PINNED_OUT = (
+    "there is no room for beta: alpha is pinned, and at most 1 model (mode, max_concurrent_models) may be in memory at "
+    "a time; lift a pin or allow more"
+)
 
 
 async def pinned(proxy: Client, model: str) -> bool:
