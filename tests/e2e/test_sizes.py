@@ -1,11 +1,13 @@
 """A request with a large context, on the real Ollama: what it takes is foreseen, and it locks nobody out."""
 
+import asyncio
 from collections.abc import Iterator
 
 import aiohttp
 import pytest
 
 from swapper_proxy.config import Model
+from swapper_proxy.runtime import watcher
 from tests.e2e.conftest import Client, configured, until
 from tests.real import models as real
 from tests.real.install import find
@@ -14,6 +16,7 @@ from tests.real.server import OllamaServer
 BUDGET_GB = 0.4
 LARGE = {"num_ctx": 32768, "num_predict": 2}  # 722 MB for two requests at once
 SMALL = {"num_ctx": 2048, "num_predict": 2}  # 46 MB
+TOO_LARGE = "alpha takes 0.72 GB with num_ctx 32768, num_thread 1, and memory_budget_gb is 0.4"
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +61,23 @@ async def test_a_large_context_locks_nobody_out(ollama: Client) -> None:
 
         await until(unloaded)  # once it was measured
         status, answer = await ask(proxy, "alpha", LARGE)
-        assert (status, answer) == (507, {"error": "the model is larger than memory_budget_gb"})
+        assert (status, answer) == (507, {"error": TOO_LARGE})
         assert (await ask(proxy, "alpha"))[0] == 200
         assert (await ask(proxy, "alpha", SMALL))[0] == 200
         assert (await proxy.post("/models/alpha/load"))[0] == 200
         assert (await ask(proxy, "beta"))[0] == 200
+
+
+async def test_what_is_replaced_at_once_is_measured_all_the_same(
+    ollama: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody looks between its load and its unload, and it does not come in again."""
+    monkeypatch.setattr(watcher, "BUSY_S", 3600.0)
+    monkeypatch.setattr(watcher, "QUIET_S", 3600.0)
+    async with proxy_of(ollama) as proxy:
+        large, small = await asyncio.gather(ask(proxy, "alpha", LARGE), ask(proxy, "beta"))
+        assert (large[0], small[0]) == (200, 200)
+        assert await ask(proxy, "alpha", LARGE) == (507, {"error": TOO_LARGE})
 
 
 async def test_room_is_made_for_a_large_context_before_it_is_loaded(ollama: Client) -> None:
