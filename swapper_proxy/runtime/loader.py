@@ -20,8 +20,6 @@ ABSENCE_POLL_MOST_S = 0.25
 # Ollama unloads an idle runner within two seconds.  One that stays longer is answering requests of others.  It is not
 # waited for so long again while it has not been idle since.
 IN_USE_S, STILL_IN_USE_S = 5.0, 0.5
-# A question that Ollama answers in milliseconds; without the answer the next look tells.
-MEASURE_S = 1.0
 
 
 class MadeAnew(Exception):
@@ -62,10 +60,9 @@ class Loader:
 
     async def _measure(self, key: Key) -> None:
         """Note how much memory it takes, before another model can replace it: what is too large is loaded only once."""
-        with contextlib.suppress(UpstreamUnreachable, UpstreamRefused, TimeoutError):
-            async with asyncio.timeout(MEASURE_S):
-                for entry in await self._running(key.runner):
-                    self._catalog.measured(key, entry.size)
+        with contextlib.suppress(UpstreamUnreachable, UpstreamRefused):  # then the next look tells
+            for entry in await self._running(key.runner):
+                self._catalog.measured(key, entry.size)
 
     async def unload(self, runner: str) -> None:
         """Returns when it is gone and its GPU memory has come back, or no name leads to it any more.

@@ -51,15 +51,20 @@ async def sizes(ollama: Client) -> dict[str, int]:
     return {m["name"].split(":")[0]: m["size"] for m in answer["models"]} if status == 200 else {}
 
 
+async def is_empty(ollama: Client) -> None:
+    """Until nothing is in memory."""
+
+    async def empty() -> bool:
+        return not await sizes(ollama)
+
+    await until(empty)
+
+
 async def test_a_large_context_locks_nobody_out(ollama: Client) -> None:
     async with proxy_of(ollama) as proxy:
         assert (await ask(proxy, "alpha"))[0] == 200
         assert (await ask(proxy, "alpha", LARGE))[0] == 200
-
-        async def unloaded() -> bool:
-            return not await sizes(ollama)
-
-        await until(unloaded)  # once it was measured
+        await is_empty(ollama)  # once it was measured
         status, answer = await ask(proxy, "alpha", LARGE)
         assert (status, answer) == (507, {"error": TOO_LARGE})
         assert (await ask(proxy, "alpha"))[0] == 200
@@ -72,6 +77,9 @@ async def test_what_is_replaced_at_once_is_measured_all_the_same(
     ollama: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody looks between its load and its unload, and it does not come in again."""
+    for name in ("alpha", "beta"):
+        await ollama.post("/api/generate", {"model": name, "keep_alive": 0})
+    await is_empty(ollama)
     monkeypatch.setattr(watcher, "BUSY_S", 3600.0)
     monkeypatch.setattr(watcher, "QUIET_S", 3600.0)
     async with proxy_of(ollama) as proxy:
