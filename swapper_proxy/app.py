@@ -209,8 +209,8 @@ async def running(
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(_client(settings))
         note = ""
-        if simulate_if_unreachable and not await _answers(client):
-            note = f"no Ollama answers at {settings.upstream.url}: this is the embedded simulated Ollama"
+        if simulate_if_unreachable and (why := await _why_away(client)):
+            note = f"this is the embedded simulated Ollama, since that at {settings.upstream.url} is away: {why}"
             url = await stack.enter_async_context(serving(_simulated(settings)))
             upstream = msgspec.structs.replace(settings.upstream, url=url)
             # Of a simulated Ollama nothing is kept: it would count among what happened.
@@ -327,12 +327,13 @@ async def probe(settings: Settings) -> Found:
     return Found(version, len(installed), tuple(missing))
 
 
-async def _answers(client: OllamaClient) -> bool:
+async def _why_away(client: OllamaClient) -> str:
+    """Return why Ollama cannot be used; empty if it can."""
     try:
         await client.version()
-    except (UpstreamUnreachable, UpstreamRefused):
-        return False
-    return True
+    except (UpstreamUnreachable, UpstreamRefused) as error:
+        return str(error)
+    return ""
 
 
 def _simulated(settings: Settings) -> Simulator:

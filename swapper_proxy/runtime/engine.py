@@ -385,10 +385,12 @@ class Engine:
 
     def _refusal(self, rejected: Rejected) -> Rejected:
         """Return it with the reason why Ollama is away, if that may be what the request waited for."""
+        text = rejected.message
         if rejected.reason is Rejection.UPSTREAM_DOWN:
-            rejected.message = self.ollama.trouble
+            text = self.ollama.trouble
         elif rejected.reason in WAITED and not self.reachable:
-            rejected.message = f"{rejected.message}; {self.ollama.trouble}"
+            text = f"{text}; {self.ollama.trouble}"
+        rejected.message, rejected.args = text, (text,)
         return rejected
 
     def _changed(self, change: Changed) -> Iterator[Notice]:

@@ -13,10 +13,10 @@ import msgspec
 import pytest
 
 from swapper_proxy.app import running
-from swapper_proxy.config import Upstream
-from swapper_proxy.ollama.simulator import Simulator, serving
+from swapper_proxy.config import Model, Upstream
+from swapper_proxy.ollama.simulator import Faults, Simulator, serving
 from swapper_proxy.runtime import watcher
-from tests.e2e.conftest import Client, settings, until, waits
+from tests.e2e.conftest import Client, is_in, settings, until, waits
 from tests.e2e.faulty import MESSAGES, TWO, text_of
 from tests.e2e.fronts import fronted, listening, raw, self_signed
 from tests.real.server import free_port
@@ -229,6 +229,28 @@ async def test_who_waits_for_a_turn_is_told_that_ollama_is_away(session: aiohttp
         full = [answer["error"] for status, answer in await asyncio.gather(*waiting) if status == 503]
         assert full
         assert all(text.startswith(f"the queue is full, please try again later; {why}") for text in full)
+
+
+async def test_a_load_at_the_start_that_ollama_s_end_ends(
+    session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says why, too."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    pinned = {"first": Model(path="ollama:alpha", pinned=True)}
+    chosen = msgspec.structs.replace(settings(url), models=pinned, upstream=Upstream(url=url, grace=0.05))
+    async with AsyncExitStack() as stack, AsyncExitStack() as ollama:
+        await ollama.enter_async_context(serving(Simulator(TWO, faults=Faults(stalled=True)), port=port))
+        proxy = Client(session, (await stack.enter_async_context(running(chosen))).url)
+        await is_in(proxy, "first", "loading")
+        await ollama.aclose()
+
+        async def told() -> bool:
+            return "cannot be loaded" in caplog.text
+
+        await until(told)
+    (message,) = (record.message for record in caplog.records if "cannot be loaded" in record.message)
+    assert message.startswith(f"cannot be loaded: Ollama is not reachable: nothing listens at 127.0.0.1:{port}")
 
 
 async def test_ollama_s_own_401_is_passed_on(session: aiohttp.ClientSession) -> None:
