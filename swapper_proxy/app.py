@@ -29,7 +29,7 @@ from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.configuration import Configuration
 from swapper_proxy.runtime.engine import Engine
 from swapper_proxy.runtime.ledger import Ledger
-from swapper_proxy.runtime.model import GB, Model
+from swapper_proxy.runtime.model import GB
 from swapper_proxy.runtime.ports import ProblemRecord, UpstreamLoops, UpstreamRefused, UpstreamUnreachable
 from swapper_proxy.runtime.reachability import LOOP
 from swapper_proxy.runtime.sockets import keep_alive
@@ -320,7 +320,7 @@ async def probe(settings: Settings) -> Found:
         version, installed = await client.version(), await client.installed()
     names = {canonical(model.name) for model in installed}
     missing = [
-        f"models.{name}: {how_to_pull(Model(name, model.ollama_name))}"
+        f"models.{name}: {how_to_pull(model.ollama_name)}"
         for name, model in settings.models.items()
         if canonical(model.ollama_name) not in names
     ]

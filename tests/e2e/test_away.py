@@ -77,7 +77,11 @@ ANSWERS = {
         "it expects TLS; write https:// instead of http:// in upstream.url (OLLAMA_BASE_URL)",
     ),
     "no HTTP": (b"SSH-2.0-OpenSSH\r\n", "what answers is no HTTP/1.1: "),
-    "nothing": (b"", "the connection was closed"),
+    "nothing": (
+        b"",
+        "the connection was closed, and nothing was answered; "
+        "if TLS is spoken there, write https:// instead of http:// in upstream.url (OLLAMA_BASE_URL)",
+    ),
     "br": (
         http("200 OK", b'{"version": "0.9.3"}', Content_Encoding="br"),
         "the answer has the Content-Encoding 'br', which was not asked for and is not known; "
@@ -122,6 +126,12 @@ async def test_each_says_why(session: aiohttp.ClientSession, caplog: pytest.LogC
         assert "secret" not in caplog.text
 
 
+@pytest.fixture(autouse=True)
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
 async def test_nothing_listens(session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     async with before(session, url) as proxy:
@@ -141,6 +151,16 @@ async def test_no_such_name(session: aiohttp.ClientSession, caplog: pytest.LogCa
         async with before(session, f"http://{host}") as proxy:
             (told,) = await all_that_is_told(proxy, caplog)
             assert told.startswith(f"Ollama is not reachable: {why}")
+
+
+async def test_a_proxy_of_the_environment_is_not_used(
+    session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    async with before(session, "http://no-such-host.invalid") as proxy:
+        assert (await proxy.status())["reason"].endswith("; http_proxy is set, but is not used on the way to Ollama")
+    async with serving(Simulator(TWO)) as url, before(session, url) as proxy:
+        assert (await proxy.generate("alpha"))[0] == 200
 
 
 async def test_tls_that_is_not_trusted(
