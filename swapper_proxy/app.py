@@ -29,7 +29,7 @@ from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.configuration import Configuration
 from swapper_proxy.runtime.engine import Engine
 from swapper_proxy.runtime.ledger import Ledger
-from swapper_proxy.runtime.model import GB, Model
+from swapper_proxy.runtime.model import GB
 from swapper_proxy.runtime.ports import ProblemRecord, UpstreamLoops, UpstreamRefused, UpstreamUnreachable
 from swapper_proxy.runtime.reachability import LOOP
 from swapper_proxy.runtime.sockets import keep_alive
@@ -209,8 +209,8 @@ async def running(
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(_client(settings))
         note = ""
-        if simulate_if_unreachable and not await _answers(client):
-            note = f"no Ollama answers at {settings.upstream.url}: this is the embedded simulated Ollama"
+        if simulate_if_unreachable and (why := await _why_away(client)):
+            note = f"this is the embedded simulated Ollama, since that at {settings.upstream.url} is away: {why}"
             url = await stack.enter_async_context(serving(_simulated(settings)))
             upstream = msgspec.structs.replace(settings.upstream, url=url)
             # Of a simulated Ollama nothing is kept: it would count among what happened.
@@ -320,19 +320,20 @@ async def probe(settings: Settings) -> Found:
         version, installed = await client.version(), await client.installed()
     names = {canonical(model.name) for model in installed}
     missing = [
-        f"models.{name}: {how_to_pull(Model(name, model.ollama_name))}"
+        f"models.{name}: {how_to_pull(model.ollama_name)}"
         for name, model in settings.models.items()
         if canonical(model.ollama_name) not in names
     ]
     return Found(version, len(installed), tuple(missing))
 
 
-async def _answers(client: OllamaClient) -> bool:
+async def _why_away(client: OllamaClient) -> str:
+    """Return why Ollama cannot be used; empty if it can."""
     try:
         await client.version()
-    except (UpstreamUnreachable, UpstreamRefused):
-        return False
-    return True
+    except (UpstreamUnreachable, UpstreamRefused) as error:
+        return str(error)
+    return ""
 
 
 def _simulated(settings: Settings) -> Simulator:

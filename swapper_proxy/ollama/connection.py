@@ -273,7 +273,9 @@ class Connection(asyncio.Protocol):
                 sent_bytes = len(head) + sum(map(len, body))
                 if only_asks or method in SAFE or self._untaken_bytes == sent_bytes:
                     raise Stale(str(error)) from None
-            raise UpstreamUnreachable(str(error), sent=True) from None
+            is_strange = not (self._touched or self._pool.has_answered)
+            why = reasons.no_answer(self._pool.url, str(error)) if is_strange else str(error)
+            raise UpstreamUnreachable(why, sent=True) from None
 
     async def _write(self, body: AsyncIterable[bytes]) -> None:
         """Piece by piece, as fast as Ollama takes it.  A client that breaks off breaks the connection off."""

@@ -35,6 +35,7 @@ class Pool:
         self._kept: dict[Connection, float] = {}  # since when, the longest first
         self._all: set[Connection] = set()
         self._is_closed = False
+        self.has_answered = False  # ever, to the end
         self.use(access)
         self.loop = asyncio.get_running_loop()
         self._timer = self.loop.call_later(LOOK_S, self._look)
@@ -87,6 +88,7 @@ class Pool:
         if connection in self._made_before:
             connection.lose("the settings have changed")
             return
+        self.has_answered = True
         self._kept[connection] = self.loop.time()
         if len(self._kept) > MOST_KEPT:
             next(iter(self._kept)).lose("enough others are kept")

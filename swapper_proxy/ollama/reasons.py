@@ -4,6 +4,7 @@ No text holds a user, a password or the value of a header that the proxy sends.
 """
 
 import errno
+import os
 import re
 import socket
 import ssl
@@ -29,7 +30,8 @@ def no_connection(url: str, error: OSError | UnicodeError) -> str:
     if isinstance(error, ssl.SSLError):
         return _no_tls(parts, error)
     if isinstance(error, socket.gaierror):
-        return f"the name {parts.hostname!r} cannot be found (DNS: {error.strerror}); correct the host in {URL}"
+        unknown = f"the name {parts.hostname!r} cannot be found (DNS: {error.strerror}); correct the host in {URL}"
+        return unknown + _unused_proxy(parts)
     if isinstance(error, UnicodeError):
         return f"{parts.hostname!r} is no name of a host; correct {URL}"
     numbers = {error.errno} if error.errno else {int(number) for number in re.findall(r"\[Errno (\d+)\]", str(error))}
@@ -42,8 +44,9 @@ def no_connection(url: str, error: OSError | UnicodeError) -> str:
 
 def no_connection_in_time(url: str, limit_s: float) -> str:
     """Return what to say if a connection was neither made nor refused within `limit_s`."""
-    where = address(urlsplit(url))
-    return f"no connection to {where} within {limit_s:g} s; check {URL}, the network and the firewall"
+    parts = urlsplit(url)
+    why = f"no connection to {address(parts)} within {limit_s:g} s; check {URL}, the network and the firewall"
+    return why + _unused_proxy(parts)
 
 
 def address(parts: SplitResult) -> str:
@@ -51,6 +54,13 @@ def address(parts: SplitResult) -> str:
     host = parts.hostname or ""
     port = parts.port or (443 if parts.scheme == "https" else 80)
     return f"{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _unused_proxy(parts: SplitResult) -> str:
+    """Return a hint for an operator who takes it that Ollama is reached through a proxy of the environment."""
+    name = f"{parts.scheme}_proxy"
+    is_set = os.environ.get(name) or os.environ.get(name.upper())
+    return f"; {name} is set, but is not used on the way to Ollama" if is_set else ""
 
 
 def _refused(parts: SplitResult) -> str:
@@ -76,6 +86,13 @@ def _no_tls(parts: SplitResult, error: ssl.SSLError) -> str:
 
 
 # An answer that is none of Ollama's
+
+
+def no_answer(url: str, why: str) -> str:
+    """Return why the first request of all got no byte of an answer."""
+    if urlsplit(url).scheme != "http":
+        return why
+    return f"{why}, and nothing was answered; if TLS is spoken there, write https:// instead of http:// in {URL}"
 
 
 def no_http(url: str, begin: bytes, error: Exception) -> str:

@@ -270,7 +270,9 @@ class Management:
         if meaning.denied or (model is None and meaning.model is None):
             raise _unknown(name)
         if model is None:
-            raise ProxyError(409, "model_missing", shapes.how_to_pull(meaning.model or Model(name, name)))
+            raise ProxyError(
+                409, "model_missing", shapes.how_to_pull(meaning.model.ollama_name if meaning.model else name)
+            )
         if model.remote:
             raise ProxyError(409, "model_remote", "the model runs elsewhere: there is nothing to load or unload here")
         return model

@@ -40,6 +40,7 @@ from swapper_proxy.web.intake import Intake, RequestBody
 from swapper_proxy.web.offered import Edit
 from swapper_proxy.web.relay import LEFT, QUESTION, Outcome, relay, relay_edited
 from swapper_proxy.web.routing import Router
+from swapper_proxy.web.shapes import how_to_pull
 
 log = logging.getLogger("swapper_proxy.requests")
 
@@ -331,12 +332,15 @@ class Proxy:
         exchange.answer(200, headers, done)
 
     async def _unknown(self, exchange: Exchange, endpoint: Endpoint, asked: Asked, body: RequestBody) -> None:
-        """Ollama says so itself, unless it knows the model and the config does not let it be used."""
-        if not self._catalog.meaning(asked.model).denied:
+        """Ollama says so itself, unless only the config knows the name, or does not let the model be used."""
+        meaning = self._catalog.meaning(asked.model)
+        if not (meaning.denied or meaning.alias):
             return await self._send(exchange, body, Outcome())
         quoted, hint = (
             (f"'{asked.model}'", "") if endpoint.content == "prompt" else (f'"{asked.model}"', ", try pulling it first")
         )
+        if meaning.alias and not meaning.denied:
+            hint = f": {how_to_pull(meaning.alias)}"
         raise ProxyError(404, "model_not_found", f"model {quoted} not found{hint}")
 
     async def _fields(self, exchange: Exchange, endpoint: Endpoint, body: RequestBody) -> Fields | Form:

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from swapper_proxy.core.forecast import Why
 from swapper_proxy.runtime.board import Board, Lane, ModelState, Snapshot, Waiting
 from swapper_proxy.runtime.configuration import Configuration
-from swapper_proxy.runtime.model import Model
 from swapper_proxy.runtime.ports import ProblemRecord, RequestRecord, StateRecord, SwapRecord
 from swapper_proxy.web import schemas
 
@@ -84,7 +83,7 @@ def described(state: ModelState) -> schemas.ListedModel:
         "tokens_per_second": _rounded(state.totals.tokens_per_second),
     }
     if state.status == "missing":
-        shape["reason"] = how_to_pull(Model(state.name, state.ollama_name))
+        shape["reason"] = how_to_pull(state.ollama_name)
     return shape
 
 
@@ -167,8 +166,9 @@ def _doubt(lane: Lane) -> str:
     )
 
 
-def how_to_pull(model: Model) -> str:
-    return f"Ollama does not have it; get it with: ollama pull {model.ollama_name}"
+def how_to_pull(ollama_name: str) -> str:
+    """Return what to do about a model that Ollama does not have."""
+    return f"Ollama does not have it; get it with: ollama pull {ollama_name}"
 
 
 # What happened

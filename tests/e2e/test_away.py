@@ -13,10 +13,10 @@ import msgspec
 import pytest
 
 from swapper_proxy.app import running
-from swapper_proxy.config import Upstream
-from swapper_proxy.ollama.simulator import Simulator, serving
+from swapper_proxy.config import Model, Upstream
+from swapper_proxy.ollama.simulator import Faults, Simulator, serving
 from swapper_proxy.runtime import watcher
-from tests.e2e.conftest import Client, settings, until, waits
+from tests.e2e.conftest import Client, is_in, settings, until, waits
 from tests.e2e.faulty import MESSAGES, TWO, text_of
 from tests.e2e.fronts import fronted, listening, raw, self_signed
 from tests.real.server import free_port
@@ -77,7 +77,11 @@ ANSWERS = {
         "it expects TLS; write https:// instead of http:// in upstream.url (OLLAMA_BASE_URL)",
     ),
     "no HTTP": (b"SSH-2.0-OpenSSH\r\n", "what answers is no HTTP/1.1: "),
-    "nothing": (b"", "the connection was closed"),
+    "nothing": (
+        b"",
+        "the connection was closed, and nothing was answered; "
+        "if TLS is spoken there, write https:// instead of http:// in upstream.url (OLLAMA_BASE_URL)",
+    ),
     "br": (
         http("200 OK", b'{"version": "0.9.3"}', Content_Encoding="br"),
         "the answer has the Content-Encoding 'br', which was not asked for and is not known; "
@@ -122,6 +126,12 @@ async def test_each_says_why(session: aiohttp.ClientSession, caplog: pytest.LogC
         assert "secret" not in caplog.text
 
 
+@pytest.fixture(autouse=True)
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
 async def test_nothing_listens(session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     async with before(session, url) as proxy:
@@ -141,6 +151,16 @@ async def test_no_such_name(session: aiohttp.ClientSession, caplog: pytest.LogCa
         async with before(session, f"http://{host}") as proxy:
             (told,) = await all_that_is_told(proxy, caplog)
             assert told.startswith(f"Ollama is not reachable: {why}")
+
+
+async def test_a_proxy_of_the_environment_is_not_used(
+    session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    async with before(session, "http://no-such-host.invalid") as proxy:
+        assert (await proxy.status())["reason"].endswith("; http_proxy is set, but is not used on the way to Ollama")
+    async with serving(Simulator(TWO)) as url, before(session, url) as proxy:
+        assert (await proxy.generate("alpha"))[0] == 200
 
 
 async def test_tls_that_is_not_trusted(
@@ -229,6 +249,28 @@ async def test_who_waits_for_a_turn_is_told_that_ollama_is_away(session: aiohttp
         full = [answer["error"] for status, answer in await asyncio.gather(*waiting) if status == 503]
         assert full
         assert all(text.startswith(f"the queue is full, please try again later; {why}") for text in full)
+
+
+async def test_a_load_at_the_start_that_ollama_s_end_ends(
+    session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says why, too."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    pinned = {"first": Model(path="ollama:alpha", pinned=True)}
+    chosen = msgspec.structs.replace(settings(url), models=pinned, upstream=Upstream(url=url, grace=0.05))
+    async with AsyncExitStack() as stack, AsyncExitStack() as ollama:
+        await ollama.enter_async_context(serving(Simulator(TWO, faults=Faults(stalled=True)), port=port))
+        proxy = Client(session, (await stack.enter_async_context(running(chosen))).url)
+        await is_in(proxy, "first", "loading")
+        await ollama.aclose()
+
+        async def told() -> bool:
+            return "cannot be loaded" in caplog.text
+
+        await until(told)
+    (message,) = (record.message for record in caplog.records if "cannot be loaded" in record.message)
+    assert message.startswith(f"cannot be loaded: Ollama is not reachable: nothing listens at 127.0.0.1:{port}")
 
 
 async def test_ollama_s_own_401_is_passed_on(session: aiohttp.ClientSession) -> None:

@@ -84,6 +84,17 @@ async def test_a_name_without_a_model_is_answered_as_ollama_does(exposing: Clien
     assert (await exposing.get("/v1/models/gone"))[0] == (await ollama.get("/v1/models/never-pulled"))[0] == 404
 
 
+async def test_a_name_of_the_config_whose_model_is_missing(proxy: Client) -> None:
+    """Only the proxy knows what is to be pulled."""
+    cure = "not found: Ollama does not have it; get it with: ollama pull never-pulled"
+    assert await proxy.generate("gone") == (404, {"error": f"model 'gone' {cure}"})
+    chat = {"model": "gone", "messages": [{"role": "user", "content": "x"}]}
+    assert await proxy.post("/api/chat", chat) == (404, {"error": f'model "gone" {cure}'})
+    status, answer = await proxy.post("/v1/chat/completions", chat)
+    assert (status, answer["error"]["message"]) == (404, f'model "gone" {cure}')
+    assert await proxy.generate("never-pulled") == (404, {"error": "model 'never-pulled' not found"})
+
+
 @pytest.fixture
 async def routing(ollama: Client):
     chosen = settings(ollama.url, expose_aliases=True)
