@@ -98,7 +98,7 @@ class Proxy:
         except ProxyError as refused:
             self._refuse(exchange, refused)
         finally:
-            self._metrics.keyed(client.name, exchange.status or LEFT)
+            self._metrics.keyed(client.name, exchange.outcome or exchange.status or LEFT)
 
     async def _answer(self, exchange: Exchange) -> None:
         endpoint = ENDPOINTS.get(exchange.path) if exchange.request.method == "POST" else None

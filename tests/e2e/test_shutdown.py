@@ -88,13 +88,16 @@ async def test_who_waits_for_what_is_there_is_served_and_who_needs_a_load_is_not
 
 
 @pytest.mark.parametrize("grace", [0.5, 0.0])
-async def test_what_takes_longer_than_the_grace_is_cut(start: Start, grace: float) -> None:
+async def test_what_takes_longer_than_the_grace_is_cut(start: Start, tmp_path: Path, grace: float) -> None:
     async with start(grace=grace) as (proxy, process), proxy.stream("alpha", 20_000) as stream:
         await stream.content.readany()
         process.terminate()
         with pytest.raises(aiohttp.ClientPayloadError):
             await stream.read()
         assert await ends(process) == 0
+    with Excerpt(tmp_path / "h") as kept:
+        (cut,) = kept.requests
+    assert (cut.status, cut.usage.generated_tokens > 0) == (503, True)  # its client did not leave
 
 
 async def test_who_has_no_answer_yet_when_the_grace_is_over_is_told(start: Start) -> None:
