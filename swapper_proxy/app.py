@@ -74,7 +74,7 @@ class Service:
         self._watcher = Watcher(client, self._catalog, self.engine)
         self._standby = Standby(settings, self._catalog, self.engine)
         self._board = Board(self._catalog, self.engine, self._ledger)
-        self._metrics.watch(self._board)
+        self._metrics.watch(self._board, self._ledger)
         self._events = Events(broadcast, self._board, configuration)
         self._management = Management(
             self._board,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, disable_created_metrics, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from swapper_proxy.observe.exposition import Histograms, head, labelled, samples
+from swapper_proxy.observe.exposition import Counter, Histograms, head, labelled, samples
 
 disable_created_metrics()  # as the proxy does, whether or not its metrics were imported before
 BOUNDS = (0.005, 0.25, 1, 2.5, 600)
@@ -46,6 +46,50 @@ def test_gauges(values: dict[str, float]) -> None:
     for model, value in values.items():
         theirs.labels(model).set(value)
     assert read(head("depth", "gauge", TEXT) + ours) == read(generate_latest(registry))
+
+
+@given(st.lists(st.tuples(names, names, st.floats(0, 1e9))))
+@example([("a", "b", 1.0), ("", "b", 0.0), ("a", "b", 2.5), *((model, "", number) for model, number in AWKWARD)])
+def test_counters(told: list[tuple[str, str, float]]) -> None:
+    ours, registry = Counter("swaps", TEXT, "to_model", "reason"), CollectorRegistry()
+    theirs = prometheus_client.Counter("swaps", TEXT, ["to_model", "reason"], registry=registry)
+    for model, reason, number in told:
+        ours.add(model, reason, amount=number)
+        theirs.labels(model, reason).inc(number)
+        assert ours.exposition()
+    assert read(ours.exposition()) == read(generate_latest(registry))
+    assert ours.models == {model for model, _, _ in told} - {""}
+
+
+def test_a_counter_without_labels() -> None:
+    ours, registry = Counter("faults", TEXT), CollectorRegistry()
+    theirs = prometheus_client.Counter("faults", TEXT, registry=registry)
+    ours.add(amount=0)
+    assert read(ours.exposition()) == read(generate_latest(registry))
+    ours.add()
+    theirs.inc()
+    assert read(ours.exposition()) == read(generate_latest(registry))
+
+
+def test_of_models_that_are_forgotten_nothing_is_shown() -> None:
+    swaps, reasons = Counter("swaps", TEXT, "from_model", "to_model", "reason"), Counter("refused", TEXT, "reason")
+    loads = Histograms("load_seconds", TEXT, BOUNDS)
+    for pair in (("", "a"), ("a", "b"), ("b", "c"), ("c", "b")):
+        swaps.add(*pair, "a")
+    reasons.add("a")
+    for model in ("a", "b"):
+        loads.of(model).observe(1)
+    before = swaps.exposition(), b"".join(loads.exposition())
+    for metric in (swaps, reasons, loads):
+        metric.forget({"never told of"})
+    assert (swaps.exposition(), b"".join(loads.exposition())) == before
+    for metric in (swaps, reasons, loads):
+        metric.forget({"a"})
+    assert swaps.models == {"b", "c"}
+    assert swaps.exposition().count(b"\nswaps_total{") == 2
+    assert reasons.exposition().count(b"\nrefused_total{") == 1  # no model is meant
+    assert set(loads.models) == {"b"}
+    assert b'model="a"' not in b"".join(loads.exposition())
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,12 @@ histogram is written once, with room for the labels and the numbers.  The tests 
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from functools import lru_cache
 from itertools import accumulate
 
 LABELS = b"\0"  # where a template has room for them
+OF_MODELS = ("model", "from_model", "to_model")  # the labels whose values are names of models
 
 
 @lru_cache(maxsize=10_000)
@@ -33,6 +34,51 @@ def samples(name: str, values: Iterable[tuple[bytes, float]]) -> bytes:
     """One line for each of the labels."""
     encoded = name.encode()
     return b"".join([b"%b%b %r\n" % (encoded, labels, float(value)) for labels, value in values])
+
+
+class Counter:
+    """Numbers that only grow, each with its labels.
+
+    `models` are all that the labels name.  `text` is how all were last shown, empty if one has changed.
+    """
+
+    def __init__(self, name: str, text: str, *labels: str) -> None:
+        self._name, self._names = f"{name}_total", labels
+        self._head = head(self._name, "counter", text)
+        self._of: dict[tuple[str, ...], float] = {}
+        self._labels: dict[tuple[str, ...], bytes] = {}
+        self._places = [place for place, label in enumerate(labels) if label in OF_MODELS]
+        self.models: set[str] = set()
+        self.text = b""
+
+    def add(self, *values: str, amount: float = 1.0) -> None:
+        """Count for these values of the labels."""
+        self.text = b""
+        if values not in self._of:
+            self._labels[values] = labelled(self._names, values)
+            self.models |= self._named(values)
+        self._of[values] = self._of.get(values, 0.0) + amount
+
+    def _named(self, values: tuple[str, ...]) -> set[str]:
+        """The models among the values of the labels; `from_model` may be none."""
+        return {values[place] for place in self._places} - {""}
+
+    def forget(self, models: Set[str]) -> None:
+        """Show nothing of these models any more."""
+        if self.models.isdisjoint(models):
+            return
+        self.text = b""
+        for values in tuple(self._of):
+            if self._named(values) & models:
+                del self._of[values], self._labels[values]
+        self.models = set().union(*map(self._named, self._of))
+
+    def exposition(self) -> bytes:
+        """The text."""
+        self.text = self.text or self._head + samples(
+            self._name, zip(self._labels.values(), self._of.values(), strict=True)
+        )
+        return self.text
 
 
 class Histogram:
@@ -67,20 +113,30 @@ class Histograms:
         self._name, self._text, self._bounds = name, text, bounds
         self._template = _template(name, bounds)
         self._of: dict[str, Histogram] = {}
-        self._labels: list[bytes] = []
+        self._labels: dict[str, bytes] = {}
 
     def of(self, model: str) -> Histogram:
         """Made when it is first asked for."""
         found = self._of.get(model)
         if found is None:
-            self._labels.append(labelled(("model",), (model,)))
+            self._labels[model] = labelled(("model",), (model,))
             found = self._of[model] = Histogram(self._bounds)
         return found
+
+    @property
+    def models(self) -> Set[str]:
+        """All models that have one."""
+        return self._of.keys()
+
+    def forget(self, models: Set[str]) -> None:
+        """Show nothing of these models any more."""
+        for model in self._of.keys() & models:
+            del self._of[model], self._labels[model]
 
     def exposition(self) -> Iterator[bytes]:
         """The text in pieces: all together it is megabytes, which are put together once."""
         yield head(self._name, "histogram", self._text)
-        for labels, histogram in zip(self._labels, self._of.values(), strict=True):
+        for labels, histogram in zip(self._labels.values(), self._of.values(), strict=True):
             histogram.text = histogram.text or (self._template % histogram.numbers()).replace(LABELS, labels[1:])
             yield histogram.text
 

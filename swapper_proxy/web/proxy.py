@@ -13,6 +13,7 @@ from swapper_proxy.core.names import is_plausible
 from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.engine import Engine
 from swapper_proxy.runtime.lease import Lease
+from swapper_proxy.runtime.ledger import OTHER
 from swapper_proxy.runtime.model import Demand, Model
 from swapper_proxy.runtime.ports import (
     ANY_SILENCE,
@@ -314,7 +315,7 @@ class Proxy:
         known = self._catalog.meaning(asked.model).model
         outcome = Outcome()
         if asked.intent is Intent.INFERENCE:
-            name = known.name if known else "other"
+            name = known.name if known else OTHER
             outcome = CountedRemote(totals=self._totals, model=name, endpoint=endpoint.label)
         try:
             return await self._send(exchange, body, outcome, CREDENTIALS)
