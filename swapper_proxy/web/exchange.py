@@ -34,7 +34,7 @@ class Exchange:
     was there.  `client` is whose key it came with, None where it needed none.  `is_lost` tells whether the process that
     Ollama had for it is gone, None where no model is used.  `status` is that of the answer, 0 while
     there is none; `outcome` the status that is recorded instead where the answer has no end; `content_type` that of
-    Ollama's answer.
+    Ollama's answer.  `sent`: Ollama has had the request, though it did not answer.
     """
 
     def __init__(self, request: web.BaseRequest, allowed: list[Header], write_timeout_s: float) -> None:
@@ -52,6 +52,7 @@ class Exchange:
         self.client: Client | None = None
         self.status = 0
         self.outcome = 0
+        self.sent = False
         self.content_type = ""
         self._allowed = allowed  # what a browser is told of the origin
         self._write_timeout_s = write_timeout_s

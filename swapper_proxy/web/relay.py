@@ -90,7 +90,7 @@ async def _relay(
     try:
         answer = await upstream.send(exchange.request.method, exchange.target, headers, body, silence=silence)
     except UpstreamUnreachable as error:
-        told = _unreachable(error)
+        told = _unreachable(error, exchange)
         outcome.silent = isinstance(error, UpstreamSilent)
         if error.sent:
             outcome.head(told.status, "")
@@ -153,7 +153,7 @@ async def relay_edited(
         answer = await upstream.send(exchange.request.method, target, headers, body, silence=QUESTION)
         content = await answer.rest()
     except UpstreamUnreachable as error:
-        raise _unreachable(error) from error
+        raise _unreachable(error, exchange) from error
     except UpstreamBroken as error:
         raise ProxyError(502, "upstream_unreachable", f"Ollama's answer cannot be read: {error}") from error
     headers = towards_client(answer.headers)
@@ -165,7 +165,8 @@ async def relay_edited(
     exchange.begin(answer.status, answer.reason, headers, content, sized=True)
 
 
-def _unreachable(error: UpstreamUnreachable) -> ProxyError:
+def _unreachable(error: UpstreamUnreachable, exchange: Exchange) -> ProxyError:
+    exchange.sent = error.sent
     if isinstance(error, UpstreamSilent):
         return ProxyError(504, "upstream_timeout", f"Ollama does not answer: {error}")
     return ProxyError(502, "upstream_unreachable", f"Ollama is not reachable: {error}")

@@ -205,4 +205,13 @@ def changed(record: StateRecord) -> schemas.StateEvent:
 
 
 def went_wrong(record: ProblemRecord) -> schemas.ProblemEvent:
-    return {"time": moment(record.time), "model": record.model, "code": record.code, "message": record.message}
+    return {
+        "time": moment(record.time),
+        "until": moment(max(record.time, record.until)),
+        "model": record.model,
+        "code": record.code,
+        "status": record.status,
+        "sent": record.sent,
+        "count": record.count,
+        "message": record.message,
+    }
