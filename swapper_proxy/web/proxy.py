@@ -89,13 +89,13 @@ class Proxy:
         try:
             client = exchange.client = self.keys.client(exchange.request.headers)
         except ProxyError as refused:
-            self._refuse(exchange, refused)
+            self.refuse(exchange, refused)
             return
         try:
             with client.admitted(exchange.arrived):
                 await self._answer(exchange)
         except ProxyError as refused:
-            self._refuse(exchange, refused)
+            self.refuse(exchange, refused)
         finally:
             self._metrics.keyed(client.name, exchange.outcome or exchange.status or LEFT)
 
@@ -109,11 +109,11 @@ class Proxy:
                 self._missing.add(endpoint)  # says a version of Ollama without it; the next one is worth no swap
         except UpstreamUnreachable as unreachable:
             why = f"Ollama is not reachable: {unreachable}"
-            self._refuse(exchange, ProxyError(502, "upstream_unreachable", why))
+            self.refuse(exchange, ProxyError(502, "upstream_unreachable", why))
         except ProxyError as refused:
-            self._refuse(exchange, refused)
+            self.refuse(exchange, refused)
 
-    def _refuse(self, exchange: Exchange, error: ProxyError) -> None:
+    def refuse(self, exchange: Exchange, error: ProxyError) -> None:
         """The proxy's own answer, with a line in the log under the same request id; counted and recorded."""
         request_id, path = exchange.request_id, exchange.path
         status, headers, body = rendered(error, dialect_of(path), request_id)

@@ -114,7 +114,7 @@ async def _relay(
 def _cut(exchange: Exchange, outcome: Outcome, status: int) -> None:
     """The answer has no end: this status is recorded instead of the one that the client was told."""
     outcome.cut(status)
-    exchange.outcome = outcome.status
+    exchange.outcome, exchange.sent = outcome.status, outcome.sent
 
 
 async def _stream(exchange: Exchange, answer: Answer, outcome: Outcome) -> None:

@@ -256,3 +256,18 @@ async def test_a_key_counts_the_same_status(ollama: Client) -> None:
 
         await until(counted)
         assert await proxy.metric("swapper_key_requests_total", key="agent", status="499") == 1
+
+
+async def test_who_leaves_was_not_refused(proxy: Client) -> None:
+    async with proxy.session.get(f"{proxy.url}/events") as events:
+        async with busy(proxy, "alpha"):
+            asking = asyncio.create_task(proxy.generate("beta"))
+            await waits(proxy, 1)
+            await leaves(asking)
+            await waits(proxy, 0)
+        assert (await proxy.generate("alpha", 2))[0] == 200
+        told = b""
+        while b'"generated_tokens":2,' not in told:
+            told += await events.content.readline()
+    assert b"event: problem" not in told
+    assert await proxy.metric("swapper_rejected_requests_total") == 0

@@ -46,6 +46,7 @@ async def test_before_the_answer(
     status, answer = await proxy.get("/v1/models")
     assert (status, answer["error"]["code"], answer["error"]["message"]) == (500, "internal_error", MESSAGE)
     assert "a bug" in caplog.text
+    assert await proxy.metric("swapper_rejected_requests_total", reason="internal_error") == 2
 
 
 async def test_in_the_middle(proxy: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
