@@ -57,8 +57,8 @@ def _stamp(moment: float) -> str:
 
 
 def moment(time: float) -> str:
-    """UTC to the millisecond."""
-    return datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds")
+    """UTC to the millisecond, as the history has it."""
+    return datetime.fromtimestamp(round(time, 3), UTC).isoformat(timespec="milliseconds")
 
 
 def described(state: ModelState) -> schemas.ListedModel:
