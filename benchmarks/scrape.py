@@ -14,7 +14,9 @@ from random import Random
 from statistics import median
 
 from swapper_proxy.config import Settings, Swapper
+from swapper_proxy.observe.fanout import Fanout
 from swapper_proxy.observe.metrics import Metrics
+from swapper_proxy.observe.recording import Recording
 from swapper_proxy.ollama.client import OllamaClient
 from swapper_proxy.ollama.simulator import SimulatedModel, Simulator, serving
 from swapper_proxy.runtime.board import Board
@@ -64,8 +66,9 @@ async def scraped(models: int, scrapes: int) -> tuple[float, int]:
     settings, random = Settings(swapper=Swapper(mode="multi-active", max_concurrent_models=models)), Random(1)
     async with serving(simulated) as url, OllamaClient(url) as client:
         ledger, metrics, catalog = Ledger(), Metrics(), Catalog(client, settings)
-        async with Engine(client, catalog, ledger, metrics, settings.swapper, settings.limits) as engine:
-            metrics.watch(Board(catalog, engine, ledger))
+        observer = Fanout(metrics, Recording(Fanout()))
+        async with Engine(client, catalog, ledger, observer, settings.swapper, settings.limits) as engine:
+            metrics.watch(Board(catalog, engine, ledger), ledger)
             names = await loaded(catalog, engine)
             for name in names:
                 gone(metrics, name, random)

@@ -21,6 +21,7 @@ from swapper_proxy.observe import logs
 from swapper_proxy.observe.fanout import Fanout
 from swapper_proxy.observe.metrics import Metrics
 from swapper_proxy.observe.recording import Recording
+from swapper_proxy.observe.refusals import Refusals
 from swapper_proxy.ollama.access import Access
 from swapper_proxy.ollama.client import OllamaClient
 from swapper_proxy.ollama.simulator import SimulatedModel, Simulator, serving
@@ -71,13 +72,14 @@ class Service:
         self._ledger, self._metrics = Ledger(), Metrics()
         self._catalog = Catalog(client, settings)
         broadcast = Broadcast()
-        self._recorder = Fanout(broadcast, history)
+        self._refusals = Refusals(Fanout(broadcast, history))
+        self._recorder = Fanout(broadcast, history, self._refusals)
         observer = Fanout(logs.SwapLog(), Recording(self._recorder), self._metrics)
         self.engine = Engine(client, self._catalog, self._ledger, observer, settings.swapper, settings.limits)
         self._watcher = Watcher(client, self._catalog, self.engine)
         self._standby = Standby(settings, self._catalog, self.engine)
         self._board = Board(self._catalog, self.engine, self._ledger)
-        self._metrics.watch(self._board)
+        self._metrics.watch(self._board, self._ledger)
         self._events = Events(broadcast, self._board, configuration)
         self._management = Management(
             self._board,
@@ -133,6 +135,7 @@ class Service:
                     self._events.close()
                     self.engine.shutdown(self._configuration.settings.server.shutdown_grace)
                     await asyncio.gather(*self._reloads, return_exceptions=True)
+        self._refusals.flush()
         await self._standby.hand_back()
 
     async def _seek_loop(self) -> None:

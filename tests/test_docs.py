@@ -13,7 +13,7 @@ from swapper_proxy.config.loading import NUM_PARALLEL
 from swapper_proxy.config.settings import NOT_IN_FILES
 from swapper_proxy.observe.metrics import Metrics
 from swapper_proxy.runtime.board import Board, ModelState, Snapshot
-from swapper_proxy.runtime.ledger import Residence, Totals
+from swapper_proxy.runtime.ledger import Ledger, Residence, Totals
 from swapper_proxy.runtime.ports import Usage
 
 ROOT = Path(__file__).parent.parent
@@ -28,7 +28,7 @@ def shown_metrics() -> dict[str, tuple[str, frozenset[str]]]:
     metrics = Metrics()
     count, totals = {("m", "/api/chat", 200): 1}, Totals()
     model = ModelState("m", "m", "llm", 1.0, "low", True, False, False, "loaded", 0, 0, 0, False, totals, Residence())
-    metrics.watch(Mock(Board, snapshot=lambda: Snapshot("m", (model,), count, count, {"m": totals}, True)))
+    metrics.watch(Mock(Board, snapshot=lambda: Snapshot("m", (model,), count, count, {"m": totals}, True)), Ledger())
     for hook in (metrics.waited, metrics.drained, metrics.first_byte, metrics.first_token):
         hook("m", 1.0)
     metrics.rejected("queue_full")

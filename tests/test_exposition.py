@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, disable_created_metrics, genera
 from prometheus_client.parser import text_string_to_metric_families
 
 from swapper_proxy.observe.exposition import Histograms, head, labelled, samples
+from swapper_proxy.observe.rare import Counter
 
 disable_created_metrics()  # as the proxy does, whether or not its metrics were imported before
 BOUNDS = (0.005, 0.25, 1, 2.5, 600)
@@ -46,6 +47,27 @@ def test_gauges(values: dict[str, float]) -> None:
     for model, value in values.items():
         theirs.labels(model).set(value)
     assert read(head("depth", "gauge", TEXT) + ours) == read(generate_latest(registry))
+
+
+def test_of_models_that_are_forgotten_nothing_is_shown() -> None:
+    swaps, reasons = Counter("swaps", TEXT, "from_model", "to_model", "reason"), Counter("refused", TEXT, "reason")
+    loads = Histograms("load_seconds", TEXT, BOUNDS)
+    for pair in (("", "a"), ("a", "b"), ("b", "c"), ("c", "b")):
+        swaps.add(*pair, "a")
+    reasons.add("a")
+    for model in ("a", "b"):
+        loads.of(model).observe(1)
+    before = swaps.exposition(), b"".join(loads.exposition())
+    for metric in (swaps, reasons, loads):
+        metric.forget({"never told of"})
+    assert (swaps.exposition(), b"".join(loads.exposition())) == before
+    for metric in (swaps, reasons, loads):
+        metric.forget({"a"})
+    assert swaps.models == {"b", "c"}
+    assert swaps.exposition().count(b"\nswaps_total{") == 2
+    assert reasons.exposition().count(b"\nrefused_total{") == 1  # no model is meant
+    assert set(loads.models) == {"b"}
+    assert b'model="a"' not in b"".join(loads.exposition())
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ histogram is written once, with room for the labels and the numbers.  The tests 
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from functools import lru_cache
 from itertools import accumulate
 
@@ -67,20 +67,30 @@ class Histograms:
         self._name, self._text, self._bounds = name, text, bounds
         self._template = _template(name, bounds)
         self._of: dict[str, Histogram] = {}
-        self._labels: list[bytes] = []
+        self._labels: dict[str, bytes] = {}
 
     def of(self, model: str) -> Histogram:
         """Made when it is first asked for."""
         found = self._of.get(model)
         if found is None:
-            self._labels.append(labelled(("model",), (model,)))
+            self._labels[model] = labelled(("model",), (model,))
             found = self._of[model] = Histogram(self._bounds)
         return found
+
+    @property
+    def models(self) -> Set[str]:
+        """All models that have one."""
+        return self._of.keys()
+
+    def forget(self, models: Set[str]) -> None:
+        """Show nothing of these models any more."""
+        for model in self._of.keys() & models:
+            del self._of[model], self._labels[model]
 
     def exposition(self) -> Iterator[bytes]:
         """The text in pieces: all together it is megabytes, which are put together once."""
         yield head(self._name, "histogram", self._text)
-        for labels, histogram in zip(self._labels, self._of.values(), strict=True):
+        for labels, histogram in zip(self._labels.values(), self._of.values(), strict=True):
             histogram.text = histogram.text or (self._template % histogram.numbers()).replace(LABELS, labels[1:])
             yield histogram.text
 

@@ -1,21 +1,25 @@
 """The Prometheus endpoint's figures: some filled by hooks, the rest read from the engine at scrape time."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import chain
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics, generate_latest
-
 from swapper_proxy import __version__
 from swapper_proxy.observe.exposition import Histogram, Histograms, head, labelled, samples
+from swapper_proxy.observe.gone import Gone
+from swapper_proxy.observe.rare import Counter
 from swapper_proxy.runtime.board import Board, Snapshot
+from swapper_proxy.runtime.ledger import Ledger
 from swapper_proxy.runtime.ports import Usage
 
-disable_created_metrics()  # type: ignore[no-untyped-call] # a series more for each, which nobody asks for
 # Queues and loads take from milliseconds (small models, warm caches) to minutes (70B from a slow disk).
 LONG_S = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
 # From a large model on a CPU to a small one on a GPU.
 TOKENS_PER_S = (1, 2, 5, 10, 20, 40, 80, 160, 320, 640)
+HOLDS, RELOADS = ("paid", "lost"), ("gone", "options")  # what can come of a hold, and cause a reload
+# After so many models that are new to the metrics those that are gone are dropped, whether or not anybody scrapes.
+NEW_MODELS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,21 +32,25 @@ class _OfModel:
 
 
 class Metrics:
-    """All metrics.  Labels come only from known models and fixed words."""
+    """All metrics.  Labels come only from models that are known, or were a moment ago, and from fixed words."""
 
     def __init__(self) -> None:
         self._board: Board | None = None
+        self._ledger = Ledger()
         self._models: dict[str, _OfModel] = {}
         self._histograms: list[Histograms] = []
-        self._rare = CollectorRegistry()
-        self._rare_text = b""
+        self._counters: list[Counter] = []
+        self._begun: Set[str] = frozenset()  # the models whose rare events are counted from 0
+        self._gone = Gone()
+        self._new = 0
 
         def histogram(name: str, text: str, bounds: Sequence[float] = LONG_S) -> Histograms:
             self._histograms.append(Histograms(f"swapper_{name}", text, bounds))
             return self._histograms[-1]
 
         def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"swapper_{name}", text, labels, registry=self._rare)
+            self._counters.append(Counter(f"swapper_{name}", text, *labels))
+            return self._counters[-1]
 
         self._queue_wait = histogram("queue_wait_seconds", "Time from arrival to grant.")
         self._load = histogram("load_seconds", "Time to load a model.")
@@ -72,12 +80,8 @@ class Metrics:
         self._load_failures = counter("load_failures", "Loads that failed.", "model")
         self._rejected = counter("rejected_requests", "Requests the proxy answered with an error.", "reason")
         self._faults = counter("scheduler_faults", "Errors of the scheduler, after each of which it was started anew.")
-        self._configured = Gauge(
-            "swapper_config_last_reload_successful",
-            "Whether the configuration in force is the one that was read last.",
-            registry=self._rare,
-        )
-        self._configured.set(1)
+        self._faults.add(amount=0)
+        self._configured = True
         self._keyed = counter("key_requests", "Requests for Ollama by the name of their key.", "key", "status")
 
     # Hooks (see runtime.ports.Observer)
@@ -86,15 +90,15 @@ class Metrics:
         self._of(model).queue_wait.observe(seconds)
 
     def rejected(self, reason: str) -> None:
-        self._count(self._rejected, reason)
+        self._rejected.add(reason)
 
     def loaded(self, model: str, seconds: float, expected_s: float, replaced: str, cause: str) -> None:
         self._load.of(model).observe(seconds)
         self._load_error.of(model).observe(abs(seconds - expected_s))
-        self._count(self._swaps, replaced, model, cause)
+        self._swaps.add(replaced, model, cause)
 
     def load_failed(self, model: str, seconds: float, status: int) -> None:
-        self._count(self._load_failures, model)
+        self._load_failures.add(model)
 
     def drained(self, model: str, seconds: float) -> None:
         self._drain.of(model).observe(seconds)
@@ -103,23 +107,18 @@ class Metrics:
         self._unload.of(model).observe(seconds)
 
     def held(self, model: str, seconds: float, paid: bool) -> None:
-        self._count(self._holds, model, "paid" if paid else "lost")
-        self._count(self._held, model, amount=seconds)
+        self._holds.add(model, "paid" if paid else "lost")
+        self._held.add(model, amount=seconds)
 
     def reloaded(self, model: str, seconds: float, cause: str) -> None:
-        self._count(self._reloads, model, cause)
+        self._reloads.add(model, cause)
 
     def scheduler_fault(self) -> None:
-        self._count(self._faults)
+        self._faults.add()
 
     def configured(self, successfully: bool) -> None:
         """The configuration was read again."""
-        self._configured.set(successfully)
-        self._rare_text = b""
-
-    def _count(self, counter: Counter, *labels: str, amount: float = 1.0) -> None:
-        (counter.labels(*labels) if labels else counter).inc(amount)
-        self._rare_text = b""
+        self._configured = successfully
 
     # Of single requests
 
@@ -136,12 +135,15 @@ class Metrics:
             of.speed.observe(usage.generated_tokens / usage.generation_s)
 
     def keyed(self, key: str, status: int) -> None:
-        self._count(self._keyed, key, str(status))
+        self._keyed.add(key, str(status))
 
     def _of(self, model: str) -> "_OfModel":
         """What every request of a model is told to, looked up once."""
         found = self._models.get(model)
         if found is None:
+            self._new += 1
+            if self._new > NEW_MODELS and self._board:
+                self._follow(self._board.snapshot())
             found = self._models[model] = _OfModel(
                 queue_wait=self._queue_wait.of(model),
                 first_byte=self._first_byte.of(model),
@@ -153,16 +155,49 @@ class Metrics:
 
     # Reading
 
-    def watch(self, board: Board) -> None:
-        """Add what is read at scrape time."""
-        self._board = board
+    def watch(self, board: Board, ledger: Ledger) -> None:
+        """Add what is read at scrape time.  What the ledger holds of models that are gone is dropped with the rest."""
+        self._board, self._ledger = board, ledger
 
     def exposition(self) -> bytes:
         """The text format."""
-        read = _read(self._board.snapshot()) if self._board else ()
+        read: Iterable[bytes] = ()
+        if self._board:
+            snapshot = self._board.snapshot()
+            self._follow(snapshot)
+            read = _read(snapshot)
+        text = "Whether the configuration in force is the one that was read last."
+        configured = _gauge("config_last_reload_successful", text, [labelled((), ())], [self._configured])
+        counted = (counter.exposition() for counter in self._counters)
         told = chain.from_iterable(histograms.exposition() for histograms in self._histograms)
-        self._rare_text = self._rare_text or generate_latest(self._rare)
-        return b"".join(chain((self._rare_text,), told, read))
+        return b"".join(chain(counted, (configured,), told, read))
+
+    def _follow(self, snapshot: Snapshot) -> None:
+        """Begin the series of models that are new, and drop those of models that are gone."""
+        self._new = 0
+        self._begin({model.name for model in snapshot.models if not model.remote})
+        if not snapshot.reachable:
+            return  # what there is may not be known yet
+        known = {model.name for model in snapshot.models}
+        told: tuple[Counter | Histograms, ...] = (*self._counters, *self._histograms)
+        shown = self._ledger.models.union(*(metric.models for metric in told))
+        if gone := self._gone.look(shown - known, time.monotonic()):
+            self._ledger.forget(gone)
+            for metric in told:
+                metric.forget(gone)
+            for model in self._models.keys() & gone:
+                del self._models[model]
+
+    def _begin(self, models: Set[str]) -> None:
+        """Count rare events of these models from 0: an increase from nothing to 1 is none to Prometheus."""
+        for model in models - self._begun:
+            for counter in (self._load_failures, self._held):
+                counter.add(model, amount=0)
+            for outcome in HOLDS:
+                self._holds.add(model, outcome, amount=0)
+            for cause in RELOADS:
+                self._reloads.add(model, cause, amount=0)
+        self._begun = models
 
 
 def _read(snapshot: Snapshot) -> Iterator[bytes]:

@@ -2,13 +2,15 @@
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, fields
 
 from swapper_proxy.core.commands import Changed
 from swapper_proxy.core.types import Cause, State
 from swapper_proxy.runtime.ports import Usage
 
+MOST_EARLIER = 10_000  # models whose totals are kept although they are gone
+OTHER = "other"  # stands for models elsewhere that Ollama does not list
 HELD = (State.RESIDENT, State.DRAINING, State.UNLOADING)
 
 
@@ -87,7 +89,7 @@ class Ledger:
     """
 
     def __init__(self) -> None:
-        self._past = Past()
+        self._earlier = defaultdict[str, Totals](Totals)  # what is not of this run, or of models that were gone
         self._residences = defaultdict[str, Residence](Residence)
         self.requests: Counter[tuple[str, str, int]] = Counter()  # (model, endpoint, HTTP status)
         self.remote_requests: Counter[tuple[str, str, int]] = Counter()  # the same of models that run elsewhere
@@ -95,7 +97,8 @@ class Ledger:
 
     def recall(self, past: Past) -> None:
         """Once, as soon as it is known what earlier runs came to."""
-        self._past = past
+        for model, totals in past.totals.items():
+            self._earlier[model] += totals
         for runner, seconds in past.uptime_s.items():
             self._residences[runner].total_s += seconds
 
@@ -126,7 +129,22 @@ class Ledger:
         totals.first_token_s += seconds
 
     def totals(self, model: str) -> Totals:
-        return self._past.totals.get(model, Totals()) + self.by_model.get(model, Totals())
+        return self._earlier.get(model, Totals()) + self.by_model.get(model, Totals())
+
+    @property
+    def models(self) -> set[str]:
+        """All models that requests of this run are counted for."""
+        return {model for model, _, _ in self.remote_requests}.union(self.by_model) - {OTHER}
+
+    def forget(self, models: Set[str]) -> None:
+        """These models are gone: only their totals are kept, in case that they come back."""
+        for counts in (self.requests, self.remote_requests):
+            for counted in [counted for counted in counts if counted[0] in models]:
+                del counts[counted]
+        for model in self.by_model.keys() & models:
+            self._earlier[model] += self.by_model.pop(model)
+        while len(self._earlier) > MOST_EARLIER:
+            del self._earlier[min(self._earlier, key=lambda model: self._earlier[model].requests)]
 
     def residence(self, runner: str) -> Residence:
         return self._residences.get(runner) or Residence()

@@ -174,12 +174,21 @@ class StateRecord(msgspec.Struct, frozen=True):
 
 
 class ProblemRecord(msgspec.Struct, frozen=True):
-    """Something went wrong, or Ollama is back; `model` is empty where it is about none.  The texts are for people."""
+    """Something went wrong, or Ollama is back; `model` is empty where it is about none.  The texts are for people.
+
+    Of refused requests `status` is that of the proxy's answer, else it is 0; `sent`: Ollama had them, so they are also
+    among the requests.  Those of one minute that are alike make one record, told again when it has grown: `count` is
+    how many there were from `time` to `until`.  `time`, `model`, `code`, `status` and `sent` tell one from the others.
+    """
 
     time: float
     model: str
     code: str
     message: str
+    status: int = 0
+    sent: bool = False
+    count: int = 1
+    until: float = 0.0
 
 
 class Recorder(Protocol):
@@ -189,6 +198,7 @@ class Recorder(Protocol):
     def swap(self, record: SwapRecord) -> None: ...
     def state(self, record: StateRecord) -> None: ...
     def problem(self, record: ProblemRecord) -> None: ...
+    def refused(self, model: str, code: str, message: str, status: int, sent: bool) -> None: ...
 
 
 class Answer(Protocol):

@@ -107,7 +107,7 @@ class History:
         self._put(record)
 
     def problem(self, record: ProblemRecord) -> None:
-        """Not kept: the log has it."""
+        self._put(record)
 
     def _put(self, record: Record) -> bool:
         """Whether it will be kept."""

@@ -7,7 +7,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from swapper_proxy.runtime.ledger import Past, Totals
-from swapper_proxy.storage.schema import BUSY_READING_S, MOST_TOKENS, STEPS, NewerFile, version
+from swapper_proxy.storage.schema import (
+    BUSY_READING_S,
+    MOST_TOKENS,
+    PROBLEMS,
+    STEPS,
+    WITH_PROBLEMS,
+    NewerFile,
+    version,
+)
 
 Wanted = Mapping[str, str | int | float]
 Row = dict[str, object]
@@ -19,11 +27,13 @@ COLUMNS = {
     " load_s, generation_s",
     "swaps": "id, time, from_model, to_model, reason, drain_s, unload_s, load_s, failed",
     "states": "id, time, model, state, cause",
+    "problems": "id, time, until, model, code, status, sent, count, message",
 }
 CONDITIONS = {
     "model": "model = :model",
     "endpoint": "endpoint = :endpoint",
     "status": "status = :status",
+    "code": "code = :code",
     "since": "time >= :since",
     "until": "time < :until",
     "before": "id < :before",
@@ -48,9 +58,11 @@ def connected(path: Path) -> sqlite3.Connection:
 def _connected(path: Path, how: str) -> sqlite3.Connection:
     db = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, timeout=BUSY_READING_S, isolation_level=None)
     try:
-        db.execute("PRAGMA query_only = ON")
         if (found := version(db)) > len(STEPS):
             raise NewerFile(f"{path} was written by a newer version (its schema is {found}, known is {len(STEPS)})")
+        if found < WITH_PROBLEMS:  # an older file that cannot be written to now: nothing was kept of them
+            db.execute(f"CREATE TEMP TABLE {PROBLEMS}")
+        db.execute("PRAGMA query_only = ON")
     except BaseException:
         db.close()
         raise
@@ -69,13 +81,23 @@ def page(path: Path, table: str, wanted: Wanted, limit: int) -> tuple[list[Row],
 
 
 def usage(path: Path, seconds: int, wanted: Wanted) -> list[Row]:
-    """Requests by model and by stretch of so many seconds (of UTC), the oldest first."""
+    """Requests by model and by stretch of so many seconds (of UTC), the oldest first, with those that were refused."""
+    start = "CAST(time / :seconds AS INTEGER) * :seconds AS start"
     query = f"""
-        SELECT CAST(time / :seconds AS INTEGER) * :seconds AS start, model, count(*) AS requests,
-            sum(status >= 400) AS errors, {_sum("prompt_tokens")}, {_sum("generated_tokens")},
-            avg(wait_s) AS wait_s_mean, max(wait_s) AS wait_s_max,
-            sum(generation_s) AS generation_s
-        FROM requests{_where(CONDITIONS, wanted)} GROUP BY start, model ORDER BY start, model
+        WITH answered AS (
+            SELECT {start}, model, count(*) AS requests,
+                sum(status >= 400) AS errors, {_sum("prompt_tokens")}, {_sum("generated_tokens")},
+                avg(wait_s) AS wait_s_mean, max(wait_s) AS wait_s_max,
+                sum(generation_s) AS generation_s, 0 AS refused
+            FROM requests{_where(CONDITIONS, wanted)} GROUP BY start, model
+        ), refused AS (
+            SELECT {start}, model, 0, 0, 0, 0, 0.0, 0.0, 0.0, sum(count)
+            FROM problems{_where(CONDITIONS, wanted, "status > 0", "NOT sent")} GROUP BY start, model
+        )
+        SELECT start, model, sum(requests) AS requests, sum(errors) AS errors, sum(prompt_tokens) AS prompt_tokens,
+            sum(generated_tokens) AS generated_tokens, sum(wait_s_mean) AS wait_s_mean, sum(wait_s_max) AS wait_s_max,
+            sum(generation_s) AS generation_s, sum(refused) AS refused
+        FROM (SELECT * FROM answered UNION ALL SELECT * FROM refused) GROUP BY start, model ORDER BY start, model
     """
     with closing(connected(path)) as db:
         rows = db.execute(query, {**wanted, "seconds": seconds}).fetchall()
@@ -102,14 +124,15 @@ def sums(db: sqlite3.Connection) -> Past:
     return Past({model: Totals(*of) for model, *of in rows.fetchall()}, dict(uptimes.fetchall()))
 
 
-def _where(conditions: Mapping[str, str], wanted: Wanted) -> str:
-    told = " AND ".join(conditions[name] for name in wanted)
+def _where(conditions: Mapping[str, str], wanted: Wanted, *more: str) -> str:
+    told = " AND ".join((*(conditions[name] for name in wanted), *more))
     return f" WHERE {told}" if told else ""
 
 
 def _shown(row: sqlite3.Row) -> Row:
-    shown = _rounded(row) | {"time": _stamp(row["time"], "milliseconds")}
-    return shown | {"failed": bool(row["failed"])} if "failed" in shown else shown
+    shown = _rounded(row)
+    times = {name: _stamp(row[name], "milliseconds") for name in ("time", "until") if name in shown}
+    return shown | times | {name: bool(row[name]) for name in ("failed", "sent") if name in shown}
 
 
 def _rounded(row: sqlite3.Row) -> Row:

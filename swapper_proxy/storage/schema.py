@@ -19,6 +19,14 @@ MOST_TOTALS = 10_000  # models, and runners: names can be made up without end, a
 MOST_TOKENS = 10**9  # of a request: sums of more SQLite may not be able to hold
 PART = 100  # of what is too much, such a part of all rows is dropped at once, if that is not even more
 
+PROBLEMS = """
+    problems (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, until REAL NOT NULL, model TEXT NOT NULL,
+        code TEXT NOT NULL, status INTEGER NOT NULL, sent INTEGER NOT NULL, count INTEGER NOT NULL,
+        message TEXT NOT NULL
+    )
+"""
+WITH_PROBLEMS = 3  # steps
 # AUTOINCREMENT: the ids of what was dropped are never given again, so that paging stays true.
 STEPS: Sequence[str] = (
     """
@@ -47,6 +55,7 @@ STEPS: Sequence[str] = (
     CREATE TABLE uptimes (runner TEXT PRIMARY KEY, total_s REAL NOT NULL) WITHOUT ROWID;
     """,
     "ALTER TABLE uptimes ADD COLUMN until REAL NOT NULL DEFAULT 0",  # when it was seen in memory last
+    f"CREATE TABLE {PROBLEMS}; CREATE INDEX problems_time ON problems (time);",
 )
 # A millisecond, the least that is shown, after what began in the last moment.
 STOPPED = """
@@ -55,7 +64,16 @@ STOPPED = """
         'unloaded', 'stopped'
     FROM states WHERE id IN (SELECT max(id) FROM states GROUP BY model) AND state != 'unloaded'
 """
-DROPPED = ("requests", "swaps", "states")  # with time; the totals stay
+# The same of an outage that was not over.
+LEFT_DOWN = """
+    INSERT INTO problems
+    SELECT NULL, end, end, '', 'proxy_stopped', 0, 0, 1, 'the proxy stopped while Ollama was not reachable'
+    FROM (SELECT code, round(max(time + 0.001, (SELECT max(until) FROM problems)), 3) AS end FROM problems
+        WHERE model = '' AND status = 0 AND code IN ('upstream_unreachable', 'upstream_back', 'proxy_stopped')
+        ORDER BY id DESC LIMIT 1)
+    WHERE code = 'upstream_unreachable'
+"""
+DROPPED = ("requests", "swaps", "states", "problems")  # with time; the totals stay
 ROWS = "SELECT " + " + ".join(f"(SELECT coalesce(max(id) - min(id) + 1, 0) FROM {table})" for table in DROPPED)
 LEAST_USED = {  # table -> what goes first
     "totals": "DELETE FROM totals WHERE model IN (SELECT model FROM totals ORDER BY requests DESC LIMIT -1 OFFSET ?)",
@@ -131,12 +149,14 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
 
 def end_states(db: sqlite3.Connection) -> None:
     """What was in memory when the last proxy ended has no end yet: it gets the last moment that is known of that proxy.
+    So does an outage of Ollama.
 
     Who loads it again, or finds it still there, begins anew.  A proxy that shares the file and goes on is not known
     here: of its models the present states end, too.
     """
     with transaction(db):
         db.execute(STOPPED)
+        db.execute(LEFT_DOWN)
 
 
 def cut_log(db: sqlite3.Connection, path: Path, most_bytes: int) -> int:

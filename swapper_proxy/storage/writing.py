@@ -4,12 +4,17 @@ import sqlite3
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from swapper_proxy.runtime.ports import RequestRecord, StateRecord, SwapRecord
+from swapper_proxy.runtime.ports import ProblemRecord, RequestRecord, StateRecord, SwapRecord
 from swapper_proxy.storage.schema import transaction
 
 REQUEST = "INSERT INTO requests VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 SWAP = "INSERT INTO swaps VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)"
 STATE = "INSERT INTO states VALUES (NULL, ?, ?, ?, ?)"
+SAME_PROBLEM = "time = ? AND model = ? AND code = ? AND status = ? AND sent = ?"
+GROWN_PROBLEM = f"UPDATE problems SET until = ?, count = ?, message = ? WHERE {SAME_PROBLEM}"
+PROBLEM = (
+    "INSERT INTO problems (until, count, message, time, model, code, status, sent) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
 TOTAL = """
     INSERT INTO totals VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (model) DO UPDATE SET
     requests = requests + excluded.requests, prompt_tokens = prompt_tokens + excluded.prompt_tokens,
@@ -30,7 +35,7 @@ class Uptime(NamedTuple):
     until: float
 
 
-Record = RequestRecord | SwapRecord | StateRecord | Uptime
+Record = RequestRecord | SwapRecord | StateRecord | ProblemRecord | Uptime
 
 
 def write(db: sqlite3.Connection, batch: list[Record]) -> None:
@@ -43,7 +48,21 @@ def write(db: sqlite3.Connection, batch: list[Record]) -> None:
         db.executemany(TOTAL, _totals(requests))
         db.executemany(SWAP, (_fields(record) for record in batch if isinstance(record, SwapRecord)))
         db.executemany(STATE, (_fields(record) for record in batch if isinstance(record, StateRecord)))
+        _write_problems(db, [record for record in batch if isinstance(record, ProblemRecord)])
         db.executemany(UPTIME, uptimes)
+
+
+def _write_problems(db: sqlite3.Connection, problems: list[ProblemRecord]) -> None:
+    """One that has grown is written over itself; of one that comes more than once in a batch the last is whole."""
+    latest = {row[3:]: row for row in map(_problem, problems)}
+    for row in latest.values():
+        if not db.execute(GROWN_PROBLEM, row).rowcount:
+            db.execute(PROBLEM, row)
+
+
+def _problem(r: ProblemRecord) -> tuple[object, ...]:
+    until = max(r.time, r.until)
+    return (round(until, 3), r.count, _text(r.message), _time(r), _text(r.model), _text(r.code), r.status, r.sent)
 
 
 def _fields(record: SwapRecord | StateRecord) -> tuple[object, ...]:
@@ -51,7 +70,7 @@ def _fields(record: SwapRecord | StateRecord) -> tuple[object, ...]:
     return _time(record), *_storable(values)
 
 
-def _time(record: RequestRecord | SwapRecord | StateRecord) -> float:
+def _time(record: RequestRecord | SwapRecord | StateRecord | ProblemRecord) -> float:
     """To the millisecond, as it is shown: who asks for what was since then finds it."""
     return round(record.time, 3)
 

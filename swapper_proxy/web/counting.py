@@ -8,8 +8,8 @@ from swapper_proxy.web import usage
 from swapper_proxy.web.relay import Outcome
 from swapper_proxy.web.usage import HEAD_BYTES, TAIL_BYTES
 
-# An answer of one of these types comes token by token.
-STREAMS = ("application/x-ndjson", "text/event-stream")
+# An answer of one of these types comes token by token: what stands behind each.
+STREAMS = {"application/x-ndjson": b"\n", "text/event-stream": b"\n\n"}
 
 
 class RequestMetrics(Protocol):
@@ -43,6 +43,8 @@ class Counted(Outcome, kw_only=True):
     streams: bool = False
     began: float = 0.0
     pieces: int = 0
+    tokens: int = 0  # streamed so far, as far as it can be seen without reading them
+    _behind: bytes = b""
     head_bytes: bytes = b""
     tail: bytes = b""
     _usage: Usage | None = None
@@ -53,7 +55,8 @@ class Counted(Outcome, kw_only=True):
 
     def head(self, status: int, content_type: str) -> None:
         self.status = status
-        self.streams = content_type.startswith(STREAMS)
+        self._behind = STREAMS.get(content_type.partition(";")[0], b"")
+        self.streams = bool(self._behind)
 
     def chunk(self, data: bytes) -> None:
         self.pieces += 1
@@ -61,7 +64,15 @@ class Counted(Outcome, kw_only=True):
             self._begin()
         if len(self.head_bytes) < HEAD_BYTES:
             self.head_bytes += data[: HEAD_BYTES - len(self.head_bytes)]
+        if self.streams:
+            self.tokens += data.count(self._behind)
         self.tail = data if len(data) >= TAIL_BYTES else self.tail[len(data) - TAIL_BYTES :] + data
+
+    def cut(self, status: int) -> None:
+        """An answer that its client has had to the end is whole, though the client left before the proxy knew."""
+        if not usage.is_whole(self.tail):
+            self.status = status
+            self._usage = usage.of_part(self.usage, self.tokens, self._streamed_s())
 
     def _begin(self) -> None:
         self.began = time.monotonic()
@@ -74,9 +85,11 @@ class Counted(Outcome, kw_only=True):
     def usage(self) -> Usage:
         """What the answer says; read it at its end.  The time to generate is measured where Ollama does not tell it."""
         if self._usage is None:
-            streamed_s = time.monotonic() - self.began if self.streams and self.pieces > 1 else 0.0
-            self._usage = usage.read(self.head_bytes, self.tail, streamed_s)
+            self._usage = usage.read(self.head_bytes, self.tail, self._streamed_s())
         return self._usage
+
+    def _streamed_s(self) -> float:
+        return time.monotonic() - self.began if self.streams and self.pieces > 1 else 0.0
 
     @property
     def load_s(self) -> float:

@@ -33,7 +33,8 @@ class Exchange:
     the log; `chosen` the model where a route or `use_llm` chose it; `waited_s` the time in the queue, None if it never
     was there.  `client` is whose key it came with, None where it needed none.  `is_lost` tells whether the process that
     Ollama had for it is gone, None where no model is used.  `status` is that of the answer, 0 while
-    there is none; `content_type` that of Ollama's answer.
+    there is none; `outcome` the status that is recorded instead where the answer has no end; `content_type` that of
+    Ollama's answer.  `sent`: Ollama has had the request, though it did not answer.
     """
 
     def __init__(self, request: web.BaseRequest, allowed: list[Header], write_timeout_s: float) -> None:
@@ -50,6 +51,8 @@ class Exchange:
         self.is_lost: Callable[[], bool] | None = None
         self.client: Client | None = None
         self.status = 0
+        self.outcome = 0
+        self.sent = False
         self.content_type = ""
         self._allowed = allowed  # what a browser is told of the origin
         self._write_timeout_s = write_timeout_s
@@ -66,6 +69,11 @@ class Exchange:
         """What the proxy says of its part."""
         chosen = [(CHOSEN_MODEL, self.chosen.encode())] if self.chosen else []
         return [*chosen, *(queued(self.waited_s) if self.waited_s is not None else [])]
+
+    @property
+    def is_connected(self) -> bool:
+        """Return True unless the client has left."""
+        return (transport := self._protocol.transport) is not None and not transport.is_closing()
 
     # The answer
 

@@ -65,8 +65,8 @@ class Front:
             try:
                 await (self._management if managed else self._proxy).handle(exchange)
             except asyncio.CancelledError:
-                if not exchange.status:  # if its client is still there, the proxy ends and waits no longer
-                    _tell(exchange, Rejected(Rejection.SHUTTING_DOWN, RETRY_S))
+                if exchange.is_connected and not exchange.status:  # the proxy ends, and waits no longer
+                    self._tell(exchange, Rejected(Rejection.SHUTTING_DOWN, RETRY_S), managed)
                 raise
             except ConnectionError:
                 exchange.break_off()  # the client left: nobody is there to be told
@@ -75,11 +75,19 @@ class Front:
                 if exchange.status:
                     exchange.break_off()
                 else:
-                    _refuse(exchange, 500, "internal_error", "internal error; see the proxy's log")
+                    error = ProxyError(500, "internal_error", "internal error; see the proxy's log")
+                    self._tell(exchange, error, managed)
         if exchange.is_full:
             with contextlib.suppress(ConnectionError):  # it left
                 await exchange.room()  # before the next request of a client that sends them without reading
         return exchange
+
+    def _tell(self, exchange: Exchange, error: ProxyError, managed: bool) -> None:
+        """Answer with an error.  The proxy records what it refuses of the requests that were for Ollama."""
+        if managed:
+            exchange.answer(*rendered(error, Dialect.MANAGEMENT))
+        else:
+            self._proxy.refuse(exchange, error)
 
     def _lets_in(self, exchange: Exchange, origin: str, allowed: bool, managed: bool) -> bool:
         """What is not let in is answered."""
@@ -135,12 +143,8 @@ class Front:
 
 
 def _refuse(exchange: Exchange, status: int, code: str, message: str) -> None:
-    _tell(exchange, ProxyError(status, code, message))
-
-
-def _tell(exchange: Exchange, error: ProxyError) -> None:
     dialect = Dialect.MANAGEMENT if is_management(exchange.path) else dialect_of(exchange.path)
-    exchange.answer(*rendered(error, dialect))
+    exchange.answer(*rendered(ProxyError(status, code, message), dialect))
 
 
 def _cors(request: web.BaseRequest, origin: str) -> list[Header]:

@@ -65,6 +65,12 @@ def _word(parameter: str, text: str) -> str:
     return text
 
 
+def _code(parameter: str, text: str) -> str:
+    if not re.fullmatch("[a-z_]{1,64}", text):
+        raise _invalid(f"{parameter}: expected a code like queue_full, got {text!r}")
+    return text
+
+
 def _number(least: int, most: int) -> Callable[[str, str], int]:
     def number(parameter: str, text: str) -> int:
         if not re.fullmatch(r"\d{1,19}", text, re.ASCII) or not least <= int(text) <= most:
@@ -111,5 +117,6 @@ PARAMETERS: Mapping[str, Mapping[str, Callable[[str, str], Value]]] = {
     "requests": {**_PAGED, "endpoint": _word, "status": _number(100, 599)},
     "swaps": _PAGED,
     "states": _PAGED,
+    "problems": {**_PAGED, "code": _code, "status": _number(0, 599)},
     "usage": {**_PERIOD, "by": _stretch},
 }

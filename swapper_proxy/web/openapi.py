@@ -150,6 +150,12 @@ OPERATIONS: dict[Route, Operation] = {
     ),
     ("GET", "/history/swaps"): Operation("Swaps that were made", _answers(schemas.SwapsAnswer), _NO_HISTORY, _PAGE),
     ("GET", "/history/states"): Operation("States of the models", _answers(schemas.StatesAnswer), _NO_HISTORY, _PAGE),
+    ("GET", "/history/problems"): Operation(
+        "Outages, failed loads and refused requests",
+        _answers(schemas.ProblemsAnswer),
+        _NO_HISTORY,
+        {**_PAGE, "code": Annotated[str, Meta(pattern="^[a-z_]{1,64}$")], "status": Annotated[int, Meta(ge=0, le=599)]},
+    ),
     ("GET", "/history/usage"): Operation(
         "Sums by hour or day and model",
         _answers(schemas.UsageAnswer),

@@ -8,11 +8,12 @@ from functools import partial
 from typing import Any
 
 from swapper_proxy import config
-from swapper_proxy.core.errors import ProxyError
+from swapper_proxy.core.errors import ProxyError, Rejected
 from swapper_proxy.core.names import is_plausible
 from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.engine import Engine
 from swapper_proxy.runtime.lease import Lease
+from swapper_proxy.runtime.ledger import OTHER
 from swapper_proxy.runtime.model import Demand, Model
 from swapper_proxy.runtime.ports import (
     ANY_SILENCE,
@@ -20,7 +21,6 @@ from swapper_proxy.runtime.ports import (
     Body,
     Header,
     Pieces,
-    ProblemRecord,
     Recorder,
     Relay,
     Silence,
@@ -91,16 +91,15 @@ class Proxy:
         try:
             client = exchange.client = self.keys.client(exchange.request.headers)
         except ProxyError as refused:
-            self._metrics.rejected(refused.code)
-            self._refuse(exchange, refused)
+            self.refuse(exchange, refused)
             return
         try:
             with client.admitted(exchange.arrived):
                 await self._answer(exchange)
         except ProxyError as refused:
-            self._refuse(exchange, refused)
+            self.refuse(exchange, refused)
         finally:
-            self._metrics.keyed(client.name, exchange.status or LEFT)
+            self._metrics.keyed(client.name, exchange.outcome or exchange.status or LEFT)
 
     async def _answer(self, exchange: Exchange) -> None:
         endpoint = ENDPOINTS.get(exchange.path) if exchange.request.method == "POST" else None
@@ -111,14 +110,13 @@ class Proxy:
             if exchange.status == 404 and exchange.content_type.startswith("text/plain") and endpoint.recent:
                 self._missing.add(endpoint)  # says a version of Ollama without it; the next one is worth no swap
         except UpstreamUnreachable as unreachable:
-            self._metrics.rejected("upstream_unreachable")
             why = f"Ollama is not reachable: {unreachable}"
-            self._refuse(exchange, ProxyError(502, "upstream_unreachable", why))
+            self.refuse(exchange, ProxyError(502, "upstream_unreachable", why))
         except ProxyError as refused:
-            self._refuse(exchange, refused)
+            self.refuse(exchange, refused)
 
-    def _refuse(self, exchange: Exchange, error: ProxyError) -> None:
-        """The proxy's own answer, with a line in the log under the same request id."""
+    def refuse(self, exchange: Exchange, error: ProxyError) -> None:
+        """The proxy's own answer, with a line in the log under the same request id; counted and recorded."""
         request_id, path = exchange.request_id, exchange.path
         status, headers, body = rendered(error, dialect_of(path), request_id)
         after_s = round(time.monotonic() - exchange.arrived, 3)
@@ -127,7 +125,9 @@ class Proxy:
         known = self._catalog.meaning(exchange.model).model
         name = known.name if known else exchange.model[:200]
         if status != 401:  # strangers do not push out of sight what went wrong for others
-            self._recorder.problem(ProblemRecord(time.time(), name, error.code, message(error)[:MOST_SAID]))
+            self._recorder.refused(name, error.code, message(error)[:MOST_SAID], status, exchange.sent)
+        if not isinstance(error, Rejected):  # the scheduler counts its own
+            self._metrics.rejected(error.code)
         exchange.answer(status, [*headers, (b"X-Request-Id", request_id.encode()), *exchange.own_headers], body)
 
     def _who(self, exchange: Exchange) -> dict[str, object]:
@@ -315,7 +315,7 @@ class Proxy:
         known = self._catalog.meaning(asked.model).model
         outcome = Outcome()
         if asked.intent is Intent.INFERENCE:
-            name = known.name if known else "other"
+            name = known.name if known else OTHER
             outcome = CountedRemote(totals=self._totals, model=name, endpoint=endpoint.label)
         try:
             return await self._send(exchange, body, outcome, CREDENTIALS)
@@ -379,7 +379,6 @@ class Proxy:
     async def _lost(self, error: ProxyError) -> None:
         """Ollama did not answer, unless the client is to blame: the scheduler is to know."""
         if error.status in (502, 504):
-            self._metrics.rejected(error.code)
             self._missing.clear()  # it may come back as a newer version
             if self._engine.reachable:  # else it is asked again and again
                 await self._engine.probe()

@@ -1,5 +1,6 @@
 """Hands one request to Ollama and its answer to the client, as it comes."""
 
+import asyncio
 from collections.abc import Callable
 from http import HTTPStatus
 
@@ -22,7 +23,8 @@ from swapper_proxy.web.headers import towards_client
 NDJSON = "application/x-ndjson"
 
 
-LEFT = 499  # the client did, before Ollama answered
+LEFT = 499  # the client did, before its answer was whole
+STOPPED = 503  # the proxy did
 # Of a question about models, which Ollama answers from what is on its disk.
 QUESTION = Silence(60.0, 60.0)
 
@@ -30,7 +32,8 @@ QUESTION = Silence(60.0, 60.0)
 class Outcome(msgspec.Struct):
     """What is known of an answer while and after it is relayed.
 
-    `sent`: Ollama had the request; `status` is that of its answer.  `silent`: it said nothing for too long.
+    `sent`: Ollama had the request; `status` is that of its answer, or tells why that has no end.  `silent`: it said
+    nothing for too long.
     """
 
     sent: bool = False
@@ -57,6 +60,10 @@ class Outcome(msgspec.Struct):
     def chunk(self, data: bytes) -> None:
         """A piece of the body went through."""
 
+    def cut(self, status: int) -> None:
+        """The answer ends here and is not whole; `status` tells why."""
+        self.status = status
+
     def count(self, waited_s: float = 0.0) -> None:
         """It is over, one way or the other; `waited_s` is the time in the queue."""
 
@@ -71,9 +78,19 @@ async def relay(
     """
     outcome.sending()
     try:
+        return await _relay(upstream, exchange, headers, body, outcome, silence)
+    except (asyncio.CancelledError, ConnectionError):
+        _cut(exchange, outcome, STOPPED if exchange.is_connected else LEFT)
+        raise
+
+
+async def _relay(
+    upstream: Relay, exchange: Exchange, headers: list[Header], body: Body, outcome: Outcome, silence: Silence
+) -> str:
+    try:
         answer = await upstream.send(exchange.request.method, exchange.target, headers, body, silence=silence)
     except UpstreamUnreachable as error:
-        told = _unreachable(error)
+        told = _unreachable(error, exchange)
         outcome.silent = isinstance(error, UpstreamSilent)
         if error.sent:
             outcome.head(told.status, "")
@@ -84,6 +101,7 @@ async def relay(
         await _stream(exchange, answer, outcome)
     except UpstreamBroken as broken:
         outcome.silent = broken.silent
+        _cut(exchange, outcome, 504 if broken.silent else 502)
         why = f"Ollama broke off: {broken}"
         ndjson = exchange.content_type.startswith(NDJSON)
         exchange.break_off(msgspec.json.encode({"error": why}) + b"\n" if ndjson else b"")
@@ -91,6 +109,12 @@ async def relay(
     finally:
         answer.close()
     return ""
+
+
+def _cut(exchange: Exchange, outcome: Outcome, status: int) -> None:
+    """The answer has no end: this status is recorded instead of the one that the client was told."""
+    outcome.cut(status)
+    exchange.outcome, exchange.sent = outcome.status, outcome.sent
 
 
 async def _stream(exchange: Exchange, answer: Answer, outcome: Outcome) -> None:
@@ -129,7 +153,7 @@ async def relay_edited(
         answer = await upstream.send(exchange.request.method, target, headers, body, silence=QUESTION)
         content = await answer.rest()
     except UpstreamUnreachable as error:
-        raise _unreachable(error) from error
+        raise _unreachable(error, exchange) from error
     except UpstreamBroken as error:
         raise ProxyError(502, "upstream_unreachable", f"Ollama's answer cannot be read: {error}") from error
     headers = towards_client(answer.headers)
@@ -141,7 +165,8 @@ async def relay_edited(
     exchange.begin(answer.status, answer.reason, headers, content, sized=True)
 
 
-def _unreachable(error: UpstreamUnreachable) -> ProxyError:
+def _unreachable(error: UpstreamUnreachable, exchange: Exchange) -> ProxyError:
+    exchange.sent = error.sent
     if isinstance(error, UpstreamSilent):
         return ProxyError(504, "upstream_timeout", f"Ollama does not answer: {error}")
     return ProxyError(502, "upstream_unreachable", f"Ollama is not reachable: {error}")

@@ -246,6 +246,23 @@ class StateEvent(TypedDict):
     cause: str
 
 
+class ProblemEvent(TypedDict):
+    """A load that failed, Ollama gone or back, or requests that the proxy answered with an error.
+
+    For these `status` is that of the answer, else 0; `count` is how many there were from `time` to `until`, a minute at
+    most, `sent` tells whether Ollama had them.  One that has grown is told again.
+    """
+
+    time: FineTime
+    until: FineTime
+    model: str
+    code: str
+    status: int
+    sent: bool
+    count: Count
+    message: str
+
+
 class KeptRequest(RequestEvent):
     """As it was kept."""
 
@@ -259,6 +276,12 @@ class KeptSwap(SwapEvent):
 
 
 class KeptState(StateEvent):
+    """As it was kept."""
+
+    id: int
+
+
+class KeptProblem(ProblemEvent):
     """As it was kept."""
 
     id: int
@@ -285,11 +308,21 @@ class StatesAnswer(TypedDict):
     next: int | None
 
 
+class ProblemsAnswer(TypedDict):
+    """Newest first; `next` is `before` of the next page, null on the last."""
+
+    problems: list[KeptProblem]
+    next: int | None
+
+
 class Usage(TypedDict):
-    """What a model did in the hour or day from `start` on."""
+    """What a model did in the hour or day from `start` on; `refused` are requests that Ollama never had.
+
+    `model` is empty for those that were refused before it was known.
+    """
 
     start: Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
-    model: Name
+    model: str
     requests: Count
     errors: Count
     prompt_tokens: Count
@@ -297,6 +330,7 @@ class Usage(TypedDict):
     wait_s_mean: Seconds
     wait_s_max: Seconds
     generation_s: Seconds
+    refused: Count
 
 
 class UsageAnswer(TypedDict):
@@ -311,12 +345,3 @@ class SnapshotEvent(TypedDict):
     status: StatusAnswer
     models: list[ListedModel]
     queue: QueueAnswer
-
-
-class ProblemEvent(TypedDict):
-    """A load that failed, a request that was rejected, Ollama gone or back."""
-
-    time: FineTime
-    model: str
-    code: str
-    message: str

@@ -59,8 +59,8 @@ def _stamp(moment: float) -> str:
 
 
 def moment(time: float) -> str:
-    """UTC to the millisecond."""
-    return datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds")
+    """UTC to the millisecond, as the history has it."""
+    return datetime.fromtimestamp(round(time, 3), UTC).isoformat(timespec="milliseconds")
 
 
 def described(state: ModelState) -> schemas.ListedModel:
@@ -208,4 +208,13 @@ def changed(record: StateRecord) -> schemas.StateEvent:
 
 
 def went_wrong(record: ProblemRecord) -> schemas.ProblemEvent:
-    return {"time": moment(record.time), "model": record.model, "code": record.code, "message": record.message}
+    return {
+        "time": moment(record.time),
+        "until": moment(max(record.time, record.until)),
+        "model": record.model,
+        "code": record.code,
+        "status": record.status,
+        "sent": record.sent,
+        "count": record.count,
+        "message": record.message,
+    }

@@ -28,6 +28,8 @@ _NAMES = {
 # A whole number, all of it: neither the beginning of a longer one nor that of 1.5 or 1e9.
 _COUNTS = re.compile(rb'"(%b)":\s*(\d{1,18})[\s,}]' % b"|".join(_NAMES))
 NANOSECONDS = 1e-9
+# The end of a stream in each dialect.  In what a model writes the quotes and line ends are escaped.
+_END = re.compile(rb'"done": ?true|^data: \[DONE\]|"type": ?"(?:message_stop|response\.completed)"', re.MULTILINE)
 
 
 def read(head: bytes, tail: bytes, streamed_s: float) -> Usage:
@@ -37,6 +39,16 @@ def read(head: bytes, tail: bytes, streamed_s: float) -> Usage:
     generated = found.get("answer", 0)
     generation_s = found.get("generation", 0) * NANOSECONDS or (streamed_s if generated else 0.0)
     return Usage(prompt, generated, found.get("load", 0) * NANOSECONDS, generation_s)
+
+
+def is_whole(tail: bytes) -> bool:
+    """Return True if a stream that ends like this has come to its end."""
+    return "answer" in _counts(tail[-TAIL_BYTES:]) or _END.search(tail) is not None
+
+
+def of_part(said: Usage, tokens: int, streamed_s: float) -> Usage:
+    """Return the usage of a stream that was cut off before Ollama could tell it: what has come was generated."""
+    return Usage(said.prompt_tokens, tokens, said.load_s, streamed_s if tokens else 0.0)
 
 
 def _counts(text: bytes) -> dict[str, int]:

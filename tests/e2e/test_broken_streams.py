@@ -104,6 +104,9 @@ async def test_in_mid_stream(session: aiohttp.ClientSession, path: str) -> None:
         await ollama.aclose()
         is_broken_off(path, await answer.content())
         assert (await proxy.status())["in_flight"] == 0
+        assert await proxy.metric("swapper_model_requests_total", status="502") == 1  # not the 200 that it began with
+        assert await proxy.metric("swapper_model_requests_total") == 1
+        assert await proxy.metric("swapper_generated_tokens_total") > 0
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from swapper_proxy.config import Model as Configured
+from swapper_proxy.observe import gone
 from swapper_proxy.runtime import watcher
 from tests.e2e.conftest import Client, at_rest, busy, configured, is_in, until, waits
 from tests.real.models import Model, Weights
@@ -401,3 +402,31 @@ async def test_deleted_by_its_old_field_and_not_at_all(proxy: Client) -> None:
     for body in ({"name": "made"}, {"model": "nope"}, {"model": 1}, [], {}):
         async with proxy.session.delete(f"{proxy.url}/api/delete", json=body) as answer:
             assert answer.status == (200 if body == {"name": "made"} else 404 if body == {"model": "nope"} else 400)
+
+
+async def series(proxy: Client) -> set[str]:
+    """All that /metrics shows, without the values."""
+    text = (await proxy.get("/metrics"))[1]
+    return {line.rpartition(" ")[0] for line in text.splitlines() if not line.startswith("#")}
+
+
+async def test_the_metrics_of_copies_that_are_deleted_go_with_them(
+    proxy: Client, via: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gone, "GONE_S", 0.0)
+    assert (await proxy.generate("gamma"))[0] == 200
+    await text_of(proxy, "mine")
+    before = await series(proxy)
+    for number in range(3):
+        await copy(via, "made", f"copied-{number}")
+        await text_of(proxy, f"copied-{number}")
+        assert any(f'model="copied-{number}:latest"' in line for line in await series(proxy))
+        assert (await delete(via, f"copied-{number}"))[0] == 200
+    await text_of(proxy, "mine")
+
+    async def none_is_left() -> bool:
+        return not any("copied" in line for line in await series(proxy))
+
+    await until(none_is_left)
+    assert before <= await series(proxy)  # what is still there goes on
+    assert await proxy.metric("swapper_model_requests_total", model="mine") == 2

@@ -1,6 +1,7 @@
 """GET /events, as a program or a page reads it."""
 
 import asyncio
+import itertools
 import json
 import socket
 from collections.abc import AsyncIterator
@@ -18,6 +19,7 @@ from msgspec.structs import replace
 from swapper_proxy.app import running
 from swapper_proxy.config import Model, Server, Settings
 from swapper_proxy.core import policy
+from swapper_proxy.observe import refusals
 from swapper_proxy.ollama.simulator import SimulatedModel, Simulator, serving
 from swapper_proxy.runtime.board import Board, Snapshot
 from swapper_proxy.runtime.configuration import Configuration
@@ -234,6 +236,8 @@ async def test_what_went_wrong(session: aiohttp.ClientSession) -> None:
 async def test_who_does_not_read_is_dropped(session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch) -> None:
     most = 64 * 1024
     monkeypatch.setattr(broadcast, "MOST_UNSENT_BYTES", most)
+    monkeypatch.setattr(refusals, "MOST_NAMES", 10**9)
+    names = (f"{number}{'x' * 300}" for number in itertools.count())  # refusals that are alike are told as one
     dropped, pieces = list[int](), list[int]()
     abort, write = Exchange.abort, Exchange.write
 
@@ -257,7 +261,7 @@ async def test_who_does_not_read_is_dropped(session: aiohttp.ClientSession, monk
                 reading = asyncio.create_task(stream.until("request", model="first"))
 
                 async def gone() -> bool:
-                    await asyncio.gather(*(proxy.generate("x" * 300) for _ in range(50)))
+                    await asyncio.gather(*(proxy.generate(next(names)) for _ in range(50)))
                     return bool(dropped)
 
                 await until(gone)

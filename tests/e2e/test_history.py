@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,10 +18,11 @@ import msgspec
 import pytest
 
 from swapper_proxy.app import running
-from swapper_proxy.config import ConfigError, History
-from swapper_proxy.ollama.simulator import SimulatedModel, Simulator, serving
+from swapper_proxy.config import ConfigError, History, Upstream
+from swapper_proxy.ollama.simulator import Answers, Faults, SimulatedModel, Simulator, serving
 from tests.e2e.conftest import Client, settings, until
 from tests.e2e.process import served
+from tests.real.server import free_port
 
 TWO = [SimulatedModel(name, 10**9, load_s=0.01, tokens_per_second=1000) for name in ("alpha", "beta")]
 
@@ -133,7 +134,7 @@ async def test_usage(session: aiohttp.ClientSession, simulator: str, file: Path)
         assert {(r["model"], r["generated_tokens"]) for r in rows} == {("first", 7), ("team/second:v1", 5)}
         assert set(rows[0]) == {
             *("start", "model", "requests", "errors", "prompt_tokens", "generated_tokens"),
-            *("wait_s_mean", "wait_s_max", "generation_s"),
+            *("wait_s_mean", "wait_s_max", "generation_s", "refused"),
         }
         assert rows[0]["start"].endswith("T00:00:00+00:00")
         hourly = (await proxy.get("/history/usage?model=first"))[1]["usage"]
@@ -342,3 +343,109 @@ def uptime(file: Path) -> float:
         return float(db.execute("SELECT coalesce(sum(total_s), 0) FROM uptimes").fetchone()[0])
     finally:
         db.close()
+
+
+# Outages and refusals
+
+
+@asynccontextmanager
+async def before_one_that_is_away(session: aiohttp.ClientSession, file: Path) -> AsyncIterator[Client]:
+    """The proxy with its history there, and nothing where Ollama should be."""
+    url = f"http://127.0.0.1:{free_port()}"
+    chosen = msgspec.structs.replace(
+        settings(url), history=History(path=str(file)), upstream=Upstream(url=url, grace=0.0)
+    )
+    async with running(chosen) as proxy:
+        yield Client(session, proxy.url)
+
+
+async def problems(proxy: Client, query: str = "") -> list[Any]:
+    return list((await proxy.get(f"/history/problems{query}"))[1]["problems"])
+
+
+async def test_an_outage_leaves_its_trace_and_does_not_fill_the_file(
+    session: aiohttp.ClientSession, file: Path
+) -> None:
+    """Thousands of refused requests are a few rows; what they come to is exact."""
+    number = 1000
+    async with before_one_that_is_away(session, file) as proxy:
+        for _ in range(number // 50):
+            answers = await asyncio.gather(*(proxy.generate("alpha") for _ in range(50)))
+            assert {status for status, _ in answers} == {502}
+
+        async def all_there() -> bool:
+            return sum(row["count"] for row in await problems(proxy, "?status=502")) == number
+
+        await until(all_there)
+        rows = await problems(proxy)
+        (outage,) = [row for row in rows if row["status"] == 0]
+        refusals = [row for row in rows if row["status"]]
+        assert len(refusals) <= 5  # one for each minute
+        assert (outage["model"], outage["code"], outage["count"]) == ("", "upstream_unreachable", 1)
+        for row in refusals:
+            assert (row["model"], row["code"], row["sent"]) == ("first", "upstream_unreachable", False)
+            assert "Ollama is not reachable" in row["message"]
+            assert row["time"] <= row["until"]
+        usage = (await proxy.get("/history/usage"))[1]["usage"]
+        assert {row["model"] for row in usage} == {"first"}
+        assert (sum(row["refused"] for row in usage), sum(row["requests"] for row in usage)) == (number, 0)
+        assert await problems(proxy, "?model=first&code=queue_full") == []
+        assert await proxy.metric("swapper_rejected_requests_total", reason="upstream_unreachable") == number
+    async with before_one_that_is_away(session, file) as proxy:  # and after the next start
+
+        async def still_away() -> bool:
+            return len([row for row in await problems(proxy) if row["code"] == "upstream_unreachable"]) > len(rows)
+
+        await until(still_away)
+        assert [row["code"] for row in reversed(await problems(proxy)) if not row["status"]] == [
+            *("upstream_unreachable", "proxy_stopped", "upstream_unreachable")
+        ]
+        kept = [row for row in await problems(proxy) if row["status"]]
+        assert kept == refusals
+
+
+async def test_what_was_refused_in_the_last_moment_is_kept(session: aiohttp.ClientSession, file: Path) -> None:
+    async with before_one_that_is_away(session, file) as proxy:
+        for _ in range(3):
+            assert (await proxy.generate("alpha"))[0] == 502
+    with closing(sqlite3.connect(file)) as db:
+        assert db.execute("SELECT sum(count) FROM problems WHERE status = 502").fetchone() == (3,)
+
+
+async def test_a_refusal_of_any_kind_is_kept(session: aiohttp.ClientSession, simulator: str, file: Path) -> None:
+    chosen = settings(simulator, memory_budget_gb=0.5, mode="multi-active")
+    server = msgspec.structs.replace(chosen.server, max_body_bytes=1000)
+    chosen = msgspec.structs.replace(chosen, history=History(path=str(file)), server=server)
+    async with running(chosen) as up:
+        proxy = Client(session, up.url)
+        assert (await proxy.generate("alpha"))[0] == 507
+        assert (await proxy.post("/api/generate", {"model": "beta"}, **{"X-Swapper-Priority": "x"}))[0] == 400
+        assert (await proxy.generate("alpha", prompt="x" * 2000))[0] == 413
+
+        async def there() -> bool:
+            return len(await problems(proxy)) == 3
+
+        await until(there)
+        told = {(row["status"], row["model"], row["code"]) for row in await problems(proxy)}
+        assert {(status, model) for status, model, _ in told} == {(507, "first"), (400, ""), (413, "")}
+        for _, _, code in told:
+            assert await proxy.metric("swapper_rejected_requests_total", reason=code) == 1
+        usage = (await proxy.get("/history/usage"))[1]["usage"]
+        assert {(row["model"], row["refused"], row["requests"]) for row in usage} == {("", 2, 0), ("first", 1, 0)}
+
+
+async def test_what_ollama_had_is_no_refusal_in_the_usage(session: aiohttp.ClientSession, file: Path) -> None:
+    """It is among the requests already, with its status."""
+    faults = Faults()
+    async with serving(Simulator(TWO, faults=faults)) as url, keeping(session, url, file) as proxy:
+        await proxy.generate("alpha")
+        faults.answers = Answers.RESET
+        assert (await proxy.generate("alpha"))[0] == 502
+
+        async def there() -> bool:
+            return len(await problems(proxy, "?status=502")) == 1
+
+        await until(there)
+        assert (await problems(proxy, "?status=502"))[0]["sent"] is True
+        (usage,) = (await proxy.get("/history/usage"))[1]["usage"]
+        assert (usage["requests"], usage["errors"], usage["refused"]) == (2, 1, 0)

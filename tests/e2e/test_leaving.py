@@ -1,15 +1,18 @@
 """A client that leaves at any moment leaves nothing behind, and what was begun for it alone is taken back."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 
-from swapper_proxy.config import MaxWait, Model
+from swapper_proxy.app import running
+from swapper_proxy.config import ClientKey, Keys, MaxWait, Model, digest
 from swapper_proxy.core import policy
 from swapper_proxy.ollama.simulator import SimulatedModel
-from tests.e2e.conftest import Client, at_rest, busy, configured, is_in, simulated, until, waits
+from tests.e2e.conftest import Client, at_rest, busy, configured, is_in, settings, simulated, until, waits
 from tests.e2e.test_fairness import acquainted
 
 IMPATIENT = MaxWait(high=0.1, medium=0.1)
@@ -185,3 +188,86 @@ async def test_many_in_mid_stream_leave_no_error_in_the_log(session, caplog: pyt
         await asyncio.gather(*(leave() for _ in range(100)))
         await at_rest(proxy)
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def recorded(proxy: Client, events: aiohttp.ClientResponse) -> dict[str, Any]:
+    """The next request that /events tells of."""
+    async for line in events.content:
+        if line == b"event: request\n":
+            return msgspec.json.decode((await events.content.readline()).removeprefix(b"data: "))
+    raise AssertionError("the events have ended")
+
+
+STREAMS = [
+    ("/api/generate", {"prompt": "x", "options": {"num_predict": 40_000}}),
+    ("/api/chat", {"messages": [{"role": "user", "content": "x"}], "options": {"num_predict": 40_000}}),
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}], "stream": True, "max_tokens": 40_000}),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), STREAMS)
+async def test_in_mid_stream_is_recorded_with_what_was_streamed(proxy: Client, path: str, body: Any) -> None:
+    async with proxy.session.get(f"{proxy.url}/events") as events:
+        async with proxy.session.post(proxy.url + path, json={"model": "alpha", **body}) as stream:
+            assert stream.status == 200
+            had = [line async for line in aiter_lines(stream, 20)]
+            stream.close()
+        told = await recorded(proxy, events)
+    assert told["status"] == 499
+    assert told["generated_tokens"] >= len(had)  # and what was under way to the client
+    assert told["generation_s"] > 0
+    assert await proxy.metric("swapper_model_requests_total", model="first", status="499") == 1
+    assert await proxy.metric("swapper_model_requests_total", model="first") == 1
+    assert await proxy.metric("swapper_generated_tokens_total", model="first") == told["generated_tokens"]
+
+
+async def aiter_lines(stream: aiohttp.ClientResponse, number: int) -> AsyncIterator[bytes]:
+    """So many lines that are not empty."""
+    while number:
+        if (line := await stream.content.readline()).strip():
+            number -= 1
+            yield line
+
+
+async def test_after_the_last_word_the_answer_is_whole(ollama: Client) -> None:
+    """A client may close its connection at `done`, before the end of the chunks has come."""
+    async with configured(ollama, MODELS) as proxy, proxy.session.get(f"{proxy.url}/events") as events:
+        async with proxy.stream("alpha", 4) as stream:
+            while b'"done":true' not in await stream.content.readline():
+                pass
+            stream.close()
+        told = await recorded(proxy, events)
+    assert (told["status"], told["generated_tokens"]) == (200, 4)
+
+
+async def test_a_key_counts_the_same_status(ollama: Client) -> None:
+    keys = Keys(clients={"agent": ClientKey(key_sha256=digest("sk-agent-1"))})
+    chosen = msgspec.structs.replace(settings(ollama.url), keys=keys)
+    async with running(chosen) as up:
+        proxy = Client(ollama.session, up.url)
+        bearer = {"Authorization": "Bearer sk-agent-1"}
+        body = {"model": "alpha", "prompt": "x", "options": {"num_predict": 40_000}}
+        async with proxy.session.post(f"{proxy.url}/api/generate", json=body, headers=bearer) as stream:
+            await stream.content.readline()
+            stream.close()
+
+        async def counted() -> bool:
+            return await proxy.metric("swapper_key_requests_total", key="agent") == 1
+
+        await until(counted)
+        assert await proxy.metric("swapper_key_requests_total", key="agent", status="499") == 1
+
+
+async def test_who_leaves_was_not_refused(proxy: Client) -> None:
+    async with proxy.session.get(f"{proxy.url}/events") as events:
+        async with busy(proxy, "alpha"):
+            asking = asyncio.create_task(proxy.generate("beta"))
+            await waits(proxy, 1)
+            await leaves(asking)
+            await waits(proxy, 0)
+        assert (await proxy.generate("alpha", 2))[0] == 200
+        told = b""
+        while b'"generated_tokens":2,' not in told:
+            told += await events.content.readline()
+    assert b"event: problem" not in told
+    assert await proxy.metric("swapper_rejected_requests_total") == 0

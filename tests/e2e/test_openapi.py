@@ -43,6 +43,7 @@ SERVED = {
     ("GET", "/history/requests"),
     ("GET", "/history/swaps"),
     ("GET", "/history/states"),
+    ("GET", "/history/problems"),
     ("GET", "/history/usage"),
     ("GET", "/events"),
 }
@@ -262,8 +263,11 @@ async def test_what_was_kept(fast: Client) -> None:
     await until(lambda: has_kept(fast, "requests", 1))
     await fast.post("/models/first/unload")
     await until(lambda: has_kept(fast, "states", 4))
+    assert (await fast.post("/api/generate", {"model": "alpha"}, **{"X-Swapper-Priority": "x"}))[0] == 400
+    await until(lambda: has_kept(fast, "problems", 1))
     answers = await all_conform(fast)
-    assert answers["/history/usage"]["usage"][0]["requests"] == 1
+    nameless, alpha = answers["/history/usage"]["usage"]
+    assert (nameless["refused"], nameless["requests"], alpha["refused"], alpha["requests"]) == (1, 0, 0, 1)
     assert answers["/history/swaps"]["swaps"][0]["to_model"] == "first"
     assert (await conforms(fast, ("GET", "/history/requests"), query="?limit=1&status=200"))[1]["next"] is None
 
@@ -330,6 +334,8 @@ async def test_unknown_parameters(fast: Client, route: tuple[str, str], query: s
         (("GET", "/metrics"), "?format=json&format=json"),
         (("GET", "/history/requests"), "?limit=1001"),
         (("GET", "/history/swaps"), "?since=yesterday"),
+        (("GET", "/history/problems"), "?status=-1"),
+        (("GET", "/history/problems"), "?endpoint=chat"),
         (("GET", "/history/usage"), "?by=year"),
         (("GET", "/events"), "?last_event_id=x&last_event_id=x"),
         (("POST", "/models/{name}/load"), "?wait=no"),

@@ -16,6 +16,7 @@ from swapper_proxy.core.scheduler import Scheduler
 from swapper_proxy.observe.logs import SwapLog
 from swapper_proxy.observe.metrics import Metrics
 from swapper_proxy.observe.recording import Recording
+from swapper_proxy.observe.refusals import Refusals
 from swapper_proxy.ollama.simulator import Faults, Simulator, serving
 from swapper_proxy.runtime.ledger import Ledger
 from swapper_proxy.runtime.swaps import Swaps
@@ -45,6 +46,7 @@ async def test_before_the_answer(
     status, answer = await proxy.get("/v1/models")
     assert (status, answer["error"]["code"], answer["error"]["message"]) == (500, "internal_error", MESSAGE)
     assert "a bug" in caplog.text
+    assert await proxy.metric("swapper_rejected_requests_total", reason="internal_error") == 2
 
 
 async def test_in_the_middle(proxy: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -68,13 +70,14 @@ LISTENERS: list[tuple[type, str]] = [
     *((Metrics, hook) for hook in ("held", "first_byte", "first_token", "answered")),
     *((Broadcast, hook) for hook in ("request", "swap", "state", "problem")),
     *((History, hook) for hook in ("request", "swap", "state", "problem")),
+    (Refusals, "refused"),
     (Ledger, "changed"),
     (Ledger, "count"),
 ]
 
 
 @pytest.mark.parametrize(
-    "kind", [Ledger, Metrics, SwapLog, Recording, Broadcast, History], ids=lambda kind: kind.__name__
+    "kind", [Ledger, Metrics, SwapLog, Recording, Refusals, Broadcast, History], ids=lambda kind: kind.__name__
 )
 async def test_a_listener_that_always_fails(
     session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: type

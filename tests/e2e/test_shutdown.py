@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
+import sqlite3
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, closing
 from pathlib import Path
 from typing import Any
 
@@ -88,16 +89,19 @@ async def test_who_waits_for_what_is_there_is_served_and_who_needs_a_load_is_not
 
 
 @pytest.mark.parametrize("grace", [0.5, 0.0])
-async def test_what_takes_longer_than_the_grace_is_cut(start: Start, grace: float) -> None:
+async def test_what_takes_longer_than_the_grace_is_cut(start: Start, tmp_path: Path, grace: float) -> None:
     async with start(grace=grace) as (proxy, process), proxy.stream("alpha", 20_000) as stream:
         await stream.content.readany()
         process.terminate()
         with pytest.raises(aiohttp.ClientPayloadError):
             await stream.read()
         assert await ends(process) == 0
+    with Excerpt(tmp_path / "h") as kept:
+        (cut,) = kept.requests
+    assert (cut.status, cut.usage.generated_tokens > 0) == (503, True)  # its client did not leave
 
 
-async def test_who_has_no_answer_yet_when_the_grace_is_over_is_told(start: Start) -> None:
+async def test_who_has_no_answer_yet_when_the_grace_is_over_is_told(start: Start, tmp_path: Path) -> None:
     async with start(grace=0.5) as (proxy, process):
         body = {"model": "alpha", "messages": [{"role": "user", "content": "x"}], "max_tokens": 20_000}
         asking = asyncio.create_task(proxy.session.post(f"{proxy.url}/v1/chat/completions", json=body))
@@ -111,6 +115,9 @@ async def test_who_has_no_answer_yet_when_the_grace_is_over_is_told(start: Start
             assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
             assert (await refused.json())["error"]["code"] == "shutting_down"
         assert await ends(process) == 0
+    with closing(sqlite3.connect(tmp_path / "h")) as db:  # Ollama had it: it is no refusal in the usage
+        assert db.execute("SELECT code, status, sent FROM problems").fetchall() == [("shutting_down", 503, 1)]
+        assert db.execute("SELECT status FROM requests").fetchall() == [(503,)]
 
 
 async def test_the_rest_of_a_body_is_read(start: Start) -> None:

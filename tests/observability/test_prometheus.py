@@ -93,6 +93,15 @@ def asked(query: str) -> str:
     return query
 
 
+async def is_scraped(prometheus: Prometheus) -> None:
+    """Until Prometheus knows that the load of a model has not failed yet."""
+
+    async def known() -> bool:
+        return await prometheus.values('swapper_load_failures_total{model="broken:latest"}') == [0.0]
+
+    await until(known)
+
+
 async def scraped_anew(prometheus: Prometheus, proxy: Client) -> None:
     """Until Prometheus knows as many requests as the proxy has had."""
 
@@ -125,17 +134,61 @@ async def test_all_that_is_asked_for_is_there(proxy: Client, ollama: Client) -> 
     ]
 
 
-@pytest.mark.parametrize("query", [query for _, query in queries() if "increase(" in query])
-def test_what_happens_for_the_first_time_is_shown(tmp_path: Path, query: str) -> None:
-    """The series of a counter begins with its first event, and has not increased by then."""
+COUNTED = [query for _, query in queries() if "increase(" in query]
+PROXY = {"job": "swapper-proxy", "instance": "p"}
+# The proxy shows 0 for each model that it knows; the others begin with the first event, and have not increased by then.
+FROM_ZERO = {"swapper_load_failures_total", "swapper_holds_total", "swapper_upstream_reloads_total"}
+
+
+def of_a_panel(folder: Path, query: str, counted: str, scraped: str, expected: dict[str, float | None]) -> None:
+    """What the sum of a query is at some times; None if there is nothing, or nothing above 0."""
     labels = dict.fromkeys(("model", "to_model", "from_model", "reason", "outcome", "cause"), "a") | {"status": "500"}
-    named = ", ".join(f'{label}="{value}"' for label, value in labels.items())
-    series = [{"series": f"{name}{{{named}}}", "values": "_x40 1x4"} for name in metrics(query)]
-    case = {"expr": f"sum({asked(query)})", "eval_time": "10m30s", "exp_samples": [{"labels": "{}", "value": 1}]}
-    test = {"tests": [{"interval": "15s", "input_series": series, "promql_expr_test": [case]}]}
-    (tmp_path / "test.json").write_text(json.dumps(test))
-    status, said = promtool("test", "rules", "test.json", cwd=tmp_path)
+    series = [
+        {"series": name + labelled(PROXY if name == "swapper_upstream_up" else PROXY | labels), "values": values}
+        for name in metrics(query)
+        for values in (scraped if name == "swapper_upstream_up" else counted,)
+    ]
+    cases = [
+        {
+            "expr": f"sum({asked(query)}) > 0",
+            "eval_time": moment,
+            "exp_samples": [] if value is None else [{"labels": "{}", "value": value}],
+        }
+        for moment, value in expected.items()
+    ]
+    test = {
+        "evaluation_interval": "15s",
+        "tests": [{"interval": "15s", "input_series": series, "promql_expr_test": cases}],
+    }
+    (folder / "test.json").write_text(json.dumps(test))
+    status, said = promtool("test", "rules", "test.json", cwd=folder)
     assert status == 0, said
+
+
+def labelled(labels: dict[str, str]) -> str:
+    return "{" + ", ".join(f'{label}="{value}"' for label, value in labels.items()) + "}"
+
+
+def test_what_is_counted_is_known() -> None:
+    assert len(COUNTED) == 7
+    assert {name for query in COUNTED for name in metrics(query)} >= FROM_ZERO
+
+
+@pytest.mark.parametrize("query", COUNTED)
+def test_what_happens_for_the_first_time_is_shown(tmp_path: Path, query: str) -> None:
+    if FROM_ZERO & metrics(query):
+        query = f"ceil({asked(query)}) / ceil({asked(query)})"  # how much of it depends on when it is scraped
+        of_a_panel(tmp_path, query, "0x40 1x4", "1x44", {"9m45s": None, "10m30s": 1})
+    else:
+        of_a_panel(tmp_path, query, "_x40 1x4", "1x44", {"9m45s": None, "10m30s": 1})
+
+
+@pytest.mark.parametrize("query", COUNTED)
+@pytest.mark.parametrize("gap", ["stale", "stale _x5", "stale _x30"])
+def test_a_gap_in_the_scrapes_shows_nothing(tmp_path: Path, query: str, gap: str) -> None:
+    """What was counted long before is not shown as if it were new: neither in the gap nor after it."""
+    times = [f"{seconds}s" for seconds in (*range(3900, 4600, 15), *range(7440, 8300, 15))]
+    of_a_panel(tmp_path, query, f"7x260 {gap} 7x300", f"1x260 {gap} 1x300", dict.fromkeys(times))
 
 
 async def test_every_query_finds_something(proxy: Client, ollama: Client, tmp_path: Path) -> None:
@@ -160,6 +213,7 @@ async def test_every_query_finds_something(proxy: Client, ollama: Client, tmp_pa
 
 async def test_every_alert_can_be_worked_out(proxy: Client, ollama: Client, tmp_path: Path) -> None:
     async with scraping(ollama.session, proxy, tmp_path) as prometheus:
+        await is_scraped(prometheus)
         await work(proxy, ollama)
         await scraped_anew(prometheus, proxy)
         for rule in alerts():

@@ -6,15 +6,17 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from swapper_proxy.runtime.ports import RequestRecord, StateRecord, SwapRecord, Usage
+from swapper_proxy.runtime.ports import ProblemRecord, RequestRecord, StateRecord, SwapRecord, Usage
 from swapper_proxy.storage import schema
 from swapper_proxy.storage.excerpt import Excerpt
 from swapper_proxy.storage.reading import page, past, usage
 from swapper_proxy.storage.schema import (
     DAY_S,
+    DROPPED,
     MOST_TOKENS,
     PIECE,
     STEPS,
@@ -43,6 +45,12 @@ def state(time: float = NOW) -> StateRecord:
     return StateRecord(time, "a", "loaded", "idle")
 
 
+def problem(time: float = NOW, status: int = 502, count: int = 1, **more: Any) -> ProblemRecord:
+    until = more.pop("until", time)
+    model, code = more.pop("model", "a"), more.pop("code", "upstream_unreachable")
+    return ProblemRecord(time, model, code, "Ollama is away", status, count=count, until=until, **more)
+
+
 def recorded(file: Path) -> tuple[list[RequestRecord], list[SwapRecord]]:
     """All requests, in order of arrival, and all swaps."""
     with Excerpt(file) as all_of_it:
@@ -50,7 +58,7 @@ def recorded(file: Path) -> tuple[list[RequestRecord], list[SwapRecord]]:
 
 
 def numbers(db: sqlite3.Connection) -> list[int]:
-    return [db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("requests", "swaps", "states")]
+    return [db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in DROPPED]
 
 
 def test_a_new_file_has_the_present_version(tmp_path: Path) -> None:
@@ -104,10 +112,10 @@ def test_a_full_disk_keeps_what_was_there(tmp_path: Path) -> None:
 
 def test_what_is_old_is_dropped(tmp_path: Path) -> None:
     with closing(opened(tmp_path / "h.sqlite")) as db:
-        write(db, [make(NOW - days * DAY_S) for make in (request, swap, state) for days in (40, 8, 6, 0)])
+        write(db, [make(NOW - days * DAY_S) for make in (request, swap, state, problem) for days in (40, 8, 6, 0)])
         while trim(db, (NOW, NOW), days=7, max_bytes=10**9):
             pass
-        assert numbers(db) == [2, 2, 2]
+        assert numbers(db) == [2, 2, 2, 2]
         assert past(tmp_path / "h.sqlite").totals["a"].requests == 4
 
 
@@ -137,17 +145,17 @@ def test_of_too_much_the_oldest_is_dropped_and_the_file_shrinks(tmp_path: Path) 
 def test_one_moment_is_the_limit_for_all_tables(tmp_path: Path) -> None:
     """Of a table with few rows no more goes than of one with many."""
     with closing(opened(tmp_path / "h.sqlite")) as db:
-        write(db, [make(NOW - 5000 + number) for number in range(0, 5000, 500) for make in (swap, state)])
+        write(db, [make(NOW - 5000 + number) for number in range(0, 5000, 500) for make in (swap, state, problem)])
         write(db, [request(NOW - 5000 + number) for number in range(5000)])
         while trim(db, (NOW, NOW), days=7, max_bytes=200_000):
             oldest = db.execute("SELECT min(time) FROM requests").fetchone()[0]
-            for table in ("swaps", "states"):
+            for table in ("swaps", "states", "problems"):
                 times = [time for (time,) in db.execute(f"SELECT time FROM {table} ORDER BY time")]
                 assert times == [at for at in range(int(NOW) - 5000, int(NOW), 500) if at >= oldest]
         assert numbers(db)[1] >= 2
 
 
-@pytest.mark.parametrize("many", [swap, state])
+@pytest.mark.parametrize("many", [swap, state, problem])
 def test_the_limit_is_found_whatever_there_is_most_of(tmp_path: Path, many: Callable[[float], Record]) -> None:
     with closing(opened(tmp_path / "h.sqlite")) as db:
         write(db, [many(NOW - 5000 + number) for number in range(5000)] + [request(NOW - 1), request(NOW - 5001)])
@@ -163,7 +171,7 @@ def test_what_a_wrong_clock_has_dated_goes_before_the_rest(tmp_path: Path) -> No
         write(db, [request(NOW)])
         while trim(db, (NOW - 1, NOW), days=7, max_bytes=100_000):
             pass
-        assert numbers(db) == [1, 0, 0]
+        assert numbers(db) == [1, 0, 0, 0]
 
 
 def test_names_without_end_leave_room_for_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,10 +186,10 @@ def test_names_without_end_leave_room_for_the_rest(tmp_path: Path, monkeypatch: 
 
 def test_what_is_old_by_one_clock_only_stays(tmp_path: Path) -> None:
     with closing(opened(tmp_path / "h.sqlite")) as db:
-        write(db, [make(NOW - 1) for make in (request, swap, state)])
+        write(db, [make(NOW - 1) for make in (request, swap, state, problem)])
         assert not trim(db, (NOW, NOW + 40 * DAY_S), days=30, max_bytes=10**9)
         assert not trim(db, (0.0, NOW), days=30, max_bytes=10**9)
-        assert numbers(db) == [1, 1, 1]
+        assert numbers(db) == [1, 1, 1, 1]
 
 
 def test_the_limits_are_found_by_the_indexes(tmp_path: Path) -> None:
@@ -189,16 +197,16 @@ def test_the_limits_are_found_by_the_indexes(tmp_path: Path) -> None:
     with closing(opened(tmp_path / "h.sqlite")) as db:
         for query in (schema.ROWS, schema.NEWEST, f"SELECT max(time) FROM ({schema.OLDEST} ORDER BY time LIMIT :rows)"):
             for *_, step in db.execute(f"EXPLAIN QUERY PLAN {query}", {"rows": 5}):
-                assert not re.search(r"SCAN (requests|swaps|states)(?! USING COVERING INDEX)", step), step
+                assert not re.search(r"SCAN (requests|swaps|states|problems)(?! USING COVERING INDEX)", step), step
 
 
 def test_a_size_that_nothing_fits_ends(tmp_path: Path) -> None:
     file = tmp_path / "h.sqlite"
     with closing(opened(file)) as db:
-        write(db, [request(), request(), swap()])
+        write(db, [request(), request(), swap(), problem()])
         while trim(db, (NOW, NOW), days=7, max_bytes=1):
             pass
-        assert numbers(db) == [0, 0, 0]
+        assert numbers(db) == [0, 0, 0, 0]
         write(db, [request()])
         assert page(file, "requests", {}, 10)[0][0]["id"] == 3  # none is given twice
 
@@ -272,9 +280,79 @@ def test_usage_by_hour_and_day(tmp_path: Path) -> None:
     assert first == {
         **{"start": "2025-11-24T16:00:00+00:00", "model": "a", "requests": 2, "errors": 1, "prompt_tokens": 6},
         **{"generated_tokens": 8, "wait_s_mean": 1.0, "wait_s_max": 1.5, "generation_s": 4.0},
+        "refused": 0,
     }
     assert (second["start"], second["model"]) == ("2025-11-24T17:00:00+00:00", "b")
     assert [row["start"] for row in usage(file, 86_400, {"model": "b"})] == ["2025-11-24T00:00:00+00:00"]
+
+
+def test_refused_requests_are_in_the_usage(tmp_path: Path) -> None:
+    """Those that Ollama had are not: they are among the requests already."""
+    file = tmp_path / "h.sqlite"
+    hour = NOW // 3600 * 3600
+    with closing(opened(file)) as db:
+        write(db, [request(hour), problem(hour, count=5), problem(hour + 60, count=7), problem(hour + 3600, count=2)])
+        write(db, [problem(hour, sent=True, count=100), problem(hour, status=0), problem(hour, model="", status=413)])
+    rows = [(row["start"], row["model"], row["requests"], row["refused"]) for row in usage(file, 3600, {})]
+    assert rows == [
+        ("2025-11-24T16:00:00+00:00", "", 0, 1),
+        ("2025-11-24T16:00:00+00:00", "a", 1, 12),
+        ("2025-11-24T17:00:00+00:00", "a", 0, 2),
+    ]
+    assert [(row["requests"], row["refused"]) for row in usage(file, 86_400, {"model": "a"})] == [(1, 14)]
+    assert usage(file, 3600, {"until": hour}) == []
+    assert usage(file, 3600, {"since": hour + 3600})[0]["wait_s_max"] == 0
+
+
+def test_a_problem_that_grows_is_one_row(tmp_path: Path) -> None:
+    file = tmp_path / "h.sqlite"
+    with closing(opened(file)) as db:
+        write(db, [problem(count=1), problem(count=20, until=NOW + 5), problem(status=503), problem(sent=True)])
+        write(db, [problem(count=400, until=NOW + 30), problem(NOW + 60), problem(model="\udc80")])
+    rows, following = page(file, "problems", {}, 10)
+    assert [(row["model"], row["status"], row["sent"], row["count"]) for row in rows] == [
+        ("?", 502, False, 1),
+        ("a", 502, False, 1),
+        ("a", 502, True, 1),
+        ("a", 503, False, 1),
+        ("a", 502, False, 400),
+    ]
+    assert (rows[-1]["time"], rows[-1]["until"]) == (
+        *("2025-11-24T16:00:00.000+00:00", "2025-11-24T16:00:30.000+00:00"),
+    )
+    assert following is None
+    assert len(page(file, "problems", {"code": "upstream_unreachable", "status": 503, "model": "a"}, 10)[0]) == 1
+
+
+def test_an_outage_that_was_not_over_ends_with_what_is_known_last(tmp_path: Path) -> None:
+    """The picture of it would go on for ever; what came after is not known."""
+    away, back = {"model": "", "status": 0}, {"model": "", "status": 0, "code": "upstream_back"}
+    with closing(opened(tmp_path / "h.sqlite")) as db:
+        end_states(db)
+        write(db, [problem(**away), problem(NOW + 1, **back)])
+        end_states(db)
+        assert numbers(db)[-1] == 2
+        write(db, [problem(NOW + 2, **away), problem(NOW + 60, until=NOW + 70)])
+        for _ in range(2):
+            end_states(db)
+        assert db.execute("SELECT time, until, code FROM problems ORDER BY id DESC LIMIT 1").fetchone() == (
+            *(NOW + 70, NOW + 70, "proxy_stopped"),
+        )
+        assert numbers(db)[-1] == 5
+
+
+def test_an_older_file_that_cannot_be_written_to_is_read(tmp_path: Path) -> None:
+    """It holds nothing of problems, and all the rest."""
+    file = tmp_path / "h.sqlite"
+    with closing(opened(file, STEPS[:2])) as db:
+        db.execute("INSERT INTO requests VALUES (NULL, ?, 'a', 'chat', 200, 1, 1, 1, 1, 1, 1, 1)", (NOW,))
+    assert page(file, "problems", {}, 10) == ([], None)
+    assert usage(file, 3600, {})[0]["requests"] == 1
+    with closing(opened(file)) as db:  # and is brought up to date when it can be
+        assert version(db) == len(STEPS)
+        write(db, [problem()])
+    assert len(page(file, "problems", {}, 10)[0]) == 1
+    assert usage(file, 3600, {})[0]["refused"] == 1
 
 
 def test_what_was_recorded_comes_back(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The console in a real browser, on the proxy in front of the simulator."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from swapper_proxy.config import History, Model, Server, Settings, Swapper, Upst
 from swapper_proxy.ollama.simulator import SimulatedModel, Simulator, serving
 from tests.e2e.conftest import Client, at_rest, busy, until
 from tests.real.server import free_port
-from tests.ui.conftest import console
+from tests.ui.conftest import console, opened
 
 HOSTILE = """<script>alert("x")</script><img src=x onerror='alert(1)'>&amp;"""
 LONG = f"a-namespace/a-model-of-a-long-name-{'x' * 90}:q4"
@@ -152,6 +153,38 @@ async def test_a_failed_load_is_a_problem(browser: Browser, proxy: Client) -> No
         await expect(page.locator("#problems li").first).to_contain_text("faulty")
 
 
+async def test_an_outage_is_told_after_a_reload_of_the_page(
+    browser: Browser, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    away = msgspec.structs.replace(settings(url, tmp_path / "h"), upstream=Upstream(url=url, grace=0.0))
+    async with running(away) as up:
+        proxy = Client(session, up.url)
+        for _ in range(5):
+            assert (await proxy.generate("first"))[0] == 502
+
+        async def kept() -> bool:
+            problems = (await proxy.get("/history/problems?status=502"))[1]["problems"]
+            return sum(problem["count"] for problem in problems) == 5
+
+        await until(kept)
+        async with opened(browser, up.url) as page:
+            refused = page.locator("#problems li", has_text="502 upstream_unreachable")
+            marks = page.locator("#timeline .troubles").get_by_role("img")
+            for _ in range(2):
+                await expect(refused.first).to_contain_text("first")
+                await expect(page.locator("#problems li", has_not_text="502").first).to_contain_text("not reachable")
+                await expect(marks).to_have_accessible_name(
+                    re.compile("Ollama was not reachable for .*, 5 requests were")
+                )
+                await page.reload()
+            assert (await proxy.generate("first"))[0] == 502  # and one more, which the page hears of
+            await expect(marks).to_have_accessible_name(re.compile("6 requests were refused"))
+            await expect(page.locator("#timeline .refused").first).to_be_visible()
+            await expect(page.locator("#timeline .away").first).to_be_visible()
+            await expect(page.locator("#usage figure").first).to_contain_text("failed or refused")
+
+
 async def test_a_queue_builds_and_drains(browser: Browser, proxy: Client) -> None:
     async with console(browser, proxy.url) as page:
         await expect(page.locator("#queue")).to_contain_text("Nobody waits.")
@@ -268,7 +301,7 @@ async def test_the_timeline_and_the_charts_show_what_was(browser: Browser, proxy
         swap = page.locator(".swaps tbody tr").filter(has_text="team/second:v1")
         await expect(swap).to_contain_text("first")
         await expect(page.locator("#usage").get_by_role("img").first).to_have_accessible_name(
-            "Requests: 2 answered, 0 failed"
+            "Requests: 2 answered, 0 failed or refused"
         )
 
 

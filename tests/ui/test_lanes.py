@@ -104,3 +104,40 @@ async def test_the_budget_is_for_all_models_in_both_modes(
         return rooms(config, models).map((room) => [room.name, room.count, room.budget, room.models.length])
     """
     assert await told(browser, proxy, script) == rooms
+
+
+async def troubles(browser: Browser, proxy: Client, script: str) -> Any:
+    head = """
+        const { Troubles } = await import("/ui/troubles.js"); const troubles = new Troubles();
+        const plain = { model: "", status: 0, sent: false, count: 1 };
+        const add = (moment, code, more = {}) =>
+            troubles.add({ ...plain, time: stamp(moment), until: stamp(moment), code, ...more });
+    """
+    return await told(browser, proxy, head + script)
+
+
+async def test_outages_begin_and_end_where_they_are_known_to(browser: Browser, proxy: Client) -> None:
+    """One began before all that is known, one ended with the proxy, one goes on."""
+    script = """
+        for (const [moment, code] of [[50, "upstream_back"], [100, "upstream_unreachable"], [110, "proxy_stopped"],
+            [300, "upstream_unreachable"], [105, "load_failed"]]) add(moment, code);
+        add(120, "upstream_unreachable", { status: 502, model: "a" });
+        return [troubles.outages(20, 400), troubles.outages(60, 90)]
+    """
+    spans = [{"from": 20, "to": 50}, {"from": 100, "to": 110}, {"from": 300, "to": 400}]
+    assert await troubles(browser, proxy, script) == [spans, []]
+
+
+async def test_a_refusal_that_grows_is_one_mark(browser: Browser, proxy: Client) -> None:
+    script = """
+        const refusal = { status: 502, model: "a" };
+        add(100, "x", { ...refusal, count: 5, until: stamp(110) });
+        add(100, "x", { ...refusal, count: 7, until: stamp(120) });
+        add(100, "x", { ...refusal, count: 6, until: stamp(115) });
+        add(100, "x", { ...refusal, model: "b" });
+        const seen = (from, to) => troubles.refusals(from, to).map((one) => [one.model, one.count]);
+        const before = [seen(0, 200), seen(118, 200), seen(121, 200)];
+        troubles.forget(110);
+        return [...before, seen(0, 200)]
+    """
+    assert await troubles(browser, proxy, script) == [[["a", 7], ["b", 1]], [["a", 7]], [], [["a", 7]]]

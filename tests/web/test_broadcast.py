@@ -100,7 +100,10 @@ def test_what_came_after(number: int, expected: list[str]) -> None:
         (
             ProblemRecord(TIME, "a\n\nevent: x", "c", "two\r\nlines"),
             "problem",
-            {"model": "a\n\nevent: x", "code": "c", "message": "two\r\nlines"},
+            {
+                **{"model": "a\n\nevent: x", "code": "c", "message": "two\r\nlines", "status": 0, "sent": False},
+                **{"count": 1, "until": "2025-11-22T10:30:00.123+00:00"},
+            },
         ),
     ],
 )

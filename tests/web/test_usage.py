@@ -123,3 +123,45 @@ def test_a_number_is_read_to_its_end() -> None:
     for cut in range(HEAD_BYTES - inside - 10, HEAD_BYTES - inside + 10):
         pieces = (b" " * cut + start, b"data: {}\n\n" * 500, MESSAGE_END)
         assert counted("text/event-stream", *pieces)[0].prompt_tokens in (0, 123456)
+
+
+CHAT = b'data: {"id":"chatcmpl-1","choices":[{"delta":{"content":"done\\": true\\n[DONE]"}}]}\n\n'
+
+
+def cut(content_type: str, *pieces: bytes) -> Counted:
+    """A stream that its client left."""
+    outcome = Counted(totals=Ledger(), metrics=Noted(), recorder=Fanout(), model="a", endpoint="chat", arrived=0.0)
+    outcome.sending()
+    outcome.head(200, content_type)
+    for piece in pieces:
+        outcome.chunk(piece)
+    outcome.cut(499)
+    return outcome
+
+
+@pytest.mark.parametrize(
+    ("content_type", "event"),
+    [("application/x-ndjson", LINE), ("text/event-stream", CHAT), ("text/event-stream; charset=utf-8", CHAT)],
+)
+def test_of_a_stream_that_is_cut_off_what_came_counts(content_type: str, event: bytes) -> None:
+    outcome = cut(content_type, event * 2, event, event * 300)
+    assert outcome.status == 499
+    assert (outcome.usage.generated_tokens, outcome.usage.load_s) == (303, 0.0)
+    assert outcome.usage.generation_s > 0
+    assert cut(content_type).usage == Usage()
+    assert cut("application/json", b'{"a').usage == Usage()
+
+
+@pytest.mark.parametrize(
+    ("content_type", "end", "tokens"),
+    [
+        ("application/x-ndjson", NATIVE_END, 11),
+        ("text/event-stream", OPENAI_END, 4),
+        ("text/event-stream", CHAT + b"data: [DONE]\n\n", 0),  # who does not ask for the usage is not told
+        ("text/event-stream", MESSAGE_START + MESSAGE_END, 4),
+        ("text/event-stream", b'event: message_stop\ndata: {"type":"message_stop"}\n\n', 0),
+    ],
+)
+def test_a_stream_that_has_come_to_its_end_is_not_cut_off(content_type: str, end: bytes, tokens: int) -> None:
+    outcome = cut(content_type, LINE * 3, end)
+    assert (outcome.status, outcome.usage.generated_tokens) == (200, tokens)

@@ -11,11 +11,11 @@ const SPANS = { hour: { size: 3600, buckets: 24, label: "24 hours, by hour" }, d
 const REFRESH_MS = 5000; // if there was a request; the hours pass anyway
 const IDLE = 12; // looks without a request until one is made nevertheless
 
-const EMPTY = { requests: 0, errors: 0, prompt_tokens: 0, generated_tokens: 0, wait_s_mean: 0, wait_s_max: 0 };
+const EMPTY = { requests: 0, errors: 0, refused: 0, prompt_tokens: 0, generated_tokens: 0, wait_s_mean: 0, wait_s_max: 0 };
 
 // Two values of each bucket; stacked, or one in front of the other.
 const CHARTS = [
-  { title: "Requests", stacked: true, show: compact, tell: count, series: [["answered", (b) => b.requests - b.errors], ["failed", (b) => b.errors]] },
+  { title: "Requests", stacked: true, show: compact, tell: count, series: [["answered", (b) => b.requests - b.errors], ["failed or refused", (b) => b.errors + b.refused]] },
   { title: "Time in the queue", stacked: false, show: briefly, tell: duration, series: [["longest", (b) => b.wait_s_max], ["mean", (b) => b.wait_s_mean]] },
   { title: "Tokens", stacked: true, show: compact, tell: count, series: [["generated", (b) => b.generated_tokens], ["prompt", (b) => b.prompt_tokens]] },
 ];
@@ -37,7 +37,7 @@ function take(bucket, row) {
   const waits = (bucket.wait_s_mean ?? 0) * bucket.requests + (row.wait_s_mean ?? 0) * row.requests;
   bucket.wait_s_mean = requests ? waits / requests : 0;
   bucket.wait_s_max = Math.max(bucket.wait_s_max, row.wait_s_max ?? 0);
-  for (const key of ["requests", "errors", "prompt_tokens", "generated_tokens"]) bucket[key] += row[key];
+  for (const key of ["requests", "errors", "refused", "prompt_tokens", "generated_tokens"]) bucket[key] += row[key];
 }
 
 // The next round number that can be halved, so that the axis ends at one.
@@ -86,7 +86,7 @@ class Charts {
     this.model = h("select", { id: "usage-model", onchange: () => this.refresh() }, h("option", { value: "" }, "all models"));
     this.figures = h("div", { class: "figures" });
     this.rows = h("tbody");
-    const heads = ["From", "Requests", "Failed", "Mean wait", "Longest wait", "Prompt tokens", "Generated tokens"];
+    const heads = ["From", "Requests", "Failed", "Refused", "Mean wait", "Longest wait", "Prompt tokens", "Generated tokens"];
     const table = h("table", {}, h("thead", {}, h("tr", {}, heads.map((name) => h("th", { scope: "col" }, name)))), this.rows);
     this.table = h("details", {}, h("summary", {}, "Usage as a table"), h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Usage figures" }, table));
     this.controls = h("p", { class: "controls" }, h("label", { for: "usage-by" }, "The last "), this.by, h("label", { for: "usage-model" }, " of "), this.model);
@@ -111,8 +111,8 @@ class Charts {
 
   draw(found, by) {
     this.figures.replaceChildren(...CHARTS.map((chart) => this.figure(chart, found, by)));
-    const busy = found.filter((bucket) => bucket.requests).reverse();
-    this.rows.replaceChildren(...busy.map((bucket) => h("tr", {}, [when(bucket.start, by), count(bucket.requests), count(bucket.errors),
+    const busy = found.filter((bucket) => bucket.requests || bucket.refused).reverse();
+    this.rows.replaceChildren(...busy.map((bucket) => h("tr", {}, [when(bucket.start, by), count(bucket.requests), count(bucket.errors), count(bucket.refused),
       duration(bucket.wait_s_mean), duration(bucket.wait_s_max), count(bucket.prompt_tokens), count(bucket.generated_tokens)].map((value) => h("td", {}, value)))));
   }
 

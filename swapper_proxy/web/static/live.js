@@ -13,7 +13,7 @@ export class Live {
     this.store = store;
     this.source = null;
     this.supported = null; // whether the proxy has /events: null while it is not known
-    this.observers = { state: [], swap: [], request: [], again: [] };
+    this.observers = { state: [], swap: [], request: [], problem: [], again: [] };
   }
 
   // `again` is told when the connection is back: what happened meanwhile is in the history.
@@ -34,7 +34,10 @@ export class Live {
       status: (data) => this.store.setStatus(data),
       models: (data) => this.store.setModels(data),
       queue: (data) => this.store.setQueue(data),
-      problem: (data) => this.store.addProblem(data),
+      problem: (data) => {
+        this.store.addProblem(data);
+        this.tell("problem", data);
+      },
       state: (data) => {
         this.store.setState(data);
         this.tell("state", data);

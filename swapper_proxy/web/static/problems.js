@@ -1,12 +1,13 @@
-// What went wrong lately: problem events, and failed loads of the history.
+// What went wrong lately: problem events, and those of the history.
 
-import { listed } from "./api.js";
+import { get } from "./api.js";
 import { body, h, keyed, text } from "./dom.js";
-import { clock, day, epoch } from "./format.js";
+import { clock, count, day, epoch } from "./format.js";
 import { recorded } from "./history.js";
 import { now } from "./store.js";
 
 const DAY_S = 86_400;
+const MOST = 100;
 
 function create() {
   return h("li", {}, h("p", {}, h("time"), h("b"), h("code")), h("p", { class: "why" }));
@@ -17,36 +18,34 @@ function update(row, problem) {
   const moment = epoch(problem.time);
   text(time, now() - moment < DAY_S / 2 ? clock(moment) : `${day(moment)} ${clock(moment, false)}`);
   text(model, problem.model ?? "");
-  text(code, problem.code ?? "");
+  const times = problem.count > 1 ? ` ×${count(problem.count)}` : "";
+  text(code, `${problem.status ? `${problem.status} ` : ""}${problem.code ?? ""}${times}`);
   text(row.lastChild, problem.message ?? "");
 }
 
-// The event of a failed load and its line in the history are made one after the other.
-const isOf = (swap, problem) =>
-  problem.model === swap.to_model && problem.code === "load_failed" && Math.abs(epoch(problem.time) - epoch(swap.time)) < 0.1;
-
+// Whether those of the last day are known now.
 async function recall(store) {
-  if (!recorded(store)) return;
-  const { found } = await listed("swaps", { since: String(Math.floor(now() - DAY_S)) }, 1000).catch(() => ({ found: [] }));
-  for (const swap of found.filter((one) => one.failed).slice(0, 20)) {
-    if (!store.problems.some((one) => isOf(swap, one))) store.addProblem({ time: swap.time, model: swap.to_model, code: "load_failed", message: "the model could not be loaded" });
-  }
+  if (!recorded(store)) return false;
+  const answer = await get("history/problems", { since: String(Math.floor(now() - DAY_S)), limit: MOST }).catch(() => null);
+  for (const problem of answer?.problems ?? []) store.addProblem(problem);
+  return answer !== null;
 }
 
 export function mount(store, live) {
   const list = h("ol", { class: "problems", tabindex: "0", "aria-labelledby": "problems-title", "aria-live": "polite" });
   const empty = h("p", { class: "note" });
   body("problems").append(empty, list);
-  let asked = false;
+  let asked = false, known = false;
   store.on(["problems"], () => {
-    keyed(list, store.problems, (one) => `${one.time} ${one.model} ${one.code}`, create, update);
+    keyed(list, store.problems, (one) => `${one.time} ${one.model} ${one.code} ${one.status} ${one.sent}`, create, update);
     list.hidden = !store.problems.length;
-    text(empty, store.problems.length ? "" : "None since this page was opened.");
+    text(empty, store.problems.length ? "" : known ? "None in the last 24 hours." : "None since this page was opened.");
   });
-  store.on(["config"], () => {
+  store.on(["config"], async () => {
     if (!store.config || asked) return;
     asked = true;
-    recall(store);
+    known = await recall(store);
+    store.changed("problems");
   });
   live.on("again", () => recall(store));
 }

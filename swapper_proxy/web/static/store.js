@@ -103,10 +103,12 @@ export class Store {
     this.changed("models");
   }
 
+  // One that has grown is told again.
   addProblem(problem) {
-    const same = (other) => other.time === problem.time && other.model === problem.model && other.code === problem.code;
-    if (this.problems.some(same)) return;
-    this.problems = [...this.problems, problem].sort((a, b) => epoch(b.time) - epoch(a.time)).slice(0, PROBLEMS);
+    const same = (other) => ["time", "model", "code", "status", "sent"].every((key) => other[key] === problem[key]);
+    const known = this.problems.find(same);
+    if (known && known.count >= problem.count) return;
+    this.problems = [...this.problems.filter((other) => other !== known), problem].sort((a, b) => epoch(b.time) - epoch(a.time)).slice(0, PROBLEMS);
     this.changed("problems");
   }
 }

@@ -6,6 +6,7 @@ import { clock, day, duration, epoch, plural } from "./format.js";
 import { isOff, recorded } from "./history.js";
 import { Lanes } from "./lanes.js";
 import { now } from "./store.js";
+import { LEGEND as TROUBLES, Troubles, mark } from "./troubles.js";
 
 const HEIGHT = 26;
 const TICK_PX = 84;
@@ -39,13 +40,15 @@ function block(phase, x, width, top = BOX[phase][0], height = BOX[phase][1]) {
 function legend() {
   const entry = ([phase, label]) => h("li", {},
     s("svg", { width: 26, height: 14, "aria-hidden": "true" }, block(phase, 0, 26, phase === "holding" ? 6 : 1, phase === "holding" ? 6 : 12)), label);
-  return h("ul", { class: "legend" }, LEGEND.map(entry));
+  const trouble = ([kind, label]) => h("li", {}, s("svg", { width: 26, height: 14, "aria-hidden": "true" }, mark(kind)), label);
+  return h("ul", { class: "legend" }, LEGEND.map(entry), TROUBLES.map(trouble));
 }
 
 class Timeline {
   constructor(store) {
     this.store = store;
     this.lanes = new Lanes();
+    this.troubles = new Troubles();
     this.length = 600;
     this.complete = null; // since when all states are known, if there is a history
     this.idle = 0; // models that have no lane, as they were not in memory
@@ -67,7 +70,7 @@ class Timeline {
     const table = h("table", { class: "swaps" }, h("thead", {}, h("tr", {}, heads)), this.swaps);
     return [
       h("p", { class: "controls" }, h("label", { for: "timeline-window" }, "The last "), this.choice),
-      patterns(), legend(), this.rows, h("div", { class: "axis-row" }, h("span"), this.axis), this.cost, this.note,
+      patterns(), legend(), this.rows, this.troubles.row, h("div", { class: "axis-row" }, h("span"), this.axis), this.cost, this.note,
       h("details", {}, h("summary", {}, `Swaps as a table, the latest ${MOST_SWAPS}`), h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Swaps" }, table)),
     ];
   }
@@ -82,9 +85,10 @@ class Timeline {
   async recall() {
     if (!recorded(this.store)) return this.draw();
     const length = this.length, from = now() - length, begun = from - LONGEST_LOAD_S;
-    const kinds = [["states", begun], ["requests", from], ["swaps", from]];
+    const kinds = [["states", begun], ["requests", from], ["swaps", from], ["problems", now() - LONGEST_S]];
     try {
-      const [states, requests, swaps] = await Promise.all(kinds.map(([kind, since]) => listed(kind, { since: Math.max(0, since).toFixed(3) })));
+      const [states, requests, swaps, problems] = await Promise.all(kinds.map(([kind, since]) => listed(kind, { since: Math.max(0, since).toFixed(3) })));
+      for (const problem of problems.found) this.troubles.add(problem);
       if (length === this.length) this.fill(begun, states, requests, swaps); // else another time was chosen meanwhile
     } catch (error) {
       if (isOff(error)) return this.store.setHistoryOff();
@@ -125,6 +129,7 @@ class Timeline {
     const width = Math.max(120, this.axis.getBoundingClientRect().width || 600);
     const scale = { from, to, width, x: (moment) => ((moment - from) / this.length) * width, ticks: ticks(from, to, width) };
     keyed(this.rows, this.shown(), (name) => name, lane, (row, name) => this.drawLane(row, name, scale));
+    this.troubles.draw(scale);
     this.drawAxis(scale);
     this.drawSwaps(from, to);
     text(this.note, this.caveat());
@@ -219,6 +224,7 @@ export function mount(store, live) {
     timeline.later();
   });
   live.on("request", (request) => lanes().request(request));
+  live.on("problem", (problem) => timeline.troubles.add(problem));
   live.on("swap", (swap) => {
     lanes().swap(swap);
     timeline.later();
@@ -227,6 +233,7 @@ export function mount(store, live) {
   new ResizeObserver(() => timeline.draw()).observe(timeline.axis);
   setInterval(() => {
     lanes().forget(now() - LONGEST_S);
+    timeline.troubles.forget(now() - LONGEST_S);
     timeline.later();
   }, 2000);
 }
