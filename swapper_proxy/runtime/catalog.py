@@ -350,6 +350,11 @@ class Catalog:
         self._not_before = {name: until for name, until in self._not_before.items() if name in self._models}
 
     @property
+    def looked(self) -> bool:
+        """Return True if it is known what Ollama has: it was asked at least once."""
+        return self._looked > 0
+
+    @property
     def current(self) -> bool:
         """Whether there was a look at what is installed since the last `forget`."""
         return self._looked == self._changes

@@ -1,5 +1,7 @@
 """What is said to those who wait: until when at most, when probably, and why."""
 
+from math import inf
+
 import pytest
 
 from swapper_proxy.core import forecast
@@ -11,13 +13,15 @@ from swapper_proxy.core.events import (
     Loaded,
     LoadFailed,
     LoadRequested,
+    Observed,
     Unloaded,
+    UnloadFailed,
     UnloadRequested,
     UpstreamDown,
 )
 from swapper_proxy.core.forecast import Outlook, Why
-from swapper_proxy.core.types import Key, Priority
-from tests.core.talk import WIDE, A, B, C, Talk
+from swapper_proxy.core.types import Key, Priority, Profile, Sighting, State
+from tests.core.talk import A_LONG, WIDE, A, B, C, Talk
 
 
 def outlook(talk: Talk, id_: int, now: float) -> Outlook:
@@ -84,9 +88,9 @@ def test_a_load_that_takes_longer_than_expected_is_over_at_any_moment() -> None:
 
 def test_a_key_that_is_on_its_way_out(busy: Talk) -> None:
     busy(15, UnloadRequested(9, "a"))
-    assert why(busy, 3, 15) == (Why.LEAVING, A)
+    assert why(busy, 3, 15) == (Why.UNLOADING, A)
     busy(16, Finished(2))
-    assert why(busy, 3, 16) == (Why.LEAVING, A)
+    assert why(busy, 3, 16) == (Why.UNLOADING, A)
 
 
 def test_the_end_of_an_unload_comes_before_the_load(busy: Talk) -> None:
@@ -117,6 +121,77 @@ def test_a_hold() -> None:
     assert why(talk, 2, 11.1) == (Why.HOLD, A)
 
 
+def test_a_pinned_model_is_not_in_the_way_as_it_never_goes() -> None:
+    talk = Talk(max_resident=2)
+    pinned = Profile(pinned=True)
+    talk(0, Arrived(1, A))
+    talk(10, Loaded(A, 1))
+    talk(11, Arrived(2, C, pinned))
+    talk(21, Loaded(C, 2), Arrived(3, C, pinned))
+    talk(22, Arrived(4, B))
+    assert why(talk, 4, 90) == (Why.TURN, A)  # C has work, too, and was used last
+
+
+def test_a_model_whose_room_is_of_no_use_is_not_in_the_way() -> None:
+    """It drains, and the other one is what has to go."""
+    talk = Talk(slots={"embed": 1})
+    embedder = Profile(slot="embed")
+    talk(0, Arrived(1, A))
+    talk(10, Loaded(A, 1), Arrived(2, C, embedder))
+    talk(20, Loaded(C, 2))
+    talk(21, UnloadRequested(9, "c"), Arrived(3, B))
+    assert talk.states == {A: State.RESIDENT, C: State.DRAINING}
+    assert why(talk, 3, 90) == (Why.TURN, A)
+
+
+def test_the_same_weights_with_other_options_are_in_the_way() -> None:
+    talk = Talk(max_resident=2)
+    talk(0, Arrived(1, A))
+    talk(10, Loaded(A, 1), Arrived(2, C))
+    talk(20, Loaded(C, 2))
+    talk(21, UnloadRequested(9, "c"), Arrived(3, A_LONG))
+    assert why(talk, 3, 90) == (Why.TURN, A)
+
+
+def test_a_model_that_ollama_does_not_unload() -> None:
+    talk = Talk()
+    talk(0, Arrived(1, A))
+    talk(10, Loaded(A, 1))
+    talk(11, Finished(1))
+    talk(20, Arrived(2, B))
+    talk(21, UnloadFailed(A, 2))
+    assert why(talk, 2, 21.5) == (Why.STUCK, A)
+
+
+def test_a_model_that_makes_room_and_one_that_is_told_to_go() -> None:
+    talk = Talk()
+    talk(0, Arrived(1, A))
+    talk(10, Loaded(A, 1), Arrived(2, B, priority=Priority.HIGH))
+    talk(90, Arrived(3, A))
+    assert talk.states == {A: State.DRAINING}
+    assert why(talk, 3, 90) == (Why.LEAVING, A)
+
+
+def test_nobody_knows_what_is_in_memory() -> None:
+    talk = Talk()
+    talk.scheduler.host.blind_since = 0.0
+    talk(1, Arrived(1, A))
+    assert (why(talk, 1, 1), outlook(talk, 1, 1).start) == ((Why.BLIND, None), inf)
+
+
+def test_a_load_that_failed_is_not_tried_before_the_back_off_is_over() -> None:
+    talk = Talk()
+    for number, at in enumerate((0, 2, 5, 10), 1):
+        talk(at, Arrived(number, A))
+        talk(at + 1, LoadFailed(A, number))
+    talk(11.1, Observed(11.1, (Sighting(A),)))  # somebody else has loaded it
+    talk(11.2, Arrived(5, A), Arrived(6, A))
+    talk(11.3, UnloadRequested(9, "a"), Finished(5))
+    talk(11.4, Unloaded(A, 5))
+    found = outlook(talk, 6, 11.4)
+    assert (found.why, found.start) == (Why.BACKOFF, 11 + 8 + 10)
+
+
 def test_back_off() -> None:
     talk = Talk()
     talk(0, Arrived(1, A))
@@ -130,7 +205,7 @@ def test_back_off() -> None:
 def test_ollama_is_away() -> None:
     talk = Talk()
     talk(0, UpstreamDown(), Arrived(1, A))
-    assert why(talk, 1, 1) == (Why.DOWN, None)
+    assert (why(talk, 1, 1), outlook(talk, 1, 1).start) == ((Why.DOWN, None), inf)
 
 
 def test_who_is_turned_away_is_told_when_to_come_back(busy: Talk) -> None:

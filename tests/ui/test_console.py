@@ -1,6 +1,7 @@
 """The console in a real browser, on the proxy in front of the simulator."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -124,7 +125,7 @@ async def test_a_model_is_loaded_by_keyboard_and_the_focus_stays(browser: Browse
     [
         ("Load", "gone", "Ollama does not have it"),
         ("Unload", "kept", "it is pinned"),
-        ("Unload", "first", "it is unloaded"),
+        ("Unload", "first", "it is not in memory"),
     ],
 )
 async def test_a_click_that_cannot_be_done_says_why(
@@ -229,6 +230,32 @@ async def test_an_answer_comes_to_its_end(browser: Browser, proxy: Client) -> No
         await page.get_by_label("Prompt", exact=True).fill("x")
         await page.get_by_role("button", name="Send").click()
         await expect(page.locator("#prompt .note")).to_contain_text("Done: ")
+
+
+async def test_an_answer_is_drawn_once_a_frame(browser: Browser, proxy: Client) -> None:
+    """Whoever reads the size of the answer at each token has the browser lay all of it out each time."""
+    pieces = [f"word{number} " + "\n" * (number % 20 == 19) for number in range(2000)]
+    lines = [{"response": piece, "done": False} for piece in pieces] + [{"done": True, "eval_count": len(pieces)}]
+    body = "".join(f"{json.dumps(line)}\n" for line in lines)
+    async with console(browser, proxy.url) as page:
+        await page.route("**/api/generate", lambda route: route.fulfill(status=200, body=body))
+        await page.evaluate("""() => {
+            window.read = window.frames = 0;
+            const height = Object.getOwnPropertyDescriptor(Element.prototype, "scrollHeight").get;
+            Object.defineProperty(document.querySelector(".answer"), "scrollHeight",
+                { get() { window.read += 1; return height.call(this); } });
+            const count = () => { window.frames += 1; requestAnimationFrame(count); };
+            count();
+        }""")
+        await page.get_by_label("Model", exact=True).select_option("first")
+        await page.get_by_label("Prompt", exact=True).fill("x")
+        await page.get_by_role("button", name="Send").click()
+        await expect(page.locator("#prompt .note")).to_contain_text("Done: 2,000 tokens")
+        assert await page.locator(".answer").text_content() == "".join(pieces)
+        read, frames = await page.evaluate("() => [window.read, window.frames]")
+        assert read <= 2 * (frames + 1)  # before and after the piece; the last one is drawn at once
+        shown = "answer => answer.scrollHeight - answer.scrollTop - answer.clientHeight < 20"
+        assert await page.locator(".answer").evaluate(shown)
 
 
 async def test_a_failed_prompt_says_why(browser: Browser, proxy: Client) -> None:

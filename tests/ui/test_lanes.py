@@ -25,7 +25,7 @@ async def lanes(browser: Browser, proxy: Client, script: str) -> Any:
 
 
 async def test_a_model_that_was_found_in_memory_was_not_being_loaded_before(browser: Browser, proxy: Client) -> None:
-    script = 'lanes.state("a", 500, "loaded"); return lanes.phases("a", 0, 1000, 1)'
+    script = 'lanes.state("a", 500, "loaded"); return lanes.phases(["a"], 0, 1000, 1)'
     assert await lanes(browser, proxy, script) == [{"phase": "holding", "from": 500, "to": 1000}]
 
 
@@ -33,7 +33,7 @@ async def test_a_model_that_leaves_was_in_memory_as_far_back_as_all_is_known(bro
     script = """
         lanes.state("a", 500, "unloading");
         lanes.state("a", 510, "unloaded");
-        return [lanes.phases("a", 0, 1000, 200), lanes.phases("a", 0, 1000)]
+        return [lanes.phases(["a"], 0, 1000, 200), lanes.phases(["a"], 0, 1000)]
     """
     leaves = {"phase": "draining", "from": 500, "to": 510}
     assert await lanes(browser, proxy, script) == [[{"phase": "holding", "from": 200, "to": 500}, leaves], [leaves]]
@@ -47,9 +47,9 @@ async def test_what_is_seen_while_the_history_is_read_is_kept(browser: Browser, 
         for (const [moment, state] of [[10, "loading"], [20, "loaded"]]) seen.state("a", moment, state);
         for (const moment of [20, 30]) seen.swap({ time: stamp(moment), to_model: "a" });
         seen.request({ model: "a", time: stamp(25), duration_s: 4, wait_s: 1 });
-        seen.observe({ name: "a", status: "loaded", in_flight: 1 }, 28);
+        seen.observe([{ name: "a", known_as: "a", status: "loaded", in_flight: 1 }], 28);
         lanes.merge(seen);
-        return [lanes.phases("a", 0, 30), lanes.serving("a", 0, 30, 0), lanes.swapsWithin(0, 100).length]
+        return [lanes.phases(["a"], 0, 30), lanes.serving(["a"], 0, 30, 0), lanes.swapsWithin(0, 100).length]
     """
     phases = [{"phase": "loading", "from": 10, "to": 20}, {"phase": "holding", "from": 20, "to": 30}]
     serving = [{"from": 22, "to": 25}, {"from": 28, "to": 30}]
@@ -61,7 +61,7 @@ async def test_serving_ends_with_the_last_answer_not_when_it_is_noticed(browser:
         lanes.serves("a", true, 10.4);
         lanes.request({ model: "a", time: stamp(12), duration_s: 2, wait_s: 0 });
         lanes.serves("a", false, 12.5);
-        return lanes.serving("a", 0, 100, 0)
+        return lanes.serving(["a"], 0, 100, 0)
     """
     assert await lanes(browser, proxy, script) == [{"from": 10, "to": 12}]
 
@@ -98,8 +98,9 @@ async def test_the_budget_is_for_all_models_in_both_modes(
     script = f"""
         const {{ rooms }} = await import("/ui/memory.js");
         const {{ mode, budget, slots }} = {json.dumps(swapper)};
-        const model = (name, type) => [name, {{ name, type, status: "loaded", size_gb: 1 }}];
-        const models = new Map([model("a", "llm"), model("b", "embedding")]);
+        const resident = (model, type) =>
+            ({{ model, names: [model, `${{model}} too`], type, status: "loaded", size_gb: 1 }});
+        const models = [resident("a", "llm"), resident("b", "embedding")];
         const config = {{ swapper: {{ mode, max_concurrent_models: null, memory_budget_gb: budget, slots }} }};
         return rooms(config, models).map((room) => [room.name, room.count, room.budget, room.models.length])
     """

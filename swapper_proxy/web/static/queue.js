@@ -16,13 +16,22 @@ function create() {
 function update(row, request, received) {
   const [who, why, start] = row.children;
   const passed = now() - received;
-  const left = request.estimated_wait_seconds - passed;
   text(who.children[0], request.model);
   text(who.children[1], request.priority);
   attribute(who.children[1], "class", `priority ${request.priority}`);
   text(who.children[2], `waits ${duration(Math.floor(request.waited_seconds + passed))}`);
   text(why, request.reason);
-  text(start, `${left > 0.5 ? `expected to start in ${duration(Math.ceil(left))}` : "expected to start now"} · may force a swap at ${clock(epoch(request.deadline))}`);
+  text(start, [expected(request.estimated_wait_seconds, passed), forced(request.may_force_at)].filter(Boolean).join(" · "));
+}
+
+function expected(wait, passed) {
+  if (wait === null) return "no telling when it starts";
+  return wait - passed > 0.5 ? `expected to start in ${duration(Math.ceil(wait - passed))}` : "expected to start now";
+}
+
+function forced(moment) {
+  if (moment === null) return "";
+  return epoch(moment) > now() ? `may force a swap at ${clock(epoch(moment))}` : "may force a swap now";
 }
 
 function lanes({ models }) {
