@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -145,6 +146,49 @@ async def test_a_click_that_is_refused_says_why(browser: Browser, proxy: Client)
         await expect(row(page, "first").locator(".message")).to_contain_text("ollama pull never-pulled")
 
 
+async def test_names_of_the_same_weights_are_one_in_memory(browser: Browser, ollama: str, tmp_path: Path) -> None:
+    """The copies that the console shows are of one runner: one slot, one lane; each counts its own requests."""
+    await copied(ollama, "alpha", "twin", "again")
+    names = {name: Model(path=f"ollama:{name}", parallel=1, size_gb=1) for name in ("alpha", "twin", "again")}
+    chosen = msgspec.structs.replace(settings(ollama, tmp_path / "history.db"), models=names)
+    async with running(chosen) as up, aiohttp.ClientSession() as session:
+        proxy = Client(session, up.url)
+        for name in names:
+            await proxy.generate(name)
+        async with console(browser, up.url) as page, AsyncExitStack() as asked, busy(proxy, "again"):
+            await asked.enter_async_context(asking(proxy, "twin", 1))
+            room = page.locator(".room").filter(has_text="All other models")
+            await expect(room).to_contain_text("1 of 1 slot taken")
+            await expect(room.locator(".cell")).to_have_text(re.compile("alpha = twin = again"))
+            await expect(page.locator(".lane")).to_have_count(1)
+            await expect(lane(page, "alpha = twin = again")).to_be_visible()
+            for name, work in (("alpha", ""), ("twin", "1 waiting"), ("again", "1 in flight")):
+                await expect(row(page, name).locator(".state")).to_have_text("serving")
+                await expect(row(page, name).locator(".state + small")).to_have_text(work)
+            await expect(row(page, "twin")).to_contain_text("same weights as alpha")
+
+
+async def copied(ollama: str, source: str, *names: str) -> None:
+    async with aiohttp.ClientSession() as session:
+        for name in names:
+            body = {"source": source, "destination": name}
+            async with session.post(f"{ollama}/api/copy", json=body) as answer:
+                assert answer.status == 200
+
+
+async def test_while_ollama_is_away_nothing_can_be_clicked(browser: Browser, session: aiohttp.ClientSession) -> None:
+    async with AsyncExitStack() as before:
+        url = await before.enter_async_context(serving(Simulator(SIMULATED, max_loaded=2)))
+        async with running(settings(url)) as up, console(browser, up.url) as page:
+            await before.aclose()
+            await expect(page.locator("#banner")).to_have_text("Ollama is not reachable.")
+            await expect(page.locator("#facts")).to_contain_text("Ollamano answer")
+            await expect(row(page, "gone").locator(".state")).to_have_text("missing")
+            for name in ("first", "gone", "kept"):
+                for action in ("Load", "Unload"):
+                    await expect(button(page, action, name)).to_have_attribute("aria-disabled", "true")
+
+
 async def test_a_failed_load_is_a_problem(browser: Browser, proxy: Client) -> None:
     async with console(browser, proxy.url) as page:
         await button(page, "Load", "faulty").click()
@@ -276,6 +320,7 @@ async def test_the_timeline_shows_what_is_seen(browser: Browser, ollama: str, se
         await expect(lane(page, "team/second:v1").get_by_role("img")).to_have_accessible_name(
             "team/second:v1: not in memory"
         )
+        await expect(page.locator("#timeline .cost")).to_contain_text(re.compile(r"1 swap took .* of the .* s seen\."))
         await expect(page.locator("#timeline")).to_contain_text("No history is kept")
         await expect(page.locator("#usage")).to_contain_text("No history is kept")
 

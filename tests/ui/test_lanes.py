@@ -66,6 +66,67 @@ async def test_serving_ends_with_the_last_answer_not_when_it_is_noticed(browser:
     assert await lanes(browser, proxy, script) == [{"from": 10, "to": 12}]
 
 
+async def test_names_of_the_same_weights_have_one_lane(browser: Browser, proxy: Client) -> None:
+    """What is told of them is told under any of their names."""
+    script = """
+        for (const [moment, name, state] of [[10, "a", "loading"], [20, "b", "loaded"], [30, "a", "unloaded"]])
+            lanes.state(name, moment, state);
+        lanes.request({ model: "a", time: stamp(22), duration_s: 1, wait_s: 0 });
+        lanes.request({ model: "b", time: stamp(25), duration_s: 1, wait_s: 0 });
+        const now = (name, in_flight) => ({ name, known_as: "b", status: "unloaded", in_flight });
+        lanes.observe([now("a", 0), now("b", 0)], 40);
+        return [lanes.phases(["a", "b"], 0, 50), lanes.serving(["a", "b"], 0, 50, 0)]
+    """
+    phases = [{"phase": "loading", "from": 10, "to": 20}, {"phase": "holding", "from": 20, "to": 30}]
+    assert await lanes(browser, proxy, script) == [phases, [{"from": 21, "to": 22}, {"from": 24, "to": 25}]]
+
+
+@pytest.mark.parametrize(
+    ("seen_from", "said"),
+    [
+        (550, "14 swaps took 36 s, 72.0 % of the 50 s seen."),
+        (0, "14 swaps took 36 s, 6.0 % of the 10 min seen."),
+        (595, "14 swaps took 5 s, 100.0 % of the 5 s seen."),
+        (600, "14 swaps took 0 s, 0.0 % of the 0 s seen."),
+    ],
+)
+async def test_swaps_are_a_part_of_the_time_that_was_seen(
+    browser: Browser, proxy: Client, seen_from: int, said: str
+) -> None:
+    script = f"""
+        const {{ cost }} = await import("/ui/timeline.js");
+        const swap = {{ time: stamp(600), drain_s: 0, unload_s: 0, load_s: 0 }};
+        const swaps = [{{ ...swap, drain_s: 10, unload_s: 6, load_s: 20 }}, ...Array(13).fill(swap)];
+        return cost(swaps, {seen_from}, 600)
+    """
+    assert await told(browser, proxy, script) == said
+
+
+async def test_a_single_event_does_not_change_the_figures(browser: Browser, proxy: Client) -> None:
+    """Else a model would be unloading, with the request in flight that it had when the figures were told."""
+    script = """
+        const { Live } = await import("/ui/live.js");
+        const { Store } = await import("/ui/store.js");
+        const model = { name: "a", known_as: "a", status: "loaded", in_flight: 1, uptime_s: 1 };
+        const status = { status: "healthy", available_models: ["a"], memory: [] };
+        const queue = { waiting: 0, requests: [], models: [], warnings: [] };
+        const happened = { time: stamp(1), model: "a", state: "unloading", cause: "idle" };
+        const events = [["snapshot", { status, models: [model], queue }], ["state", happened], ["swap", {}]];
+        const wire = events.map(([kind, data]) => `event: ${kind}\ndata: ${JSON.stringify(data)}\n\n`).join("");
+        const headers = { "Content-Type": "text/event-stream", "Date": new Date().toUTCString() };
+        const fetched = window.fetch;
+        window.fetch = async () => new Response(wire, { headers });
+        const live = new Live(new Store()), states = [];
+        live.on("state", (data) => states.push(data.state));
+        await new Promise((resolve) => { live.on("swap", resolve); live.listen(); });
+        live.source.close();
+        window.fetch = fetched;
+        const { status: shown, in_flight: answered } = live.store.models.get("a");
+        return [shown, answered, states]
+    """
+    assert await told(browser, proxy, script) == ["loaded", 1, ["unloading"]]
+
+
 async def test_a_day_of_requests_does_not_fill_the_memory(browser: Browser, proxy: Client) -> None:
     script = """
         for (let moment = 0; moment < 86_400; moment += 0.5)
