@@ -152,7 +152,7 @@ MAKING_ROOM = (Cause.IDLE, Cause.DEADLINE, Cause.LIMITS)
 
 
 def _in_the_way(host: Host, record: Residency, now: float) -> tuple[Why, Key | None]:
-    """Return what keeps an absent key out.  Nothing may: then it is about to be loaded."""
+    """Return what keeps an absent key out; without a key if it is only the turn of others, who get the room."""
     if swapping := host.find(lambda r: r.in_transition):
         return Why.SWAPPING, swapping.key
     victims = _likely_victims(host, record, now)
@@ -160,6 +160,8 @@ def _in_the_way(host: Host, record: Residency, now: float) -> tuple[Why, Key | N
         for victim in victims:
             if applies(victim, now):
                 return why, victim.key
+    if draining := host.find(lambda r: r.state is State.DRAINING):
+        return Why.DRAINING, draining.key
     return Why.TURN, None
 
 

@@ -170,7 +170,8 @@ class Board:
     def _residents(self, records: Iterable[Residency], known: list[Model]) -> Iterator[Resident]:
         names = defaultdict[str, list[str]](list)
         for model in known:
-            names[model.runner].append(model.name)
+            if self._catalog.is_installed(model):
+                names[model.runner].append(model.name)
         for record in records:
             if record.occupies:
                 size_gb, kind = record.size_gb or None, record.profile.slot
@@ -273,13 +274,16 @@ class Board:
         return self._engine.name_of(latest.key) or None if latest else None
 
     def _state(self, model: Model, mine: list[Residency], work: Work) -> ModelState:
-        """`mine` are the records of its runner, the one that is in memory first."""
+        """`mine` are the records of its runner, the one that is in memory first; a name that is gone leads to none."""
         residence = self._ledger.residence(model.runner)
+        known_as = self._known_as(model, mine)
+        if known_as != model.name and not self._catalog.is_installed(model):
+            known_as, mine = model.name, []
         facts = self._facts(model, mine, residence)
         waiting, in_flight = work.waiting[model.name], work.in_flight[model.name]
         return ModelState(
             name=model.name,
-            known_as=self._known_as(model, mine),
+            known_as=known_as,
             ollama_name=model.ollama_name,
             type=model.type,
             size_gb=self._catalog.size_gb(model),

@@ -24,7 +24,7 @@ class RunnerNames:
 
     def _leads_to(self, name: str, runner: str) -> bool:
         model = self._catalog.meaning(name).model
-        return model is not None and model.runner == runner and model.name == name
+        return model is not None and model.runner == runner and model.name == name and self._catalog.is_installed(model)
 
     def tell(self, key: Key, name: str) -> None:
         """It is told of under this name from now on."""

@@ -21,7 +21,7 @@ from swapper_proxy.core.events import (
 )
 from swapper_proxy.core.forecast import Outlook, Why
 from swapper_proxy.core.types import Key, Priority, Profile, Sighting, State
-from tests.core.talk import A_LONG, WIDE, A, B, C, Talk
+from tests.core.talk import A_LONG, WIDE, A, B, C, D, Talk
 
 
 def outlook(talk: Talk, id_: int, now: float) -> Outlook:
@@ -142,6 +142,31 @@ def test_a_model_whose_room_is_of_no_use_is_not_in_the_way() -> None:
     talk(21, UnloadRequested(9, "c"), Arrived(3, B))
     assert talk.states == {A: State.RESIDENT, C: State.DRAINING}
     assert why(talk, 3, 90) == (Why.TURN, A)
+
+
+def roomy() -> Talk:
+    """10 GB.  D (1 GB) is busy, A (6 GB) has a gate until 80, and C (8 GB) may force its way from 77 on."""
+    talk = Talk(max_resident=4, memory_gb=10)
+    talk(0, Arrived(1, D, Profile(size_gb=1)))
+    talk(10, Loaded(D, 1), *(Arrived(n, A, Profile(size_gb=6)) for n in range(2, 6)))
+    talk(11, Arrived(6, C, Profile(size_gb=8), priority=Priority.HIGH))
+    talk(20, Loaded(A, 2))
+    return talk
+
+
+def test_room_that_is_kept_for_another_model() -> None:
+    talk = roomy()
+    talk(78, Arrived(7, B, Profile(size_gb=3)))
+    assert talk.states == {D: State.RESIDENT, A: State.RESIDENT}
+    assert why(talk, 6, 78) == (Why.GATE, A)
+    assert why(talk, 7, 78) == (Why.TURN, None)
+
+
+def test_room_that_another_model_is_made_more_of() -> None:
+    talk = roomy()
+    talk(81, Arrived(7, B, Profile(size_gb=3)))
+    assert talk.states == {D: State.RESIDENT, A: State.DRAINING}
+    assert why(talk, 7, 81) == (Why.DRAINING, A)
 
 
 def test_the_same_weights_with_other_options_are_in_the_way() -> None:

@@ -29,8 +29,7 @@ async def twins(ollama: Client, history: Path | None = None, **swapper: Any) -> 
         await at_rest(proxy)
         await proxy.post("/models/beta/unload")  # a runner whose names are all deleted can be unloaded no more
     for name in NAMES[1:]:
-        async with ollama.session.delete(f"{ollama.url}/api/delete", json={"model": name}) as answer:
-            assert answer.status == 200
+        assert (await deleted(ollama, name)) == 200
 
 
 async def told(proxy: Client, number: int) -> list[tuple[str, str]]:
@@ -56,6 +55,36 @@ async def test_the_history_tells_one_story_of_one_runner(ollama: Client, tmp_pat
             *(("beta", state) for state in ("loading", "loaded", "draining", "unloading", "unloaded")),
             *(("guide", state) for state in ("loading", "loaded")),
         ]
+
+
+async def test_a_name_that_is_deleted_is_no_name_any_more(ollama: Client, tmp_path: Path) -> None:
+    """What is in memory has another one left: its state is told under that from now on."""
+    async with twins(ollama, tmp_path / "history.db") as proxy:
+        for name in ("beta", "twin"):
+            await proxy.generate(name)
+        await proxy.post("/models/beta/unload")
+        await proxy.generate("twin")
+        assert (await proxy.status())["active_model"] == "twin"
+        assert (await deleted(proxy, "twin")) == 200
+        await until(lambda: is_active(proxy, "beta"))
+        assert [r["names"] for r in (await proxy.status())["memory"]] == [["beta", "guide"]]
+        assert [lane["model"] for lane in (await proxy.get("/queue"))[1]["models"]] == ["beta"]
+        assert (await proxy.state("twin"), await proxy.state("beta")) == ("missing", "loaded")
+        states = await told(proxy, 9)
+        assert states[5:] == [
+            *(("twin", state) for state in ("loading", "loaded", "unloaded")),
+            ("beta", "loaded"),
+        ]
+        await ollama.post("/api/copy", {"source": "beta", "destination": "twin"})
+
+
+async def deleted(via: Client, name: str) -> int:
+    async with via.session.delete(f"{via.url}/api/delete", json={"model": name}) as answer:
+        return answer.status
+
+
+async def is_active(proxy: Client, name: str) -> bool:
+    return bool((await proxy.status())["active_model"] == name)
 
 
 async def test_what_waits_and_what_is_answered_is_counted_once(ollama: Client) -> None:
