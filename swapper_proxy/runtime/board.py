@@ -145,33 +145,36 @@ class Board:
     def snapshot(self) -> Snapshot:
         records = self._engine.residencies()
         of, known = self._by_runner(records), self._catalog.models()
-        work = self._work(records)
+        work, names = self._work(records), self._names(known)
         return Snapshot(
             active=self._active(records),
-            models=tuple(self._state(model, of[model.runner], work) for model in known),
+            models=tuple(self._state(model, of[model.runner], names[model.runner], work) for model in known),
             requests=self._ledger.requests,
             remote_requests=self._ledger.remote_requests,
             totals=self._ledger.by_model,
             reachable=self._engine.reachable,
             waiting=self._engine.waiting,
             in_flight=sum(len(r.in_flight) for r in records),
-            residents=tuple(self._residents(records, known)),
+            residents=tuple(self._residents(records, names)),
             trouble=self.trouble,
             started_at=self._started_at,
         )
 
     def _by_runner(self, records: Iterable[Residency]) -> Mapping[str, list[Residency]]:
-        """Return the records of each runner, the one that is in memory first."""
         of = defaultdict[str, list[Residency]](list)
-        for record in sorted(records, key=lambda record: not record.occupies):
+        for record in records:
             of[record.key.runner].append(record)
         return of
 
-    def _residents(self, records: Iterable[Residency], known: list[Model]) -> Iterator[Resident]:
+    def _names(self, known: Iterable[Model]) -> Mapping[str, list[str]]:
+        """Return the names of each runner that Ollama has."""
         names = defaultdict[str, list[str]](list)
         for model in known:
             if self._catalog.is_installed(model):
                 names[model.runner].append(model.name)
+        return names
+
+    def _residents(self, records: Iterable[Residency], names: Mapping[str, list[str]]) -> Iterator[Resident]:
         for record in records:
             if record.occupies:
                 size_gb, kind = record.size_gb or None, record.profile.slot
@@ -260,7 +263,8 @@ class Board:
         if model is None:
             return None
         mine = self._by_runner(r for r in self._engine.residencies() if r.key.runner == model.runner)[model.runner]
-        return self._state(model, mine, self._work(mine))
+        names = self._names(self._catalog.models())[model.runner]
+        return self._state(model, mine, names, self._work(mine))
 
     def is_at_hand(self, name: str) -> bool:
         """Whether the model of this name is in memory or being loaded, and not about to go."""
@@ -273,13 +277,17 @@ class Board:
         latest = max(held, key=lambda r: r.last_used, default=None)
         return self._engine.name_of(latest.key) or None if latest else None
 
-    def _state(self, model: Model, mine: list[Residency], work: Work) -> ModelState:
-        """`mine` are the records of its runner, the one that is in memory first; a name that is gone leads to none."""
+    def _state(self, model: Model, mine: list[Residency], names: list[str], work: Work) -> ModelState:
+        """`mine` are the records of its runner, and `names` the names of that which Ollama has.
+
+        A name that Ollama does not have any more leads to a runner only if that has no other.
+        """
         residence = self._ledger.residence(model.runner)
-        known_as = self._known_as(model, mine)
-        if known_as != model.name and not self._catalog.is_installed(model):
-            known_as, mine = model.name, []
-        facts = self._facts(model, mine, residence)
+        known_as = names[0] if model.name in names else model.name
+        occupant = next((r for r in mine if r.occupies), None) if model.name in names or not names else None
+        if occupant is not None:
+            known_as = self._engine.name_of(occupant.key) or known_as
+        facts = self._facts(model, occupant, residence)
         waiting, in_flight = work.waiting[model.name], work.in_flight[model.name]
         return ModelState(
             name=model.name,
@@ -298,12 +306,7 @@ class Board:
             residence=residence,
         )
 
-    def _known_as(self, model: Model, mine: list[Residency]) -> str:
-        name = self._engine.name_of(mine[0].key if mine and mine[0].occupies else self._catalog.own_key(model))
-        return name or model.name
-
-    def _facts(self, model: Model, mine: list[Residency], residence: Residence) -> Facts:
-        occupant = mine[0] if mine and mine[0].occupies else None
+    def _facts(self, model: Model, occupant: Residency | None, residence: Residence) -> Facts:
         return Facts(
             state=occupant.state if occupant else State.ABSENT,
             ollama=self._ollama,

@@ -177,10 +177,18 @@ async def copied(ollama: str, source: str, *names: str) -> None:
 
 
 async def test_while_ollama_is_away_nothing_can_be_clicked(browser: Browser, session: aiohttp.ClientSession) -> None:
+    """What waits is counted although nobody knows what it waits for."""
     async with AsyncExitStack() as before:
         url = await before.enter_async_context(serving(Simulator(SIMULATED, max_loaded=2)))
-        async with running(settings(url)) as up, console(browser, up.url) as page:
+        patient = msgspec.structs.replace(settings(url), upstream=Upstream(url=url, grace=3600))
+        async with running(patient) as up, console(browser, up.url) as page:
             await before.aclose()
+            asked = asyncio.create_task(Client(session, up.url).generate("nobody-knows"))
+            await expect(page.locator("#queue .note")).to_have_text(
+                "1 request waits; 1 until Ollama tells which model is meant"
+            )
+            await expect(page.locator("#facts")).to_contain_text("Waiting1")
+            asked.cancel()
             await expect(page.locator("#banner")).to_have_text("Ollama is not reachable.")
             await expect(page.locator("#facts")).to_contain_text("Ollamano answer")
             await expect(row(page, "gone").locator(".state")).to_have_text("missing")

@@ -26,7 +26,7 @@ function update(row, request, received) {
 
 function expected(wait, passed) {
   if (wait === null) return "no telling when it starts";
-  return wait - passed > 0.5 ? `expected to start in ${duration(Math.ceil(wait - passed))}` : "expected to start now";
+  return wait - passed > 0.5 ? `expected to start in ${duration(Math.ceil(wait - passed))}` : "expected to start at any moment";
 }
 
 function forced(moment) {
@@ -37,6 +37,16 @@ function forced(moment) {
 function lanes({ models }) {
   const busy = models.filter((lane) => lane.waiting || lane.in_flight);
   return busy.map((lane) => `${lane.model}: ${lane.in_flight} of ${lane.parallel} at once${lane.waiting ? `, ${lane.waiting} waiting` : ""}`);
+}
+
+// Those whose model is not known, as Ollama is away, have no place in the list.
+function said({ waiting, requests }, shown) {
+  if (!waiting) return "Nobody waits.";
+  const unknown = waiting - requests.length;
+  const parts = [plural(waiting, "request waits", "requests wait")];
+  if (unknown > 0) parts.push(`${unknown} until Ollama tells which model is meant`);
+  if (shown) parts.push(shown < requests.length ? `the first ${shown} are shown, the likely next first` : "the likely next first");
+  return parts.join("; ");
 }
 
 export function mount(store) {
@@ -50,8 +60,7 @@ export function mount(store) {
     const first = requests.slice(0, MOST).map((request, index) => ({ ...request, index }));
     keyed(list, first, (request) => request.index, create, (row, request) => update(row, request, received));
     list.hidden = !requests.length;
-    const more = requests.length - first.length;
-    text(summary, requests.length ? `${plural(requests.length, "request waits", "requests wait")}${more ? `, the first ${MOST} are shown` : ""}; the likely next first` : "Nobody waits.");
+    text(summary, said(store.queue, first.length));
     for (const [place, lines] of [[warnings, doubts], [busy, lanes(store.queue)]]) {
       keyed(place, lines, (line) => line, () => h("li"), (item, line) => text(item, line));
     }
