@@ -158,10 +158,17 @@ def health(url: str, as_json: bool) -> None:
 def status(url: str, as_json: bool) -> None:
     """What the running proxy is doing."""
     answer = _call("GET", url, "/status")
-    loaded = ", ".join(answer["loaded_models"]) or "none"
+    memory = ", ".join(map(_resident, answer["memory"])) or "nothing"
     work = f"waiting: {answer['waiting']}, in flight: {answer['in_flight']}"
-    text = f"{answer['status']}, {answer['mode']}; loaded: {loaded}; {work}"
-    _show(answer, as_json, "\n".join([text, *filter(None, [answer.get("reason")])]))
+    health = f"{answer['status']} ({answer['reason']})" if answer["reason"] else answer["status"]
+    text = f"{health}, {answer['mode']}; in memory: {memory}; {work}"
+    _show(answer, as_json, text)
+
+
+def _resident(resident: dict[str, Any]) -> str:
+    """Return what is in memory once, with its other names, and its state if it does not just serve."""
+    names = " = ".join(resident["names"])
+    return names if resident["status"] == "loaded" else f"{names} ({resident['status']})"
 
 
 @main.command()
@@ -186,11 +193,15 @@ def queue(url: str, as_json: bool) -> None:
     answer = _call("GET", url, "/queue")
     rows = [("MODEL", "PRIORITY", "WAITED S", "STARTS IN S", "WHY")]
     rows += [
-        (w["model"], w["priority"], f"{w['waited_seconds']:.1f}", f"{w['estimated_wait_seconds']:.1f}", w["reason"])
+        (w["model"], w["priority"], f"{w['waited_seconds']:.1f}", _seconds(w["estimated_wait_seconds"]), w["reason"])
         for w in answer["requests"]
     ]
     text = report.grid(rows, names=len(rows[0])) if answer["requests"] else "nobody waits"
     _show(answer, as_json, "\n".join([text, *(f"WARNING: {warning}" for warning in answer["warnings"])]))
+
+
+def _seconds(value: float | None) -> str:
+    return "?" if value is None else f"{value:.1f}"
 
 
 @main.command()

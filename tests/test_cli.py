@@ -78,7 +78,7 @@ def test_load_status_models_unload(served: str) -> None:
     assert command("load", "chat", "--url", served).stdout == "Model chat loaded\n"
     status = json.loads(command("status", "--url", served, "--json").stdout)
     assert status["loaded_models"] == ["chat"]
-    assert "loaded: chat" in command("status", "--url", served).stdout
+    assert "in memory: chat" in command("status", "--url", served).stdout
     assert "llama3" in command("models", "--url", served).stdout
     assert len(json.loads(command("models", "--url", served, "--json").stdout)["models"]) == 2
     assert json.loads(command("unload", "chat", "--url", served, "--json").stdout)["status"] == "success"

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from math import ceil
+from math import ceil, inf
 
 from swapper_proxy.core.host import Host
 from swapper_proxy.core.policy import Policy
 from swapper_proxy.core.residency import Residency, Waiter
-from swapper_proxy.core.types import Key, Priority, State
-from swapper_proxy.core.victims import Room
+from swapper_proxy.core.types import Cause, Key, Priority, State
+from swapper_proxy.core.victims import Room, Victims
 
 
 class Why(StrEnum):
@@ -17,19 +17,25 @@ class Why(StrEnum):
 
     BUSY = "busy"  # its model is in memory and answers as many as it may at once
     LOADING = "loading"  # its model is being loaded
-    LEAVING = "leaving"  # its model is on its way out; it comes back
+    LEAVING = "leaving"  # its model makes room for another one; it comes back
+    UNLOADING = "unloading"  # its model is on its way out for another reason; it comes back
     SWAPPING = "swapping"  # another one is being loaded or unloaded
     DRAINING = "draining"  # what has to go for it finishes its answers
     GATE = "gate"  # what is in memory first serves those who were there when it was loaded
     HOLD = "hold"  # what is in memory is idle, but its client is likely to call again at once
-    TURN = "turn"  # what is in memory has work, and the deadline has not come
+    TURN = "turn"  # what is in memory has work, or others are first
+    STUCK = "stuck"  # Ollama did not unload what is in memory
     BACKOFF = "backoff"  # its load failed a moment ago
     DOWN = "down"  # Ollama is not reachable
+    BLIND = "blind"  # nobody knows what is in memory
 
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """One who waits.  `deadline` and `start` are on the clock of `now`; `blocker` is the key that is in the way."""
+    """One who waits.  `deadline` and `start` are on the clock of `now`; `blocker` is the key that is in the way.
+
+    `start` is infinite while there is no telling.
+    """
 
     waiter: Waiter
     key: Key
@@ -48,9 +54,16 @@ def outlooks(host: Host, now: float) -> Iterator[Outlook]:
         why, blocker = _why(host, record, now)
         first = policy.deadline(record)
         patience = record.patience(rules)
-        for waiter, start in _in_turn(record, patience, starts[record.key]):
+        for waiter, start in _in_turn(record, patience, _first_start(record, why, starts[record.key])):
             deadline = max(first, waiter.arrived_at + patience[waiter.priority])
             yield Outlook(waiter, record.key, deadline, start, why, blocker)
+
+
+def _first_start(record: Residency, why: Why, likely: float) -> float:
+    """Return when its queue is served first, if that would be `likely` with nothing in between."""
+    if why is Why.BACKOFF:
+        return max(likely, record.loadable_at() + record.speed.load_s)
+    return inf if why in NO_TELLING else likely
 
 
 def _in_turn(record: Residency, patience: Mapping[Priority, float], first: float) -> Iterator[tuple[Waiter, float]]:
@@ -126,23 +139,44 @@ def _why(host: Host, record: Residency, now: float) -> tuple[Why, Key | None]:
         case State.LOADING:
             return Why.LOADING, record.key
         case State.DRAINING | State.UNLOADING:
-            return Why.LEAVING, record.key
-    return (Why.BACKOFF, None) if now < record.loadable_at() else _in_the_way(host, now)
+            return (Why.LEAVING if record.cause in MAKING_ROOM else Why.UNLOADING), record.key
+    if host.blind_since is not None:
+        return Why.BLIND, None
+    return (Why.BACKOFF, None) if now < record.loadable_at() else _in_the_way(host, record, now)
 
 
-def _in_the_way(host: Host, now: float) -> tuple[Why, Key | None]:
-    """What keeps an absent key out; of several in memory the one used last."""
-    latest = sorted(host.occupants.values(), key=lambda r: -r.last_used)
+# As long as it is so, nobody can say when anybody is served.
+NO_TELLING = (Why.DOWN, Why.BLIND)
+# Why something goes that others need the room of.
+MAKING_ROOM = (Cause.IDLE, Cause.DEADLINE, Cause.LIMITS)
+
+
+def _in_the_way(host: Host, record: Residency, now: float) -> tuple[Why, Key | None]:
+    """Return what keeps an absent key out; without a key if it is only the turn of others, who get the room."""
+    if swapping := host.find(lambda r: r.in_transition):
+        return Why.SWAPPING, swapping.key
+    victims = _likely_victims(host, record, now)
     for why, applies in _OBSTACLES.items():
-        for occupant in latest:
-            if applies(occupant, now):
-                return why, occupant.key
-    return Why.TURN, latest[0].key if latest else None
+        for victim in victims:
+            if applies(victim, now):
+                return why, victim.key
+    if draining := host.find(lambda r: r.state is State.DRAINING):
+        return Why.DRAINING, draining.key
+    return Why.TURN, None
+
+
+def _likely_victims(host: Host, record: Residency, now: float) -> Victims:
+    """Return what will probably have to go for this key; none if it has room, or if nothing that may go is enough."""
+    room = Room(host.occupants.values(), host.limits)
+    movable = (r for r in room.occupants if not r.profile.pinned)
+    pool = sorted(movable, key=lambda r: (r.state is not State.DRAINING, not r.idle, r.last_used))
+    return room.cheapest(record, pool) or ()
 
 
 _OBSTACLES: Mapping[Why, Callable[[Residency, float], bool]] = {
-    Why.SWAPPING: lambda r, _: r.state in (State.LOADING, State.UNLOADING),
     Why.DRAINING: lambda r, _: r.state is State.DRAINING,
+    Why.STUCK: lambda r, now: now < r.unload_backoff.until,
     Why.GATE: Residency.gate_open,
     Why.HOLD: lambda r, now: r.idle and not r.past_hold(now),
+    Why.TURN: lambda r, _: not r.idle,
 }

@@ -253,7 +253,7 @@ class Host:
     def dequeue(self, record: Residency, waiter: Waiter) -> None:
         record.waiters.remove(waiter)
         self.waiting -= 1
-        if waiter.number < record.gate and waiter.cause is None:
+        if record.is_in_gate(waiter):
             record.gate_left -= 1
         if not record.waiters:
             del self.queued[record.key]

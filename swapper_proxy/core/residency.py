@@ -311,6 +311,10 @@ class Residency:
         self.gate, self.gate_left = number, len(self.waiters) - len(self.waiters.loaders)
         self.gate_until = now + max(rules.gate_s, rules.gate_swaps * self.speed.swap_s)
 
+    def is_in_gate(self, waiter: Waiter) -> bool:
+        """Return True if this one was there when the key was loaded."""
+        return waiter.number < self.gate and waiter.cause is None
+
     def gate_open(self, now: float) -> bool:
         """Whether those who were there when it was loaded are still to be served before it may be forced out."""
         return self.gate_left > 0 and now < self.gate_until

@@ -163,6 +163,7 @@ class Cause(StrEnum):
     OBSERVED = "observed"  # it happened behind the proxy's back
     FAILED = "failed"
     UPSTREAM = "upstream"  # Ollama went down
+    RENAMED = "renamed"  # nothing changed but the name: the old one means something else by now
 
 
 @dataclass(frozen=True, slots=True)

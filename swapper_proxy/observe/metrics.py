@@ -175,7 +175,7 @@ class Metrics:
     def _follow(self, snapshot: Snapshot) -> None:
         """Begin the series of models that are new, and drop those of models that are gone."""
         self._new = 0
-        self._begin({model.name for model in snapshot.models if not model.remote})
+        self._begin({model.name for model in snapshot.models if not model.facts.remote})
         if not snapshot.reachable:
             return  # what there is may not be known yet
         known = {model.name for model in snapshot.models}

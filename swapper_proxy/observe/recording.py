@@ -3,8 +3,8 @@
 import time
 
 from swapper_proxy.core.types import Cause, State
-from swapper_proxy.runtime.board import STATUS
 from swapper_proxy.runtime.ports import ProblemRecord, Recorder, StateRecord, SwapRecord
+from swapper_proxy.runtime.shown import STATUS
 
 GATEWAY_TIMEOUT = 504  # of a load: it took too long
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import time
 from collections.abc import Iterator, Mapping
@@ -189,16 +190,19 @@ class Catalog:
 
     def models(self) -> list[Model]:
         """The configured ones in their order, then the others that Ollama has."""
+        return [self._known(name) for name in self._spellings()]
+
+    def _spellings(self) -> list[str]:
         configured = self.treatment.configured
-        names = [*configured, *(n for n in self._installed if n not in configured)]
-        return [self._known(name) for name in names]
+        return [*configured, *(name for name in self._installed if name not in configured)]
 
     def is_installed(self, model: Model) -> bool:
         return canonical(model.ollama_name) in self._installed
 
     def serving(self, runner: str) -> list[Model]:
-        """The models that this runner serves."""
-        return [model for model in self._models.values() if model.runner == runner]
+        """The models that this runner serves, in the order of `models`: the first one is so whatever is asked for."""
+        known = (self._models.get(name) for name in self._spellings())
+        return [model for model in known if model is not None and model.runner == runner]
 
     # What the scheduler is told of a model
 
@@ -302,6 +306,16 @@ class Catalog:
             if name in self._installed:
                 await self.find(name)
 
+    async def learn(self, most: int) -> None:
+        """Ask for some of the models that nobody has asked for yet: they may be names of what is in memory.
+
+        Raises UpstreamUnreachable.
+        """
+        now = time.monotonic()
+        unknown = (n for n in self._installed if n not in self._models and now >= self._not_before.get(n, 0))
+        for name in list(itertools.islice(unknown, most)):
+            await self.find(name)
+
     async def _refresh(self) -> None:
         changes = self._changes
         installed = {canonical(entry.name): entry for entry in await self._control.installed()}
@@ -348,6 +362,11 @@ class Catalog:
         """Somebody created, copied, pulled or deleted a model: look before anything is said of any."""
         self._changes += 1
         self._not_before = {name: until for name, until in self._not_before.items() if name in self._models}
+
+    @property
+    def looked(self) -> bool:
+        """Return True if it is known what Ollama has: it was asked at least once."""
+        return self._looked > 0
 
     @property
     def current(self) -> bool:

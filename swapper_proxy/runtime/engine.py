@@ -51,6 +51,7 @@ from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.ledger import Ledger
 from swapper_proxy.runtime.loader import Loader
 from swapper_proxy.runtime.model import Demand, Model
+from swapper_proxy.runtime.names import RunnerNames
 from swapper_proxy.runtime.ports import Control, Observer
 from swapper_proxy.runtime.reachability import Reachability
 from swapper_proxy.runtime.swaps import Swaps
@@ -93,7 +94,8 @@ class Engine:
         self._wake: asyncio.TimerHandle | None = None
         self.ollama = Reachability(control)
         self._swaps = Swaps(Loader(control, catalog, swapper), observer, self.submit, self.probe)
-        self._names: dict[Key, str] = {}  # under which name each resident is known to people
+        self._names = RunnerNames(catalog)
+        self._granted: dict[int, str] = {}  # the name of the model that each request in flight asked for
         self._draining: dict[Key, float] = {}  # since when
         self._heard_at: dict[str, float] = {}  # when a runner last answered anybody
         self._grace_ends = 0.0
@@ -128,6 +130,7 @@ class Engine:
             self._perform(self._start_over([Cancelled(event.id)], now))
             return 0
         self.idle_since = None
+        self._granted[event.id] = model.name
         self._observer.waited(model.name, 0.0)
         return event.id
 
@@ -151,6 +154,7 @@ class Engine:
         event = self._arrival(demand, model)
         began = self._loop.time()
         await self._answered(event, Ticket(self._loop.create_future(), model, demand.keep_alive))
+        self._granted[event.id] = model.name
         self._observer.waited(model.name, self._loop.time() - began)
         return event.id
 
@@ -250,6 +254,7 @@ class Engine:
 
     def finish(self, event: Finished) -> None:
         """At once, unless it is to be decided upon together with something else."""
+        self._granted.pop(event.id, None)
         if self._events or not self._scheduler.calm:
             self.submit(event)
         else:
@@ -259,6 +264,7 @@ class Engine:
     def observed(self, asked_at: float, present: tuple[Sighting, ...], *, complete: bool) -> None:
         """Ollama was asked then, and listed these runners; `complete` as in Observed."""
         self.submit(Observed(asked_at, present, complete))
+        self._follow_names()
         if asked_at > self._failed_at:
             self._sighted.set()
 
@@ -275,10 +281,7 @@ class Engine:
     def configure(self, swapper: Swapper, limits: Limits) -> None:
         """Other settings hold from now on; the catalog knows them already."""
         self._swaps.loader = Loader(self._control, self._catalog, swapper)
-        for key, name in self._names.items():
-            serving = [model.name for model in self._catalog.serving(key.runner)]
-            if serving and name not in serving:
-                self._names[key] = serving[0]
+        self._follow_names()
         self.treat_afresh(limits)
 
     def treat_afresh(self, limits: Limits | None = None) -> None:
@@ -369,10 +372,13 @@ class Engine:
                 self._settle(id, self._refusal(command))
             case StartLoad(key, _, for_id):
                 ticket = self._tickets[for_id]
-                self._names[key] = ticket.model.name
+                self._names.tell(key, ticket.model.name)
+                notices += self._changed(Changed(key, State.LOADING, command.cause))
                 self._swaps.load(command, ticket.model, ticket.keep_alive)
             case StartUnload(key):
                 self._swaps.unload(command, self.name_of(key))
+            case Changed(state=State.LOADING):
+                pass  # the StartLoad that follows tells under which name
             case Changed():
                 notices += self._changed(command)
             case Held(key, seconds, paid):
@@ -401,6 +407,7 @@ class Engine:
     def _changed(self, change: Changed) -> Iterator[Notice]:
         """Keep what is known of the resident, and say what is to be told of the change."""
         name = self.name_of(change.key)
+        self._names.tell(change.key, name)
         yield partial(self._ledger.changed, change)
         yield partial(self._observer.changed, name, change.state, change.cause)
         began = self._draining.pop(change.key, None)
@@ -409,8 +416,17 @@ class Engine:
         elif change.state is State.UNLOADING and began is not None:
             yield partial(self._observer.drained, name, self._loop.time() - began)
         elif change.state is State.ABSENT:
-            self._names.pop(change.key, None)
+            self._names.forget(change.key)
             self._heard_at.pop(change.key.runner, None)
+
+    def _follow_names(self) -> None:
+        """A name may mean something else by now: what was told of under it is so under another one."""
+        for key, before, name in self._names.renamed():
+            record = self._scheduler.host.records.get(key)
+            self._names.tell(key, name)
+            if record is not None and record.occupies:
+                self._observer.changed(before, State.ABSENT, Cause.RENAMED)
+                self._observer.changed(name, record.state, Cause.RENAMED)
 
     def _settle(self, id_: int, error: Rejected | None) -> None:
         ticket = self._tickets.get(id_)
@@ -438,10 +454,12 @@ class Engine:
 
     def name_of(self, key: Key) -> str:
         """What people call a resident: the name it was loaded for, else any model that it serves."""
-        if key in self._names:
-            return self._names[key]
-        serving = self._catalog.serving(key.runner)
-        return serving[0].name if serving else ""
+        return self._names.of(key)
+
+    def asked_for(self, id_: int) -> str:
+        """Return the name of the model that a request asks for which waits or is in flight; empty if it is over."""
+        ticket = self._tickets.get(id_)
+        return self._granted.get(id_, "") or (ticket.model.name if ticket else "")
 
     @property
     def now(self) -> float:

@@ -108,9 +108,14 @@ class Standby:
         return self._catalog.is_pinned(model) or self._catalog.treatment.stays_by_default(model)
 
     def _here_to_stay(self) -> dict[str, Model]:
-        """By runner: what is in memory, or on its way in or out, and stays there because of the proxy."""
+        """By runner: what is in memory, or on its way in or out, and stays there because of the proxy.
+
+        Of several names of one the pinned one counts: it may have a `keep_alive` of its own.
+        """
         there = [self._catalog.serving(r.key.runner) for r in self._engine.residencies() if r.occupies]
-        return {model.runner: model for serving in there for model in serving if self._stays(model)}
+        staying = [model for serving in there for model in reversed(serving) if self._stays(model)]
+        staying.sort(key=lambda model: self._catalog.is_pinned_name(model.ollama_name))
+        return {model.runner: model for model in staying}
 
     async def _let_go_of_others(self) -> None:
         """Of what was told to stay and need not any more."""

@@ -18,6 +18,8 @@ QUIET_S = 5.0
 FIRST_LOOK_S = 2.0  # that the start waits for
 CATALOG_S = 5.0
 MOST_ODD = 1000  # names of models that were complained of
+LEARNING_S = 0.5
+LEARNT_AT_ONCE = 10  # Ollama takes some milliseconds to show a model
 FAILURES = 3  # one after the other, which are worth a line in the log
 
 
@@ -53,9 +55,17 @@ class Watcher:
             self._engine.look_wanted.clear()  # before the look: one that is wanted during it has to be another one
             await self.look()
             self._looked.set()
+            await self._learn()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(BUSY_S if self._engine.busy or not self._engine.reachable else QUIET_S):
                     await self._engine.look_wanted.wait()
+
+    async def _learn(self) -> None:
+        """Get to know the models that nobody has asked for, a few at a time: the next look must not wait for long."""
+        with contextlib.suppress(UpstreamUnreachable, UpstreamRefused, TimeoutError):
+            async with asyncio.timeout(LEARNING_S):
+                if self._engine.reachable:
+                    await self._catalog.learn(LEARNT_AT_ONCE)
 
     async def look(self) -> None:
         """One look at Ollama; the engine is told.  Never raises: requests that change models wait for it, too."""

@@ -9,7 +9,8 @@ from msgspec import Meta
 
 from swapper_proxy.core.forecast import Why
 from swapper_proxy.core.types import Priority
-from swapper_proxy.runtime.board import ParallelSource, Status
+from swapper_proxy.runtime.board import ParallelSource
+from swapper_proxy.runtime.shown import Activity, Refusals, Status
 
 Time = Annotated[str, Meta(description="UTC, to the second", extra_json_schema={"format": "date-time"})]
 FineTime = Annotated[str, Meta(description="UTC, with milliseconds", extra_json_schema={"format": "date-time"})]
@@ -76,10 +77,23 @@ class ReloadAnswer(TypedDict):
     config: ConfigState
 
 
+class Resident(TypedDict):
+    """What takes up room in memory once: `names` are all the models that it serves, `model` is the one it goes by."""
+
+    model: Name
+    names: list[Name]
+    type: str
+    size_gb: Annotated[float, Meta(ge=0)] | None
+    status: Status
+
+
 class StatusAnswer(TypedDict):
-    """The active model is the one used last of those that are loaded; `reason` says why Ollama is not reachable."""
+    """The active model is the one used last of those that are loaded; `reason` says why it is `degraded`, else null."""
 
     status: Health
+    reason: str | None
+    ollama: Literal["reachable", "unreachable"]
+    started_at: Time
     active_model: Name | None
     available_models: list[Name]
     loaded_models: list[Name]
@@ -87,20 +101,24 @@ class StatusAnswer(TypedDict):
     total_models: Count
     waiting: Count
     in_flight: Count
+    memory: list[Resident]
     config: ConfigState
-    reason: NotRequired[str]
 
 
 class WaitingRequest(TypedDict):
-    """One who waits; from `deadline` on, the request may force a swap."""
+    """One who waits.  The estimates are null while there is no telling.
+
+    From `may_force_at` on, the request may force a swap; null if it needs none, or none is possible.
+    """
 
     model: Name
     priority: Priority
     since: Time
     waited_seconds: Seconds
     deadline: Time
-    estimated_start: Time
-    estimated_wait_seconds: Seconds
+    estimated_start: Time | None
+    estimated_wait_seconds: Seconds | None
+    may_force_at: Time | None
     why: Why
     reason: Annotated[str, Meta(description="`why` in words")]
     blocked_by: Name | None
@@ -133,6 +151,11 @@ class ListedModel(TypedDict):
 
     `holding`: it is idle and stays although others wait, since its client is likely to ask again; `uptime_s` is that of
     the present residency; `tokens_per_second` is a mean, null if not known.
+
+    Several models may be names of the same weights: they have one state, and `known_as` is the name that events, the
+    queue and the history tell of it under.  `waiting` and `in_flight` count the requests for this name.  `activity` is
+    `status`, or what it does while it is loaded; `work` says what it has to do; `refusals` say which actions would do
+    nothing, and why.
     """
 
     name: Name
@@ -150,6 +173,10 @@ class ListedModel(TypedDict):
     uptime_s: Seconds
     request_count: Count
     tokens_per_second: Annotated[float, Meta(ge=0)] | None
+    known_as: Name
+    activity: Activity
+    work: str
+    refusals: Refusals
     reason: NotRequired[str]
 
 

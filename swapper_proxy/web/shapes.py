@@ -3,8 +3,7 @@
 import time
 from datetime import UTC, datetime
 
-from swapper_proxy.core.forecast import Why
-from swapper_proxy.runtime.board import Board, Lane, ModelState, Snapshot, Waiting
+from swapper_proxy.runtime.board import Board, Lane, ModelState, Resident, Snapshot, Waiting
 from swapper_proxy.runtime.configuration import Configuration
 from swapper_proxy.runtime.ports import ProblemRecord, RequestRecord, StateRecord, SwapRecord
 from swapper_proxy.web import schemas
@@ -12,8 +11,11 @@ from swapper_proxy.web import schemas
 
 def status(snapshot: Snapshot, configuration: Configuration) -> schemas.StatusAnswer:
     """GET /status."""
-    answer: schemas.StatusAnswer = {
-        "status": "healthy" if snapshot.reachable else "degraded",
+    return {
+        "status": "degraded" if snapshot.trouble else "healthy",
+        "reason": snapshot.trouble or None,
+        "ollama": "reachable" if snapshot.reachable else "unreachable",
+        "started_at": _stamp(snapshot.started_at),
         "active_model": snapshot.active,
         "available_models": [m.name for m in snapshot.models],
         "loaded_models": [m.name for m in snapshot.models if m.loaded],
@@ -21,11 +23,19 @@ def status(snapshot: Snapshot, configuration: Configuration) -> schemas.StatusAn
         "total_models": len(snapshot.models),
         "waiting": snapshot.waiting,
         "in_flight": snapshot.in_flight,
+        "memory": [_resident(resident) for resident in snapshot.residents],
         "config": configured(configuration),
     }
-    if snapshot.away:
-        answer["reason"] = snapshot.away
-    return answer
+
+
+def _resident(resident: Resident) -> schemas.Resident:
+    return {
+        "model": resident.model,
+        "names": list(resident.names),
+        "type": resident.type,
+        "size_gb": None if resident.size_gb is None else round(resident.size_gb, 3),
+        "status": resident.status,
+    }
 
 
 def configured(configuration: Configuration) -> schemas.ConfigState:
@@ -65,6 +75,7 @@ def moment(time: float) -> str:
 
 def described(state: ModelState) -> schemas.ListedModel:
     """An item of GET /models."""
+    facts = state.facts
     shape: schemas.ListedModel = {
         "name": state.name,
         "ollama_name": state.ollama_name,
@@ -73,14 +84,18 @@ def described(state: ModelState) -> schemas.ListedModel:
         "priority": state.priority,
         "status": state.status,
         "configured": state.configured,
-        "pinned": state.pinned,
-        "remote": state.remote,
+        "pinned": facts.pinned,
+        "remote": facts.remote,
         "waiting": state.waiting,
         "in_flight": state.in_flight,
-        "holding": state.holding,
+        "holding": facts.activity == "holding",
         "uptime_s": round(state.residence.uptime_s, 3),
         "request_count": state.totals.requests,
         "tokens_per_second": _rounded(state.totals.tokens_per_second),
+        "known_as": state.known_as,
+        "activity": facts.activity,
+        "work": state.work,
+        "refusals": facts.refusals,
     }
     if state.status == "missing":
         shape["reason"] = how_to_pull(state.ollama_name)
@@ -127,26 +142,13 @@ def _waiting(waiting: Waiting, now: float) -> schemas.WaitingRequest:
         "since": _stamp(waiting.since),
         "waited_seconds": round(now - waiting.since, 3),
         "deadline": _stamp(waiting.deadline),
-        "estimated_start": _stamp(waiting.start),
-        "estimated_wait_seconds": round(max(0.0, waiting.start - now), 3),
+        "estimated_start": stamp(waiting.start),
+        "estimated_wait_seconds": None if waiting.start is None else round(max(0.0, waiting.start - now), 3),
+        "may_force_at": stamp(waiting.forces_at),
         "why": waiting.why,
-        "reason": _REASONS[waiting.why].format(blocker=waiting.blocker or "another model"),
+        "reason": waiting.reason,
         "blocked_by": waiting.blocker or None,
     }
-
-
-_REASONS = {
-    Why.BUSY: "the model answers as many requests as it may at once",
-    Why.LOADING: "the model is being loaded",
-    Why.LEAVING: "the model is making room for another one and will come back",
-    Why.SWAPPING: "{blocker} is being loaded or unloaded",
-    Why.DRAINING: "{blocker} finishes its answers, then it goes",
-    Why.GATE: "{blocker} first serves those who waited when it was loaded",
-    Why.HOLD: "{blocker} is idle, but its client is likely to call again at once",
-    Why.TURN: "{blocker} has work; it may be forced out at the deadline",
-    Why.BACKOFF: "the model could not be loaded a moment ago",
-    Why.DOWN: "Ollama is not reachable",
-}
 
 
 def _lane(lane: Lane) -> schemas.Lane:

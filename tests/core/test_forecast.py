@@ -1,5 +1,7 @@
 """What is said to those who wait: until when at most, when probably, and why."""
 
+from math import inf
+
 import pytest
 
 from swapper_proxy.core import forecast
@@ -11,13 +13,15 @@ from swapper_proxy.core.events import (
     Loaded,
     LoadFailed,
     LoadRequested,
+    Observed,
     Unloaded,
+    UnloadFailed,
     UnloadRequested,
     UpstreamDown,
 )
 from swapper_proxy.core.forecast import Outlook, Why
-from swapper_proxy.core.types import Key, Priority
-from tests.core.talk import WIDE, A, B, C, Talk
+from swapper_proxy.core.types import Key, Priority, Profile, Sighting, State
+from tests.core.talk import A_LONG, WIDE, A, B, C, D, Talk
 
 
 def outlook(talk: Talk, id_: int, now: float) -> Outlook:
@@ -84,9 +88,9 @@ def test_a_load_that_takes_longer_than_expected_is_over_at_any_moment() -> None:
 
 def test_a_key_that_is_on_its_way_out(busy: Talk) -> None:
     busy(15, UnloadRequested(9, "a"))
-    assert why(busy, 3, 15) == (Why.LEAVING, A)
+    assert why(busy, 3, 15) == (Why.UNLOADING, A)
     busy(16, Finished(2))
-    assert why(busy, 3, 16) == (Why.LEAVING, A)
+    assert why(busy, 3, 16) == (Why.UNLOADING, A)
 
 
 def test_the_end_of_an_unload_comes_before_the_load(busy: Talk) -> None:
@@ -117,6 +121,102 @@ def test_a_hold() -> None:
     assert why(talk, 2, 11.1) == (Why.HOLD, A)
 
 
+def test_a_pinned_model_is_not_in_the_way_as_it_never_goes() -> None:
+    talk = Talk(max_resident=2)
+    pinned = Profile(pinned=True)
+    talk(0, Arrived(1, A))
+    talk(10, Loaded(A, 1))
+    talk(11, Arrived(2, C, pinned))
+    talk(21, Loaded(C, 2), Arrived(3, C, pinned))
+    talk(22, Arrived(4, B))
+    assert why(talk, 4, 90) == (Why.TURN, A)  # C has work, too, and was used last
+
+
+def test_a_model_whose_room_is_of_no_use_is_not_in_the_way() -> None:
+    """It drains, and the other one is what has to go."""
+    talk = Talk(slots={"embed": 1})
+    embedder = Profile(slot="embed")
+    talk(0, Arrived(1, A))
+    talk(10, Loaded(A, 1), Arrived(2, C, embedder))
+    talk(20, Loaded(C, 2))
+    talk(21, UnloadRequested(9, "c"), Arrived(3, B))
+    assert talk.states == {A: State.RESIDENT, C: State.DRAINING}
+    assert why(talk, 3, 90) == (Why.TURN, A)
+
+
+def roomy() -> Talk:
+    """10 GB.  D (1 GB) is busy, A (6 GB) has a gate until 80, and C (8 GB) may force its way from 77 on."""
+    talk = Talk(max_resident=4, memory_gb=10)
+    talk(0, Arrived(1, D, Profile(size_gb=1)))
+    talk(10, Loaded(D, 1), *(Arrived(n, A, Profile(size_gb=6)) for n in range(2, 6)))
+    talk(11, Arrived(6, C, Profile(size_gb=8), priority=Priority.HIGH))
+    talk(20, Loaded(A, 2))
+    return talk
+
+
+def test_room_that_is_kept_for_another_model() -> None:
+    talk = roomy()
+    talk(78, Arrived(7, B, Profile(size_gb=3)))
+    assert talk.states == {D: State.RESIDENT, A: State.RESIDENT}
+    assert why(talk, 6, 78) == (Why.GATE, A)
+    assert why(talk, 7, 78) == (Why.TURN, None)
+
+
+def test_room_that_another_model_is_made_more_of() -> None:
+    talk = roomy()
+    talk(81, Arrived(7, B, Profile(size_gb=3)))
+    assert talk.states == {D: State.RESIDENT, A: State.DRAINING}
+    assert why(talk, 7, 81) == (Why.DRAINING, A)
+
+
+def test_the_same_weights_with_other_options_are_in_the_way() -> None:
+    talk = Talk(max_resident=2)
+    talk(0, Arrived(1, A))
+    talk(10, Loaded(A, 1), Arrived(2, C))
+    talk(20, Loaded(C, 2))
+    talk(21, UnloadRequested(9, "c"), Arrived(3, A_LONG))
+    assert why(talk, 3, 90) == (Why.TURN, A)
+
+
+def test_a_model_that_ollama_does_not_unload() -> None:
+    talk = Talk()
+    talk(0, Arrived(1, A))
+    talk(10, Loaded(A, 1))
+    talk(11, Finished(1))
+    talk(20, Arrived(2, B))
+    talk(21, UnloadFailed(A, 2))
+    assert why(talk, 2, 21.5) == (Why.STUCK, A)
+
+
+def test_a_model_that_makes_room_and_one_that_is_told_to_go() -> None:
+    talk = Talk()
+    talk(0, Arrived(1, A))
+    talk(10, Loaded(A, 1), Arrived(2, B, priority=Priority.HIGH))
+    talk(90, Arrived(3, A))
+    assert talk.states == {A: State.DRAINING}
+    assert why(talk, 3, 90) == (Why.LEAVING, A)
+
+
+def test_nobody_knows_what_is_in_memory() -> None:
+    talk = Talk()
+    talk.scheduler.host.blind_since = 0.0
+    talk(1, Arrived(1, A))
+    assert (why(talk, 1, 1), outlook(talk, 1, 1).start) == ((Why.BLIND, None), inf)
+
+
+def test_a_load_that_failed_is_not_tried_before_the_back_off_is_over() -> None:
+    talk = Talk()
+    for number, at in enumerate((0, 2, 5, 10), 1):
+        talk(at, Arrived(number, A))
+        talk(at + 1, LoadFailed(A, number))
+    talk(11.1, Observed(11.1, (Sighting(A),)))  # somebody else has loaded it
+    talk(11.2, Arrived(5, A), Arrived(6, A))
+    talk(11.3, UnloadRequested(9, "a"), Finished(5))
+    talk(11.4, Unloaded(A, 5))
+    found = outlook(talk, 6, 11.4)
+    assert (found.why, found.start) == (Why.BACKOFF, 11 + 8 + 10)
+
+
 def test_back_off() -> None:
     talk = Talk()
     talk(0, Arrived(1, A))
@@ -130,7 +230,7 @@ def test_back_off() -> None:
 def test_ollama_is_away() -> None:
     talk = Talk()
     talk(0, UpstreamDown(), Arrived(1, A))
-    assert why(talk, 1, 1) == (Why.DOWN, None)
+    assert (why(talk, 1, 1), outlook(talk, 1, 1).start) == ((Why.DOWN, None), inf)
 
 
 def test_who_is_turned_away_is_told_when_to_come_back(busy: Talk) -> None:

@@ -19,6 +19,7 @@ from swapper_proxy.core.host import Host
 from swapper_proxy.core.residency import Residency
 from swapper_proxy.core.scheduler import Scheduler
 from swapper_proxy.core.types import Cause, Key, Limits, Profile, Sighting, State
+from tests.core.telling import check_what_is_told
 
 KEYS = (
     Key("a"),
@@ -161,6 +162,7 @@ class Witness:
         for command in commands:
             self.take(command)
         self.check()
+        check_what_is_told(self.scheduler.host, self.now)
         return commands
 
     def told_at_once(self, twin: Scheduler) -> list[Command]:

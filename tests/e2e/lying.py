@@ -22,9 +22,9 @@ Lie = Callable[[Any, Any], Any]
 class Liar(Simulator):
     """`lies` by path; they may change while it runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, lies: dict[str, Lie]) -> None:
         super().__init__(TWO)
-        self.lies: dict[str, Lie] = {}
+        self.lies = lies
 
     def application(self) -> web.Application:
         app = super().application()
@@ -50,9 +50,11 @@ def _response(said: Any) -> web.Response:
 
 
 @asynccontextmanager
-async def lying(session: aiohttp.ClientSession, **changed: Any) -> AsyncIterator[tuple[Client, Client, dict[str, Lie]]]:
-    """The proxy, the simulator directly, and its lies; `changed` are sections of the settings."""
-    liar = Liar()
+async def lying(
+    session: aiohttp.ClientSession, lies: dict[str, Lie] | None = None, **changed: Any
+) -> AsyncIterator[tuple[Client, Client, dict[str, Lie]]]:
+    """The proxy, the simulator directly, and its lies, told from the start; `changed` are sections of the settings."""
+    liar = Liar(lies or {})
     async with serving(liar) as url:
         chosen: Settings = msgspec.structs.replace(settings(url, unload_settle=0.0), **changed)
         async with running(chosen) as proxy:

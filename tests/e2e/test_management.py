@@ -52,6 +52,10 @@ async def test_models(proxy: Client) -> None:
         "uptime_s": 0,
         "request_count": 0,
         "tokens_per_second": None,
+        "known_as": "first",
+        "activity": "unloaded",
+        "work": "",
+        "refusals": {"unload": "it is not in memory"},
     }
     assert models["gone"]["status"] == "missing"
     assert "ollama pull never-pulled" in models["gone"]["reason"]

@@ -112,8 +112,7 @@ async def test_one_model_that_cannot_be_shown(session: aiohttp.ClientSession, ki
             return None
         return web.Response(status=500) if kind == "an error" else SHOWN[kind]()
 
-    async with lying(session) as (proxy, direct, lies):
-        lies["/api/show"] = show
+    async with lying(session, {"/api/show": show}) as (proxy, direct, lies):
         assert (await direct.generate("alpha"))[0] == 200
         await follows(proxy, direct)
         assert (await proxy.get("/health"))[1]["status"] == "healthy"

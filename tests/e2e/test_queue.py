@@ -76,6 +76,7 @@ async def test_one_who_waits_for_another_model(proxy: Client) -> None:
             "deadline",
             "estimated_start",
             "estimated_wait_seconds",
+            "may_force_at",
             "why",
             "reason",
             "blocked_by",

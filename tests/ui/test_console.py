@@ -1,6 +1,7 @@
 """The console in a real browser, on the proxy in front of the simulator."""
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -126,7 +127,7 @@ async def test_a_model_is_loaded_by_keyboard_and_the_focus_stays(browser: Browse
     [
         ("Load", "gone", "Ollama does not have it"),
         ("Unload", "kept", "it is pinned"),
-        ("Unload", "first", "it is unloaded"),
+        ("Unload", "first", "it is not in memory"),
     ],
 )
 async def test_a_click_that_cannot_be_done_says_why(
@@ -144,6 +145,57 @@ async def test_a_click_that_is_refused_says_why(browser: Browser, proxy: Client)
         await page.route("**/models/first/load*", lambda route: route.continue_(url=f"{proxy.url}/models/gone/load"))
         await button(page, "Load", "first").click()
         await expect(row(page, "first").locator(".message")).to_contain_text("ollama pull never-pulled")
+
+
+async def test_names_of_the_same_weights_are_one_in_memory(browser: Browser, ollama: str, tmp_path: Path) -> None:
+    """The copies that the console shows are of one runner: one slot, one lane; each counts its own requests."""
+    await copied(ollama, "alpha", "twin", "again")
+    names = {name: Model(path=f"ollama:{name}", parallel=1, size_gb=1) for name in ("alpha", "twin", "again")}
+    chosen = msgspec.structs.replace(settings(ollama, tmp_path / "history.db"), models=names)
+    async with running(chosen) as up, aiohttp.ClientSession() as session:
+        proxy = Client(session, up.url)
+        for name in names:
+            await proxy.generate(name)
+        async with console(browser, up.url) as page, AsyncExitStack() as asked, busy(proxy, "again"):
+            await asked.enter_async_context(asking(proxy, "twin", 1))
+            room = page.locator(".room").filter(has_text="All other models")
+            await expect(room).to_contain_text("1 of 1 slot taken")
+            await expect(room.locator(".cell")).to_have_text(re.compile("alpha = twin = again"))
+            await expect(page.locator(".lane")).to_have_count(1)
+            await expect(lane(page, "alpha = twin = again")).to_be_visible()
+            for name, work in (("alpha", ""), ("twin", "1 waiting"), ("again", "1 in flight")):
+                await expect(row(page, name).locator(".state")).to_have_text("serving")
+                await expect(row(page, name).locator(".state + small")).to_have_text(work)
+            await expect(row(page, "twin")).to_contain_text("same weights as alpha")
+
+
+async def copied(ollama: str, source: str, *names: str) -> None:
+    async with aiohttp.ClientSession() as session:
+        for name in names:
+            body = {"source": source, "destination": name}
+            async with session.post(f"{ollama}/api/copy", json=body) as answer:
+                assert answer.status == 200
+
+
+async def test_while_ollama_is_away_nothing_can_be_clicked(browser: Browser, session: aiohttp.ClientSession) -> None:
+    """What waits is counted although nobody knows what it waits for."""
+    async with AsyncExitStack() as before:
+        url = await before.enter_async_context(serving(Simulator(SIMULATED, max_loaded=2)))
+        patient = msgspec.structs.replace(settings(url), upstream=Upstream(url=url, grace=3600))
+        async with running(patient) as up, console(browser, up.url) as page:
+            await before.aclose()
+            asked = asyncio.create_task(Client(session, up.url).generate("nobody-knows"))
+            await expect(page.locator("#queue .note")).to_have_text(
+                "1 request waits; 1 until Ollama tells which model is meant"
+            )
+            await expect(page.locator("#facts")).to_contain_text("Waiting1")
+            asked.cancel()
+            await expect(page.locator("#banner")).to_have_text("Ollama is not reachable.")
+            await expect(page.locator("#facts")).to_contain_text("Ollamano answer")
+            await expect(row(page, "gone").locator(".state")).to_have_text("missing")
+            for name in ("first", "gone", "kept"):
+                for action in ("Load", "Unload"):
+                    await expect(button(page, action, name)).to_have_attribute("aria-disabled", "true")
 
 
 async def test_a_failed_load_is_a_problem(browser: Browser, proxy: Client) -> None:
@@ -265,6 +317,32 @@ async def test_an_answer_comes_to_its_end(browser: Browser, proxy: Client) -> No
         await expect(page.locator("#prompt .note")).to_contain_text("Done: ")
 
 
+async def test_an_answer_is_drawn_once_a_frame(browser: Browser, proxy: Client) -> None:
+    """Whoever reads the size of the answer at each token has the browser lay all of it out each time."""
+    pieces = [f"word{number} " + "\n" * (number % 20 == 19) for number in range(2000)]
+    lines = [{"response": piece, "done": False} for piece in pieces] + [{"done": True, "eval_count": len(pieces)}]
+    body = "".join(f"{json.dumps(line)}\n" for line in lines)
+    async with console(browser, proxy.url) as page:
+        await page.route("**/api/generate", lambda route: route.fulfill(status=200, body=body))
+        await page.evaluate("""() => {
+            window.read = window.frames = 0;
+            const height = Object.getOwnPropertyDescriptor(Element.prototype, "scrollHeight").get;
+            Object.defineProperty(document.querySelector(".answer"), "scrollHeight",
+                { get() { window.read += 1; return height.call(this); } });
+            const count = () => { window.frames += 1; requestAnimationFrame(count); };
+            count();
+        }""")
+        await page.get_by_label("Model", exact=True).select_option("first")
+        await page.get_by_label("Prompt", exact=True).fill("x")
+        await page.get_by_role("button", name="Send").click()
+        await expect(page.locator("#prompt .note")).to_contain_text("Done: 2,000 tokens")
+        assert await page.locator(".answer").text_content() == "".join(pieces)
+        read, frames = await page.evaluate("() => [window.read, window.frames]")
+        assert read <= 2 * (frames + 1)  # before and after the piece; the last one is drawn at once
+        shown = "answer => answer.scrollHeight - answer.scrollTop - answer.clientHeight < 20"
+        assert await page.locator(".answer").evaluate(shown)
+
+
 async def test_a_failed_prompt_says_why(browser: Browser, proxy: Client) -> None:
     async with console(browser, proxy.url, may_fail="500") as page:
         await page.get_by_label("Model", exact=True).select_option("faulty")
@@ -283,6 +361,7 @@ async def test_the_timeline_shows_what_is_seen(browser: Browser, ollama: str, se
         await expect(lane(page, "team/second:v1").get_by_role("img")).to_have_accessible_name(
             "team/second:v1: not in memory"
         )
+        await expect(page.locator("#timeline .cost")).to_contain_text(re.compile(r"1 swap took .* of the .* s seen\."))
         await expect(page.locator("#timeline")).to_contain_text("No history is kept")
         await expect(page.locator("#usage")).to_contain_text("No history is kept")
 

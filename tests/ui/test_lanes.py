@@ -25,7 +25,7 @@ async def lanes(browser: Browser, proxy: Client, script: str) -> Any:
 
 
 async def test_a_model_that_was_found_in_memory_was_not_being_loaded_before(browser: Browser, proxy: Client) -> None:
-    script = 'lanes.state("a", 500, "loaded"); return lanes.phases("a", 0, 1000, 1)'
+    script = 'lanes.state("a", 500, "loaded"); return lanes.phases(["a"], 0, 1000, 1)'
     assert await lanes(browser, proxy, script) == [{"phase": "holding", "from": 500, "to": 1000}]
 
 
@@ -33,7 +33,7 @@ async def test_a_model_that_leaves_was_in_memory_as_far_back_as_all_is_known(bro
     script = """
         lanes.state("a", 500, "unloading");
         lanes.state("a", 510, "unloaded");
-        return [lanes.phases("a", 0, 1000, 200), lanes.phases("a", 0, 1000)]
+        return [lanes.phases(["a"], 0, 1000, 200), lanes.phases(["a"], 0, 1000)]
     """
     leaves = {"phase": "draining", "from": 500, "to": 510}
     assert await lanes(browser, proxy, script) == [[{"phase": "holding", "from": 200, "to": 500}, leaves], [leaves]]
@@ -47,9 +47,9 @@ async def test_what_is_seen_while_the_history_is_read_is_kept(browser: Browser, 
         for (const [moment, state] of [[10, "loading"], [20, "loaded"]]) seen.state("a", moment, state);
         for (const moment of [20, 30]) seen.swap({ time: stamp(moment), to_model: "a" });
         seen.request({ model: "a", time: stamp(25), duration_s: 4, wait_s: 1 });
-        seen.observe({ name: "a", status: "loaded", in_flight: 1 }, 28);
+        seen.observe([{ name: "a", known_as: "a", status: "loaded", in_flight: 1 }], 28);
         lanes.merge(seen);
-        return [lanes.phases("a", 0, 30), lanes.serving("a", 0, 30, 0), lanes.swapsWithin(0, 100).length]
+        return [lanes.phases(["a"], 0, 30), lanes.serving(["a"], 0, 30, 0), lanes.swapsWithin(0, 100).length]
     """
     phases = [{"phase": "loading", "from": 10, "to": 20}, {"phase": "holding", "from": 20, "to": 30}]
     serving = [{"from": 22, "to": 25}, {"from": 28, "to": 30}]
@@ -61,9 +61,70 @@ async def test_serving_ends_with_the_last_answer_not_when_it_is_noticed(browser:
         lanes.serves("a", true, 10.4);
         lanes.request({ model: "a", time: stamp(12), duration_s: 2, wait_s: 0 });
         lanes.serves("a", false, 12.5);
-        return lanes.serving("a", 0, 100, 0)
+        return lanes.serving(["a"], 0, 100, 0)
     """
     assert await lanes(browser, proxy, script) == [{"from": 10, "to": 12}]
+
+
+async def test_names_of_the_same_weights_have_one_lane(browser: Browser, proxy: Client) -> None:
+    """What is told of them is told under any of their names."""
+    script = """
+        for (const [moment, name, state] of [[10, "a", "loading"], [20, "b", "loaded"], [30, "a", "unloaded"]])
+            lanes.state(name, moment, state);
+        lanes.request({ model: "a", time: stamp(22), duration_s: 1, wait_s: 0 });
+        lanes.request({ model: "b", time: stamp(25), duration_s: 1, wait_s: 0 });
+        const now = (name, in_flight) => ({ name, known_as: "b", status: "unloaded", in_flight });
+        lanes.observe([now("a", 0), now("b", 0)], 40);
+        return [lanes.phases(["a", "b"], 0, 50), lanes.serving(["a", "b"], 0, 50, 0)]
+    """
+    phases = [{"phase": "loading", "from": 10, "to": 20}, {"phase": "holding", "from": 20, "to": 30}]
+    assert await lanes(browser, proxy, script) == [phases, [{"from": 21, "to": 22}, {"from": 24, "to": 25}]]
+
+
+@pytest.mark.parametrize(
+    ("seen_from", "said"),
+    [
+        (550, "14 swaps took 36 s, 72.0 % of the 50 s seen."),
+        (0, "14 swaps took 36 s, 6.0 % of the 10 min seen."),
+        (595, "14 swaps took 5 s, 100.0 % of the 5 s seen."),
+        (600, "14 swaps took 0 s, 0.0 % of the 0 s seen."),
+    ],
+)
+async def test_swaps_are_a_part_of_the_time_that_was_seen(
+    browser: Browser, proxy: Client, seen_from: int, said: str
+) -> None:
+    script = f"""
+        const {{ cost }} = await import("/ui/timeline.js");
+        const swap = {{ time: stamp(600), drain_s: 0, unload_s: 0, load_s: 0 }};
+        const swaps = [{{ ...swap, drain_s: 10, unload_s: 6, load_s: 20 }}, ...Array(13).fill(swap)];
+        return cost(swaps, {seen_from}, 600)
+    """
+    assert await told(browser, proxy, script) == said
+
+
+async def test_a_single_event_does_not_change_the_figures(browser: Browser, proxy: Client) -> None:
+    """Else a model would be unloading, with the request in flight that it had when the figures were told."""
+    script = """
+        const { Live } = await import("/ui/live.js");
+        const { Store } = await import("/ui/store.js");
+        const model = { name: "a", known_as: "a", status: "loaded", in_flight: 1, uptime_s: 1 };
+        const status = { status: "healthy", available_models: ["a"], memory: [] };
+        const queue = { waiting: 0, requests: [], models: [], warnings: [] };
+        const happened = { time: stamp(1), model: "a", state: "unloading", cause: "idle" };
+        const events = [["snapshot", { status, models: [model], queue }], ["state", happened], ["swap", {}]];
+        const wire = events.map(([kind, data]) => `event: ${kind}\ndata: ${JSON.stringify(data)}\n\n`).join("");
+        const headers = { "Content-Type": "text/event-stream", "Date": new Date().toUTCString() };
+        const fetched = window.fetch;
+        window.fetch = async () => new Response(wire, { headers });
+        const live = new Live(new Store()), states = [];
+        live.on("state", (data) => states.push(data.state));
+        await new Promise((resolve) => { live.on("swap", resolve); live.listen(); });
+        live.source.close();
+        window.fetch = fetched;
+        const { status: shown, in_flight: answered } = live.store.models.get("a");
+        return [shown, answered, states]
+    """
+    assert await told(browser, proxy, script) == ["loaded", 1, ["unloading"]]
 
 
 async def test_a_day_of_requests_does_not_fill_the_memory(browser: Browser, proxy: Client) -> None:
@@ -98,8 +159,9 @@ async def test_the_budget_is_for_all_models_in_both_modes(
     script = f"""
         const {{ rooms }} = await import("/ui/memory.js");
         const {{ mode, budget, slots }} = {json.dumps(swapper)};
-        const model = (name, type) => [name, {{ name, type, status: "loaded", size_gb: 1 }}];
-        const models = new Map([model("a", "llm"), model("b", "embedding")]);
+        const resident = (model, type) =>
+            ({{ model, names: [model, `${{model}} too`], type, status: "loaded", size_gb: 1 }});
+        const models = [resident("a", "llm"), resident("b", "embedding")];
         const config = {{ swapper: {{ mode, max_concurrent_models: null, memory_budget_gb: budget, slots }} }};
         return rooms(config, models).map((room) => [room.name, room.count, room.budget, room.models.length])
     """

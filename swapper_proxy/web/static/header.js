@@ -17,7 +17,7 @@ const TROUBLES = {
 };
 
 function ollama({ status, simulated }) {
-  if (status.status !== "healthy") return { value: "no answer", tone: "bad" };
+  if (status.ollama !== "reachable") return { value: "no answer", tone: "bad" };
   return simulated ? { value: "simulated", tone: "warn" } : { value: "reachable", tone: "good" };
 }
 
@@ -26,10 +26,9 @@ function facts(store) {
   const [word, tone] = CONNECTIONS[connection];
   const page = { name: "This page", value: word, tone };
   if (!status) return [page];
-  const reachable = status.status === "healthy";
   const stale = connection === "lost";
   return [
-    { name: "Proxy", value: stale ? "no answer" : status.status, tone: stale ? "bad" : reachable ? "good" : "warn" },
+    { name: "Proxy", value: stale ? "no answer" : status.status, tone: stale ? "bad" : status.status === "healthy" ? "good" : "warn" },
     { name: "Ollama", ...(stale ? { value: "not known", tone: "quiet" } : ollama(store)) },
     { name: "Mode", value: status.mode, tone: "" },
     { name: "Active", value: status.active_model ?? "none", tone: "", name_of: "model" },
@@ -38,6 +37,8 @@ function facts(store) {
     page,
   ];
 }
+
+const sentence = (reason) => (reason ? `${reason[0].toUpperCase()}${reason.slice(1)}.` : "");
 
 export function mount(store) {
   const list = document.getElementById("facts");
@@ -51,7 +52,7 @@ export function mount(store) {
   };
   store.on(["status", "connection"], () => {
     keyed(list, facts(store), (fact) => fact.name, create, update);
-    const trouble = TROUBLES[store.connection] ?? store.status?.reason ?? "";
+    const trouble = TROUBLES[store.connection] ?? sentence(store.status?.reason);
     text(banner, trouble);
     banner.classList.toggle("shown", trouble !== "");
     document.title = store.status?.waiting ? `(${store.status.waiting}) Swapper Proxy` : "Swapper Proxy";

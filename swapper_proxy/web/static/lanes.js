@@ -1,4 +1,5 @@
-// What each model did over time: from the history, and from what is seen while the page is open.
+// What each model did over time: from the history, and from what is seen while the page is open.  What is kept is kept by
+// name; the names of the same weights are asked for together, as they have one state.
 
 import { epoch } from "./format.js";
 
@@ -15,22 +16,30 @@ export class Lanes {
     this.spans = new Map(); // of a model: [{from, to}] of its requests
     this.busy = new Map(); // of a model that serves now: since when
     this.swaps = [];
+    this.earliest = Infinity; // that anything is known of
   }
 
   state(model, time, state) {
+    this.earliest = Math.min(this.earliest, time);
     const points = list(this.points, model);
     points.push({ time, state });
     if (points.length > 1 && points.at(-2).time > time) points.sort((a, b) => a.time - b.time);
   }
 
-  // A model as it is now; only what differs from what is known is new.
-  observe(model, now) {
-    const points = list(this.points, model.name);
-    if ((points.at(-1)?.state ?? "unloaded") !== model.status) {
-      const earlier = !points.length && model.status === "loaded" ? model.since : null;
-      this.state(model.name, earlier ?? now, model.status);
+  // The models that are names of the same weights, as they are now; only what differs from what is known is new.
+  observe(models, now) {
+    const names = models.map((model) => model.name), { known_as: name, status, since } = models[0];
+    const points = this.pointsOf(names);
+    if ((points.at(-1)?.state ?? "unloaded") !== status) {
+      const earlier = !points.length && status === "loaded" ? since : null;
+      this.state(name, earlier ?? now, status);
     }
-    this.serves(model.name, model.in_flight > 0, now);
+    for (const model of models) this.serves(model.name, model.in_flight > 0, now);
+  }
+
+  pointsOf(names) {
+    const found = names.flatMap((name) => this.points.get(name) ?? []);
+    return names.length > 1 ? found.sort((a, b) => a.time - b.time) : found;
   }
 
   serves(model, busy, now) {
@@ -44,13 +53,16 @@ export class Lanes {
   }
 
   request({ model, time, duration_s: duration, wait_s: wait }) {
-    const end = epoch(time);
-    list(this.spans, model).push({ from: end - Math.max(0, duration - wait), to: end });
+    const end = epoch(time), from = end - Math.max(0, duration - wait);
+    this.earliest = Math.min(this.earliest, from);
+    list(this.spans, model).push({ from, to: end });
   }
 
   swap(swap) {
     const same = (other) => other.time === swap.time && other.to_model === swap.to_model;
-    if (!this.swaps.some(same)) this.swaps.push(swap);
+    if (this.swaps.some(same)) return;
+    this.earliest = Math.min(this.earliest, epoch(swap.time));
+    this.swaps.push(swap);
   }
 
   // What was seen beside the history, which is written a little later than it happens.
@@ -64,9 +76,10 @@ export class Lanes {
     this.busy = new Map(seen.busy);
   }
 
-  // Of a model within [from, to]: its phases in the order of time.  From `complete` on all its states are known.
-  phases(model, from, to, complete = Infinity) {
-    const points = this.points.get(model) ?? [];
+  // Of a model with these names within [from, to]: its phases in the order of time.  From `complete` on all its states
+  // are known.
+  phases(names, from, to, complete = Infinity) {
+    const points = this.pointsOf(names);
     const found = [];
     const first = points[0];
     if (first && BEFORE[first.state]) add(found, BEFORE[first.state], complete, first.time, from, to);
@@ -75,9 +88,9 @@ export class Lanes {
   }
 
   // When it served within [from, to]; what lies closer than `gap` seconds is one.
-  serving(model, from, to, gap) {
-    const spans = [...(this.spans.get(model) ?? [])];
-    if (this.busy.has(model)) spans.push({ from: this.busy.get(model), to });
+  serving(names, from, to, gap) {
+    const spans = names.flatMap((name) => this.spans.get(name) ?? []);
+    for (const name of names) if (this.busy.has(name)) spans.push({ from: this.busy.get(name), to });
     const within = spans.map((span) => ({ from: Math.max(from, span.from), to: Math.min(to, span.to) }));
     return merged(within.filter((span) => span.from < span.to), gap);
   }

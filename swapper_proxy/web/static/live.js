@@ -2,7 +2,6 @@
 
 import { get, opened } from "./api.js";
 import { Source } from "./events.js";
-import { epoch } from "./format.js";
 import { now } from "./store.js";
 
 const POLL_MS = 2000;
@@ -38,10 +37,7 @@ export class Live {
         this.store.addProblem(data);
         this.tell("problem", data);
       },
-      state: (data) => {
-        this.store.setState(data);
-        this.tell("state", data);
-      },
+      state: (data) => this.tell("state", data),
       swap: (data) => this.tell("swap", data),
       request: (data) => this.tell("request", data),
     };
@@ -106,7 +102,7 @@ export class Live {
 
   // What an event would have told.
   compare(model, before) {
-    if (!before || before.status === model.status) return;
+    if (!before || before.status === model.status || model.name !== model.known_as) return;
     const time = new Date(now() * 1000).toISOString();
     this.tell("state", { time, model: model.name, state: model.status, cause: "" });
     if (model.status === "error") {
@@ -136,22 +132,6 @@ async function offers() {
 
 // The snapshot that /events begins with, from what the other addresses tell.
 async function looked() {
-  const [status, models, queue, metrics] = await Promise.all([
-    get("status"), get("models"), get("queue"), get("metrics", { format: "json" }),
-  ]);
-  const lanes = new Map(queue.models.map((lane) => [lane.model, lane]));
-  const measured = new Map(metrics.metrics.map((one) => [one.model_name, one]));
-  const whole = (model) => {
-    const lane = lanes.get(model.name), figures = measured.get(model.name);
-    return {
-      ...model,
-      waiting: lane?.waiting ?? 0,
-      in_flight: lane?.in_flight ?? 0,
-      holding: false,
-      uptime_s: figures?.loaded_at && ["loaded", "draining"].includes(model.status) ? now() - epoch(figures.loaded_at) : 0,
-      request_count: figures?.request_count ?? 0,
-      tokens_per_second: figures?.tokens_per_second ?? null,
-    };
-  };
-  return { status, models: models.models.map(whole), queue };
+  const [status, { models }, queue] = await Promise.all([get("status"), get("models"), get("queue")]);
+  return { status, models, queue };
 }

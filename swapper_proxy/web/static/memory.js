@@ -3,12 +3,9 @@
 import { attribute, body, h, keyed, text } from "./dom.js";
 import { gigabytes, plural } from "./format.js";
 
-const RESIDENT = ["loading", "loaded", "draining", "unloading"];
-
 // The rooms that models live in, as the configuration has them: [{name, count, budget, models}].  A budget holds in both
-// modes and for all models together, slots for the models of their type.
-export function rooms(config, models) {
-  const resident = [...models.values()].filter((model) => RESIDENT.includes(model.status) && !model.remote);
+// modes and for all models together, slots for the models of their type.  `resident` is what is in memory.
+export function rooms(config, resident) {
   const { mode, max_concurrent_models: most, memory_budget_gb: budget, slots } = config.swapper;
   const own = Object.entries(slots).map(([type, count]) => ({
     name: `Slots for ${type}`, count, budget: null, models: resident.filter((model) => model.type === type),
@@ -40,7 +37,7 @@ function cells(room) {
   const { count, budget, models } = room;
   const total = Math.max(budget ?? 0, sum(models));
   const taken = models.map((model) => ({
-    key: model.name, name: model.name, state: model.status, size: model.size_gb,
+    key: model.model, name: model.names.join(" = "), state: model.status, size: model.size_gb,
     share: budget === null ? 1 : Math.max(model.size_gb ?? 0, total / 50),
   }));
   const spare = budget === null ? Math.max(0, Math.min(count, 24) - models.length) : 0;
@@ -72,7 +69,7 @@ function draw(element, cell) {
 export function mount(store) {
   const place = body("memory");
   place.classList.add("rooms");
-  store.on(["models", "status", "config"], () => {
-    if (store.config) keyed(place, rooms(store.config, store.models), (room) => room.name, create, update);
+  store.on(["status", "config"], () => {
+    if (store.config) keyed(place, rooms(store.config, store.status?.memory ?? []), (room) => room.name, create, update);
   });
 }

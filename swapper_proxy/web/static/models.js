@@ -10,32 +10,9 @@ const NUMBERS = ["Size", "Uptime", "Requests", "Tokens/s"];
 const MANY = 12; // more are shown by the choice of the reader
 const DONE = { load: "is being loaded", unload: "is being unloaded", pin: "is being pinned", unpin: "is no longer pinned" };
 
-export const isIn = (model) => ["loading", "loaded", "draining", "unloading"].includes(model.status);
-
-// Whether the button does anything, else why not.
-function hindrance(model, action) {
-  if (model.remote) return "it runs elsewhere";
-  if (model.status === "missing") return "Ollama does not have it";
-  if (action === "pin" || action === "unpin") return "";
-  if (action === "load") return ["loaded", "loading"].includes(model.status) ? `it is ${model.status}` : "";
-  if (model.pinned) return "it is pinned";
-  return ["unloaded", "error", "unloading"].includes(model.status) ? `it is ${model.status}` : "";
-}
-
-function shown(model) {
-  if (model.status !== "loaded") return model.status;
-  if (model.holding) return "holding";
-  return model.in_flight ? "serving" : "loaded";
-}
-
-function detail(model) {
-  const counts = [model.in_flight ? `${model.in_flight} in flight` : "", model.waiting ? `${model.waiting} waiting` : ""];
-  return counts.filter(Boolean).join(", ");
-}
-
 async function clicked(store, button, name, action) {
   const model = store.models.get(name);
-  const reason = model && hindrance(model, action);
+  const reason = model?.refusals[action];
   if (reason) {
     store.setMessage(name, { text: `Cannot ${action}: ${reason}`, bad: true });
     return;
@@ -80,13 +57,14 @@ function update(store, row, model) {
   const [head, state, size, priority, uptime, requests, tokens] = row.children;
   const message = store.messages.get(model.name);
   text(head.children[0], model.name);
-  text(head.children[1], [model.type, model.ollama_name === model.name ? "" : model.ollama_name, model.configured ? "" : "not configured"].filter(Boolean).join(" · "));
+  text(head.children[1], [model.type, model.ollama_name === model.name ? "" : model.ollama_name, model.configured ? "" : "not configured",
+    model.known_as === model.name ? "" : `same weights as ${model.known_as}`].filter(Boolean).join(" · "));
   text(head.children[2], model.pinned ? "pinned" : model.remote ? "remote" : "");
   text(head.children[3], message?.text || model.reason || "");
   attribute(head.children[3], "class", message?.bad ? "message bad" : "message");
-  text(state.firstChild, shown(model));
-  attribute(state.firstChild, "class", `state ${shown(model)}`);
-  text(state.lastChild, detail(model));
+  text(state.firstChild, model.activity);
+  attribute(state.firstChild, "class", `state ${model.activity}`);
+  text(state.lastChild, model.work);
   text(size, gigabytes(model.size_gb));
   text(priority, model.priority);
   drawUptime(uptime, model);
@@ -95,7 +73,7 @@ function update(store, row, model) {
   const buttons = row.querySelectorAll("button");
   setAction(buttons[2], model.name, model.pinned ? "unpin" : "pin");
   for (const element of buttons) {
-    const reason = hindrance(model, element.dataset.action);
+    const reason = model.refusals[element.dataset.action];
     attribute(element, "aria-disabled", reason ? "true" : null);
     attribute(element, "title", reason || null);
   }
@@ -104,7 +82,7 @@ function update(store, row, model) {
 // Part of a name, or how a type or state begins: "loaded" is not "unloaded".
 function matches(model, wanted) {
   const names = [model.name, model.ollama_name].join(" ").toLowerCase();
-  const terms = [model.type, shown(model), model.status, model.waiting ? "waiting" : ""];
+  const terms = [model.type, model.activity, model.status, model.waiting ? "waiting" : ""];
   const found = (word) => names.includes(word) || terms.some((term) => term.startsWith(word));
   return wanted.toLowerCase().split(/\s+/).every(found);
 }

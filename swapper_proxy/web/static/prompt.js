@@ -18,6 +18,8 @@ class Box {
   constructor(store) {
     this.store = store;
     this.running = null;
+    this.unseen = ""; // what has come of the answer since the last frame
+    this.frame = null;
     this.model = h("select", { id: "prompt-model" });
     this.input = h("textarea", { id: "prompt-text", rows: "3", placeholder: "Why is the sky blue?" });
     this.send = h("button", { type: "submit", class: "primary" }, "Send");
@@ -53,6 +55,7 @@ class Box {
     } catch (error) {
       text(this.told, error.name === "AbortError" ? "Stopped." : `Failed: ${error.message}`);
     } finally {
+      this.draw(); // in a hidden page, no frame comes
       this.running = null;
       this.busy(false);
     }
@@ -73,12 +76,29 @@ class Box {
     }
   }
 
-  // The end stays in sight, unless the reader went up.
+  // Once a frame, however many pieces come: whether the reader is at the end takes a layout of the whole answer to know.
   show(response) {
+    this.unseen += response;
+    this.frame ??= requestAnimationFrame(() => this.draw());
+  }
+
+  // The end stays in sight, unless the reader went up.
+  draw() {
+    if (this.frame !== null) cancelAnimationFrame(this.frame);
+    this.frame = null;
+    if (!this.unseen) return;
     const { scrollHeight, scrollTop, clientHeight } = this.output;
     const atEnd = scrollHeight - scrollTop - clientHeight < 20;
-    this.output.append(response);
+    for (const part of this.unseen.split(/(?<=\n)/)) this.write(part);
+    this.unseen = "";
     if (atEnd) this.output.scrollTop = this.output.scrollHeight;
+  }
+
+  // A block for each line: then only the last one has to be laid out again.
+  write(part) {
+    const last = this.output.lastElementChild;
+    const line = last && !last.textContent.endsWith("\n") ? last : this.output.appendChild(h("div"));
+    line.append(part);
   }
 
   busy(running) {

@@ -93,9 +93,14 @@ export class Store {
     this.changed("models");
   }
 
-  setState({ model, state }) {
-    const known = this.models.get(model);
-    if (known && known.status !== state) this.setModels([{ ...known, status: state, uptime_s: 0 }]);
+  // The models by the name that their weights go by: several may be names of the same.
+  weights() {
+    const found = new Map();
+    for (const model of this.models.values()) {
+      if (!found.has(model.known_as)) found.set(model.known_as, []);
+      found.get(model.known_as).push(model);
+    }
+    return found;
   }
 
   setMessage(model, message) {
@@ -125,7 +130,7 @@ export function setClock(moment) {
 
 // When its present stay began: kept while the reports agree, so that the clock does not jump.
 function upSince(model, before) {
-  if (!model.uptime_s && !["loaded", "draining"].includes(model.status)) return null;
-  const since = now() - (model.uptime_s ?? 0);
+  if (!model.uptime_s) return null;
+  const since = now() - model.uptime_s;
   return before?.since && Math.abs(before.since - since) < 2 ? before.since : since;
 }

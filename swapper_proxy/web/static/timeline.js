@@ -112,7 +112,7 @@ class Timeline {
   }
 
   observe() {
-    for (const model of this.store.models.values()) if (!model.remote) this.lanes.observe(model, now());
+    for (const models of this.store.weights().values()) if (!models[0].remote) this.lanes.observe(models, now());
   }
 
   // Soon: what comes in quick succession is drawn once, and a long time less often, as it moves less.  A picture that
@@ -128,7 +128,7 @@ class Timeline {
     const began = performance.now(), to = now(), from = to - this.length;
     const width = Math.max(120, this.axis.getBoundingClientRect().width || 600);
     const scale = { from, to, width, x: (moment) => ((moment - from) / this.length) * width, ticks: ticks(from, to, width) };
-    keyed(this.rows, this.shown(), (name) => name, lane, (row, name) => this.drawLane(row, name, scale));
+    keyed(this.rows, this.shown(), (names) => names[0], lane, (row, names) => this.drawLane(row, names, scale));
     this.troubles.draw(scale);
     this.drawAxis(scale);
     this.drawSwaps(from, to);
@@ -136,28 +136,30 @@ class Timeline {
     this.spent = performance.now() - began;
   }
 
-  // The configured ones unless they are many, and all that were in memory.
+  // The configured ones unless they are many, and all that were in memory: the names of each, the one it goes by first.
   shown() {
-    const models = [...this.store.models.values()].filter((model) => !model.remote);
     const from = now() - this.length;
-    const active = (name) => this.lanes.phases(name, from, now(), this.complete ?? undefined).length > 0;
-    const configured = models.filter((model) => model.configured && model.status !== "missing");
+    const active = (names) => this.lanes.phases(names, from, now(), this.complete ?? undefined).length > 0;
+    const all = [...this.store.weights()].filter(([, [first]]) => !first.remote).map(([name, models]) =>
+      ({ names: [name, ...models.map((model) => model.name).filter((other) => other !== name)],
+        configured: models.some((model) => model.configured && model.status !== "missing") }));
+    const configured = all.filter((one) => one.configured);
     const few = configured.length <= MOST_IDLE_LANES;
-    const present = models.filter((model) => (few && configured.includes(model)) || active(model.name)).map((model) => model.name);
-    this.idle = few ? 0 : configured.filter((model) => !present.includes(model.name)).length;
-    const gone = [...this.lanes.points.keys()].filter((name) => !this.store.models.has(name) && active(name));
-    return [...present, ...gone];
+    const present = all.filter((one) => (few && one.configured) || active(one.names));
+    this.idle = few ? 0 : configured.filter((one) => !present.includes(one)).length;
+    const gone = [...this.lanes.points.keys()].filter((name) => !this.store.models.has(name) && active([name]));
+    return [...present.map((one) => one.names), ...gone.map((name) => [name])];
   }
 
-  drawLane(row, name, { from, to, width, x, ticks: marks }) {
-    const phases = this.lanes.phases(name, from, to, this.complete ?? undefined);
-    const serving = this.lanes.serving(name, from, to, (to - from) / width);
+  drawLane(row, names, { from, to, width, x, ticks: marks }) {
+    const phases = this.lanes.phases(names, from, to, this.complete ?? undefined);
+    const serving = this.lanes.serving(names, from, to, (to - from) / width);
     const drawn = [...phases, ...serving.map((span) => ({ phase: "serving", ...span }))].map((span) => {
       const rect = block(span.phase, x(span.from), x(span.to) - x(span.from));
       rect.append(s("title", {}, `${SAID[span.phase] ?? span.phase} ${duration(span.to - span.from)}, ${clock(span.from)} to ${clock(span.to)}`));
       return rect;
     });
-    const [label, picture] = row.children;
+    const [label, picture] = row.children, name = names.join(" = ");
     text(label, name);
     attribute(label, "title", name);
     attribute(picture, "aria-label", `${name}: ${spoken(phases, serving)}`);
@@ -174,10 +176,14 @@ class Timeline {
 
   drawSwaps(from, to) {
     const swaps = this.lanes.swapsWithin(from, to);
-    const spent = swaps.reduce((sum, swap) => sum + swap.drain_s + swap.unload_s + swap.load_s, 0);
-    const share = ((100 * spent) / (to - from)).toFixed(1);
-    text(this.cost, swaps.length ? `${plural(swaps.length, "swap")} took ${duration(spent)}, ${share} % of this time.` : "No swap in this time.");
+    text(this.cost, cost(swaps, Math.max(from, this.seenSince()), to));
     keyed(this.swaps, swaps.slice(0, MOST_SWAPS), (swap) => `${swap.time} ${swap.to_model}`, swapRow, () => {});
+  }
+
+  // Since when swaps would be known: this proxy began, or an earlier one had begun that told of anything.
+  seenSince() {
+    if (this.complete === null) return this.store.opened;
+    return Math.max(this.cut ?? 0, Math.min(epoch(this.store.status?.started_at) ?? Infinity, this.lanes.earliest));
   }
 
   caveat() {
@@ -186,6 +192,15 @@ class Timeline {
     if (this.cut > now() - this.length) return `${left}What was before ${clock(this.cut)} is too much to be drawn.`;
     return this.complete !== null ? left : `${left}No history is kept: this is what was seen since the page was opened at ${clock(this.store.opened)}.`;
   }
+}
+
+// How long swaps took within [from, to], which is the time that was seen.
+export function cost(swaps, from, to) {
+  if (!swaps.length) return "No swap in this time.";
+  const within = (swap) => Math.min(swap.drain_s + swap.unload_s + swap.load_s, Math.max(0, epoch(swap.time) - from));
+  const spent = swaps.reduce((sum, swap) => sum + within(swap), 0);
+  const share = Math.min(100, (100 * spent) / Math.max(to - from, 0.001)).toFixed(1);
+  return `${plural(swaps.length, "swap")} took ${duration(spent)}, ${share} % of the ${duration(to - from)} seen.`;
 }
 
 const lane = () => h("div", { class: "lane" }, h("span", { class: "label" }), s("svg", { height: HEIGHT, role: "img" }));
