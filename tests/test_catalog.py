@@ -73,6 +73,24 @@ async def found(of: Catalog, name: str) -> catalog.Model:
     return model
 
 
+async def test_models_that_nobody_has_asked_for_are_got_to_know_a_few_at_a_time() -> None:
+    asked = []
+
+    class Watched(Ollama):
+        async def show(self, name: str) -> Shown:
+            asked.append(name)
+            return await super().show(name)
+
+    of = Catalog(Watched(), Settings())
+    await of.refresh()
+    assert [len(of.serving("w1")), asked] == [0, []]
+    await of.learn(3)
+    assert [model.name for model in of.serving("w1")] == ["a:latest", "a-kind:latest"]
+    for _ in range(2):
+        await of.learn(3)
+    assert asked == list(Ollama.SHOWN)
+
+
 async def test_the_profile_of_a_configured_model() -> None:
     fields = {"size_gb": 3, "type": "code", "parallel": 2, "pinned": True, "max_queue": 5}
     of = catalog_of({"a": fields}, model_swap_timeout=9)

@@ -51,7 +51,7 @@ async def test_two_models_in_turn(run: Run, proxy: Client) -> None:
     assert await counts(proxy) == {"first": 2, "team/second:v1": 1}  # its empty requests only load
     assert await proxy.metric("swapper_generated_tokens_total") == 3 * 16
     status = await proxy.status()
-    assert (status["active_model"], status["loaded_models"]) == ("first", ["first"])
+    assert (status["active_model"], [r["model"] for r in status["memory"]]) == ("first", ["first"])
 
 
 async def test_three_at_once(run: Run, proxy: Client) -> None:

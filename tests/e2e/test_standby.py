@@ -149,7 +149,7 @@ async def test_a_reload_behind_the_back_is_told(ollama: Client, caplog, stream: 
             return not await ollama.resident()
 
         await until(gone)
-        assert (await proxy.status())["loaded_models"] == ["alpha"]
+        assert [r["model"] for r in (await proxy.status())["memory"]] == ["alpha"]
         assert (await proxy.generate("alpha", 1, stream=stream))[0] == 200
         await at_rest(proxy)
         assert await proxy.metric("swapper_upstream_reloads_total", model="alpha", cause="gone") == 1
@@ -163,7 +163,7 @@ async def test_a_reload_behind_the_back_is_told(ollama: Client, caplog, stream: 
 async def test_other_options_than_thought_are_told_as_such(ollama: Client) -> None:
     await ollama.generate("alpha", options={"num_ctx": 256, "num_predict": 1})
     async with configured(ollama, BOTH) as proxy:
-        assert (await proxy.status())["loaded_models"] == ["alpha"]  # with which options nobody can see
+        assert [r["model"] for r in (await proxy.status())["memory"]] == ["alpha"]  # with which options nobody can see
         assert (await proxy.generate("alpha", 1))[0] == 200
         await at_rest(proxy)
         assert await proxy.metric("swapper_upstream_reloads_total", model="alpha", cause="options") == 1

@@ -10,7 +10,7 @@ import msgspec
 
 from swapper_proxy.app import running
 from swapper_proxy.config import History, Model
-from tests.e2e.conftest import Client, at_rest, busy, settings, until, waits
+from tests.e2e.conftest import Client, at_rest, busy, is_in, settings, until, waits
 
 NAMES = ("beta", "twin", "guide")
 
@@ -55,6 +55,16 @@ async def test_the_history_tells_one_story_of_one_runner(ollama: Client, tmp_pat
             *(("beta", state) for state in ("loading", "loaded", "draining", "unloading", "unloaded")),
             *(("guide", state) for state in ("loading", "loaded")),
         ]
+
+
+async def test_a_name_that_nobody_has_asked_for_is_as_the_others(ollama: Client) -> None:
+    async with twins(ollama) as proxy:
+        await proxy.generate("beta")
+        for name in NAMES[1:]:
+            await is_in(proxy, name, "loaded")
+        (resident,) = (await proxy.status())["memory"]
+        assert (resident["model"], set(resident["names"])) == ("beta", set(NAMES))
+        assert {m["known_as"] for m in (await proxy.get("/models"))[1]["models"] if m["name"] in NAMES} == {"beta"}
 
 
 async def test_a_name_that_is_deleted_is_no_name_any_more(ollama: Client, tmp_path: Path) -> None:
