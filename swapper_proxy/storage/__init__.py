@@ -1,1 +1,1 @@
-"""What outlives the proxy: the history of requests, swaps and states, in SQLite."""
+"""What outlives the proxy: the history of requests, swaps, states and problems, in SQLite."""

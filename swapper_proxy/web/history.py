@@ -1,4 +1,4 @@
-"""GET /history/*: what was kept of requests, swaps and states.  Every parameter is checked."""
+"""GET /history/*: what was kept of requests, swaps, states and problems.  Every parameter is checked."""
 
 import math
 import re

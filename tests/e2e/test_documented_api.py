@@ -35,6 +35,7 @@ async def example(session: aiohttp.ClientSession, tmp_path: Path) -> AsyncIterat
         async with running(chosen) as running_proxy:
             proxy = Client(session, running_proxy.url)
             assert (await proxy.generate("mistral-7b"))[0] == 200
+            assert (await proxy.post("/api/generate", {"model": "x"}, **{"X-Swapper-Priority": "?"}))[0] == 400
             async with busy(proxy, "mistral-7b"):
                 waiting = asyncio.create_task(proxy.generate("deepseek-r1-70b"))
                 await waits(proxy, 1)
@@ -46,8 +47,8 @@ async def example(session: aiohttp.ClientSession, tmp_path: Path) -> AsyncIterat
 
 async def all_is_kept(proxy: Client) -> bool:
     """Of what has happened by now, so that pages with one item have a next one."""
-    kept = {name: (await proxy.get(f"/history/{name}"))[1][name] for name in ("requests", "swaps", "states")}
-    return [len(rows) for rows in kept.values()] == [1, 1, 2]
+    expected = {"requests": 1, "swaps": 1, "states": 2, "problems": 1}
+    return expected == {name: len((await proxy.get(f"/history/{name}"))[1][name]) for name in expected}
 
 
 def shape(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What is kept of requests, swaps and states, through the proxy on the simulated Ollama."""
+"""What is kept of requests, swaps, states and problems, through the proxy on the simulated Ollama."""
 
 import asyncio
 import os
