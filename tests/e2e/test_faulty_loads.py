@@ -278,7 +278,11 @@ def full_port() -> Iterator[int]:
         yield listening.getsockname()[1]
 
 
-async def test_an_ollama_to_which_nobody_can_connect(session: aiohttp.ClientSession) -> None:
+async def test_an_ollama_to_which_nobody_can_connect(
+    session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY"):  # of which the reason would tell
+        monkeypatch.delenv(name, raising=False)
     async with contextlib.AsyncExitStack() as stack:
         with full_port() as port:
             url = f"http://127.0.0.1:{port}"
