@@ -14,17 +14,17 @@ LITTLE_GB = 1.0  # small embedders take less, and hardly anything else
 
 
 def squeezed_out(settings: Settings) -> Iterator[Problem]:
-    """Warn of models that are refused once what is pinned is resident, although the number of models would be right."""
+    """Warn of models that are refused because of the memory, although the number of models would be right."""
     budget_gb = settings.swapper.memory_budget_gb
-    pinned_gb = sum(model.size_gb or 0.0 for model in settings.models.values() if model.pinned)
-    if budget_gb is None or not pinned_gb:
+    if budget_gb is None:
         return
+    pinned_gb = sum(model.size_gb or 0.0 for model in settings.models.values() if model.pinned)
     key_path, left_gb = "swapper.memory_budget_gb", round(budget_gb - pinned_gb, 3)
     if refused := _refused(settings):
         names = ", ".join(f"{name} ({model.size_gb:g} GB)" for name, model in refused.items())
-        text = f"the pinned models leave {left_gb:g} GB of {budget_gb:g}; these are refused (507): {names}"
-        yield Problem(key_path, text)
-    elif left_gb < LITTLE_GB and _others(settings):
+        left = f"the pinned models leave {left_gb:g} GB of {budget_gb:g}" if pinned_gb else f"{budget_gb:g} GB"
+        yield Problem(key_path, f"{left}; these do not fit and are refused (507): {names}")
+    elif pinned_gb and left_gb < LITTLE_GB and _others(settings):
         text = f"the pinned models leave {left_gb:g} GB of {budget_gb:g}; a model that takes more is refused (507)"
         yield Problem(key_path, text)
 

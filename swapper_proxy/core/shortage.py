@@ -31,7 +31,8 @@ class Shortage:
     def text(self, name: str, name_of: Callable[[Key], str]) -> str:
         """Say it to people, who call the key by this name, and the others as `name_of` says."""
         if not self.pinned:
-            return f"{name} takes {_gb(self.size_gb)}{_with(self.key)}, and memory_budget_gb is {self.memory_gb:g}"
+            taken = f"{_gb(self.size_gb)}{_with(self.key)}"
+            return f"{name} takes {taken}, and memory_budget_gb is {self.memory_gb:g}; raise it or ask for less"
         for key, _ in self.pinned:
             if key.runner == self.key.runner:
                 return (

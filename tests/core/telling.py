@@ -32,7 +32,7 @@ def is_true(host: Host, outlook: Outlook, now: float) -> bool:
     if own.state is not State.ABSENT or host.is_cut_off:
         return False
     if outlook.why is Why.BACKOFF:
-        return now < own.load_backoff.until
+        return now < own.loadable_at()
     if blocker is None:
         return outlook.why is Why.TURN
     if outlook.why is Why.SWAPPING:
