@@ -393,7 +393,6 @@ def test_how_many_models_may_be_in_memory(tmp_path: Path, swapper: str, number: 
 @pytest.mark.parametrize(
     "text",
     [
-        one("size_gb: 9", "memory_budget_gb: 8"),
         one("pinned: true", "default_model: a"),
         one("pinned: true, keep_alive: -1, runner_options: {policy: strip}"),
         one(
@@ -437,7 +436,8 @@ def test_what_is_sound_is_taken_without_a_warning(tmp_path: Path, text: str) -> 
             "swapper: {mode: multi-active, memory_budget_gb: 24, slots: {embedding: 1}}\n"
             "models: {a: {path: 'ollama:x', size_gb: 12, pinned: true}, b: {path: 'ollama:y', size_gb: 11.5, pinned: "
             "true}, e: {path: 'ollama:z', size_gb: 0.6, type: embedding}}",
-            "swapper.memory_budget_gb: the pinned models leave 0.5 GB of 24; these do not fit and are refused (507): e (0.6 GB)",
+            "swapper.memory_budget_gb: the pinned models leave 0.5 GB of 24; these do not fit and are refused (507): e "
+            "(0.6 GB)",
         ),
         (
             one("size_gb: 8", "memory_budget_gb: 0.5"),

@@ -118,6 +118,15 @@ def test_what_a_model_is_made_of() -> None:
     assert shown(modelfile="FROM " + "x" * 5000).runner == ""
 
 
+@pytest.mark.parametrize(
+    "command", ["SYSTEM", "LICENSE", "TEMPLATE", "PARAMETER stop", "MESSAGE user", "RENDERER", "NEW"]
+)
+@pytest.mark.parametrize("text", ['"x\nFROM y"', '"""a "\nfrom y\n"""', '"""a\n"""\nADAPTER y"""', "x\n# c\nFROM y"])
+def test_what_people_wrote_is_not_taken_for_weights(command: str, text: str) -> None:
+    head = "# FROM a:latest\n\nFROM /blobs/sha256-1\nADAPTER /blobs/sha256-2\n"
+    assert shown(modelfile=f"{head}{command} {text}\nFROM z").runner == "sha256-1 sha256-2"
+
+
 def test_counts_of_each_layer() -> None:
     info: dict[str, Any] = {"general.architecture": "x", "x.block_count": 2, "x.embedding_length": 8}
     one = shown(model_info=info | {"x.attention.head_count": 4, "x.attention.head_count_kv": 2}).context
@@ -126,3 +135,7 @@ def test_counts_of_each_layer() -> None:
         some = info | {"x.attention.head_count": heads, "x.attention.head_count_kv": of_layers}
         assert shown(model_info=some).context == one
     assert shown(model_info=info | {"x.attention.head_count": [[4]]}).context == (0, 0)
+
+
+def test_commands_may_be_in_small_letters() -> None:
+    assert shown(modelfile="from /x/w\nadapter /x/a\nsystem from y").runner == "w a"

@@ -99,7 +99,7 @@ MEANINGS = {
     "routes.NAME.is_embedding": "condition: whether it is for an embedding",
     "routes.NAME.longer_than": "condition: more characters of text than this",
     "metrics.default_format": "what `/metrics` answers to who accepts anything; `json`: as the old service did",
-    "history.path": "file of the history: requests without their content, swaps, states, problems; `history: off` keeps none",
+    "history.path": "file of the history: requests (no contents), swaps, states, problems; `history: off` keeps none",
     "history.days": "what is older is dropped",
     "history.max_mb": "the oldest is dropped while the file takes more",
     "keys.clients.NAME.key": "the key itself; of `key`, `key_sha256`, `key_env` and `key_file` exactly one is given",

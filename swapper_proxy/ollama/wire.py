@@ -85,14 +85,15 @@ class Show(msgspec.Struct):
         """Weights, adapters and projectors: what identifies a runner.
 
         Empty if the modelfile names none, or if Ollama will not run the model: its failures are not those of others
-        that are made of the same.
+        that are made of the same.  Ollama writes these first.  All that follows may be what people wrote, in blocks
+        whose quotes it does not escape: any line of that may look like one of these.
         """
         parts = []
         for line in self.modelfile.splitlines():
-            words = line.split(maxsplit=1)
-            if len(words) == 2 and words[0] in ("FROM", "ADAPTER"):
-                parts.append(words[1].rpartition("/")[2].rpartition("\\")[2])
-            elif words and words[0] in _TEXTS:
+            command, *argument = line.split(maxsplit=1)[:2] or ("#",)
+            if command.upper() in ("FROM", "ADAPTER", "DRAFT"):
+                parts += [text.rpartition("/")[2].rpartition("\\")[2] for text in argument]
+            elif not command.startswith("#"):
                 break
         runner = " ".join(parts)
         return "" if self.wrong_parameters or len(runner) > MOST_TEXT else runner
@@ -114,8 +115,6 @@ class Show(msgspec.Struct):
         return [(name, text.strip()) for name, _, text in lines]
 
 
-# With these begins, in a modelfile that Ollama writes, what people wrote: a line of it may look like any other.
-_TEXTS = ("TEMPLATE", "SYSTEM", "PARAMETER", "LICENSE", "MESSAGE")
 _NULL = "<nil>"  # which Ollama takes for left out
 _BOOLEANS = {"true": True, "false": False}
 _NUMBERS = INTEGERS | FLOATS
