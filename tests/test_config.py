@@ -279,9 +279,9 @@ def test_what_the_environment_says_goes_before_a_mistake_in_the_file(tmp_path: P
 
 MERGED = """
 x-small: &small {type: llm, size_gb: 2}
-x-both: &both {<<: *small, priority: low}
+x-both: &both {<<: *small, priority: low, parallel: 2}
 models:
-  a: &a {<<: *small, path: "ollama:a", pinned: true}
+  a: &a {<<: *small, path: "ollama:a", pinned: true, parallel: 3}
   b: {<<: [*both, *a], path: "ollama:b", pinned: false}
   c: {path: "ollama:c", <<: {size_gb: 3, type: x}, size_gb: 4}
 """
@@ -289,11 +289,11 @@ models:
 
 def test_merge_keys(tmp_path: Path) -> None:
     models = load(tmp_path, MERGED).models
-    told = {name: (m.type, m.size_gb, m.priority, m.pinned, m.path) for name, m in models.items()}
+    told = {name: (m.type, m.size_gb, m.priority, m.parallel, m.path) for name, m in models.items()}
     assert told == {
-        "a": ("llm", 2, "medium", True, "ollama:a"),
-        "b": ("llm", 2, "low", False, "ollama:b"),
-        "c": ("x", 4, "medium", False, "ollama:c"),
+        "a": ("llm", 2, "medium", 3, "ollama:a"),
+        "b": ("llm", 2, "low", 2, "ollama:b"),
+        "c": ("x", 4, "medium", None, "ollama:c"),
     }
 
 
@@ -312,7 +312,8 @@ def test_merges_of_merges_do_not_grow_without_end(tmp_path: Path) -> None:
         ("models: {a: {<<: {path: 'ollama:x', path: 'ollama:y'}}}", "key 'path' is given twice"),
         ("x-a: &a {b: 1}\nmodels: {a: {<<: *a, <<: *a}}", "several are merged by a list"),
         ("x-a: &a {b: 1}\nmodels: {a: {<<: *a, path: 'ollama:x'}}", "models.a.b: unknown key"),
-        ("models: {a: {<<: 5}}", "not valid YAML"),
+        ("models: {a: {<<: 5}}", "after << a mapping is expected, or a list of mappings"),
+        ("models: {a: &a {<<: *a, path: 'ollama:x'}}", "not valid YAML"),
         ("models: {a: {5: x}}", "key 5 is no text; put it in quotes"),
     ],
 )

@@ -18,14 +18,24 @@ def read(text: str) -> Any:
 class _Loader(yaml.SafeLoader):
     def __init__(self, text: str) -> None:
         super().__init__(text)
-        self._merged: set[int] = set()
+        self._flat: set[int] = set()
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Check each mapping as it was written: it comes by here before it is made, and whenever it is merged."""
-        if id(node) not in self._merged:
-            self._merged.add(id(node))
-            self._check_keys(node)
-            super().flatten_mapping(node)
+        """Put what merge keys bring in their place: what stands beside them goes first, then the first of a list.
+
+        PyYAML 6.0.4 lets the last of a list win, unlike https://yaml.org/type/merge.html.
+        """
+        if id(node) in self._flat:
+            return
+        self._flat.add(id(node))
+        self._check_keys(node)
+        own = [pair for pair in node.value if pair[0].tag != MERGE]
+        known = {key.value for key, _ in own}
+        for source in (source for key, value in node.value if key.tag == MERGE for source in _sources(value)):
+            self.flatten_mapping(source)
+            own += [pair for pair in source.value if pair[0].value not in known]
+            known |= {key.value for key, _ in source.value}
+        node.value = own
 
     def _check_keys(self, node: yaml.MappingNode) -> None:
         seen = set()
@@ -41,6 +51,14 @@ class _Loader(yaml.SafeLoader):
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
+
+
+def _sources(node: yaml.Node) -> list[yaml.MappingNode]:
+    found = node.value if isinstance(node, yaml.SequenceNode) else [node]
+    for source in found:
+        if not isinstance(source, yaml.MappingNode):
+            raise _wrong(source, "after << a mapping is expected, or a list of mappings")
+    return list(found)
 
 
 def _wrong(node: yaml.Node, text: str) -> yaml.constructor.ConstructorError:
