@@ -19,7 +19,7 @@ from fnmatch import fnmatchcase
 from typing import Protocol, TypeVar
 
 from swapper_proxy import config
-from swapper_proxy.core.errors import ProxyError
+from swapper_proxy.core.errors import ProxyError, Rejected, Rejection
 from swapper_proxy.core.names import DEFAULT_HOST, DEFAULT_NAMESPACE, canonical
 from swapper_proxy.core.types import Priority
 from swapper_proxy.runtime.catalog import Catalog
@@ -250,3 +250,15 @@ def _fits(spelling: str, pattern: str) -> bool:
 
 def _without_defaults(pattern: str) -> str:
     return pattern.lower().removeprefix(f"{DEFAULT_HOST}/").removeprefix(f"{DEFAULT_NAMESPACE}/")
+
+
+def told_to(client: Client | None, error: ProxyError) -> ProxyError:
+    """Return the error without the names of what is pinned, for a client that may use some models only."""
+    if (
+        client is not None
+        and client.restricted
+        and isinstance(error, Rejected)
+        and error.reason is Rejection.PINNED_OUT
+    ):
+        return Rejected(error.reason)
+    return error

@@ -118,7 +118,7 @@ class Proxy:
     def refuse(self, exchange: Exchange, error: ProxyError) -> None:
         """The proxy's own answer, with a line in the log under the same request id; counted and recorded."""
         request_id, path = exchange.request_id, exchange.path
-        status, headers, body = rendered(error, dialect_of(path), request_id)
+        status, headers, body = rendered(keys.told_to(exchange.client, error), dialect_of(path), request_id)
         after_s = round(time.monotonic() - exchange.arrived, 3)
         what = {"endpoint": path[:64], "status": status, "code": error.code, "wait_s": after_s}
         log.warning("refused", extra=self._who(exchange) | what)

@@ -15,8 +15,19 @@ import msgspec
 import pytest
 
 from swapper_proxy.app import running
-from swapper_proxy.config import ClientKey, History, Keys, ManagementKey, Route, Server, Swapper, Upstream, digest
-from swapper_proxy.core.errors import ProxyError
+from swapper_proxy.config import (
+    ClientKey,
+    History,
+    Keys,
+    ManagementKey,
+    Model,
+    Route,
+    Server,
+    Swapper,
+    Upstream,
+    digest,
+)
+from swapper_proxy.core.errors import ProxyError, Rejection
 from swapper_proxy.web.endpoints import ENDPOINTS
 from swapper_proxy.web.keys import check_read_only
 from tests.e2e.conftest import Client, at_rest, busy, settings, until, waits
@@ -623,3 +634,13 @@ async def test_the_command_line_sends_a_key(ollama: Client, tmp_path: Path) -> N
     assert results[0][1].startswith("swapper-proxy: a key is needed")
     assert results[1][1] == "swapper-proxy: nobody has this key\n"
     assert results[4][1] == "swapper-proxy: this key changes nothing\n"
+
+
+async def test_who_may_use_some_models_only_is_not_told_what_others_are_pinned(ollama: Client) -> None:
+    models = {name: Model(path=f"ollama:{name}") for name in ("alpha", "beta")}
+    async with keyed(ollama, {"models": ("beta",)}, models=models) as ann:
+        assert (await ann.post("/models/alpha/pin"))[0] == 200
+        asked = {**GENERATE, "model": "beta"}
+        assert await ann.post("/api/generate", asked) == (507, {"error": Rejection.PINNED_OUT.message})
+        status, answer = await ann.of(BOB).post("/api/generate", asked)
+        assert (status, "alpha is pinned" in answer["error"]) == (507, True)
