@@ -24,7 +24,7 @@ LEAVES_S = 0.3  # after so long
 TROUBLE = {500, 502, 503, 504}
 BROKEN = "broken"  # the model whose loads always fail
 # Keys: any model; one only; none may wait.
-KEYS = {"soak": "sk-soak", "narrow": "sk-narrow", "impatient": "sk-impatient"}
+KEYS = {"soak": "sk-of-the-soak", "narrow": "sk-narrow", "impatient": "sk-impatient"}
 MANAGEMENT_KEY = "sk-soak-operator"
 
 

@@ -20,6 +20,6 @@ from swapper_proxy.runtime.reachability import LOOP
     ],
 )
 def test_trouble(closing: bool, reachable: bool, loops: bool, blind: bool, trouble: str) -> None:
-    ollama = Mock(loops=loops, closing=Mock(is_set=lambda: closing))
+    ollama = Mock(trouble=LOOP if loops else "Ollama is not reachable", closing=Mock(is_set=lambda: closing))
     engine = Mock(ollama=ollama, reachable=reachable, is_blind=blind, now=0.0, residencies=lambda: ())
     assert Board(Mock(), engine, Mock()).trouble == trouble

@@ -68,7 +68,15 @@ def command(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]
     )
 
 
-STATUS = {"status": "healthy", "mode": "single-active", "loaded_models": [], "waiting": 0, "in_flight": 0}
+STATUS = {
+    "status": "healthy",
+    "reason": None,
+    "mode": "single-active",
+    "loaded_models": [],
+    "memory": [],
+    "waiting": 0,
+    "in_flight": 0,
+}
 
 
 @pytest.mark.parametrize("name", ["health", "status"])

@@ -5,13 +5,14 @@ from typing import cast
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from swapper_proxy.core.types import Priority
+from swapper_proxy.core.types import Priority, State
 from swapper_proxy.observe import metrics as metrics_module
 from swapper_proxy.observe.gone import GONE_S, MOST_GONE
 from swapper_proxy.observe.metrics import NEW_MODELS, Metrics
 from swapper_proxy.runtime.board import Board, ModelState, Snapshot
 from swapper_proxy.runtime.ledger import Ledger, Residence, Totals
 from swapper_proxy.runtime.ports import Usage
+from swapper_proxy.runtime.shown import Facts
 
 
 def test_the_hooks_fill_the_histograms() -> None:
@@ -84,9 +85,8 @@ class Shown:
 
 
 def state(name: str) -> ModelState:
-    return ModelState(
-        name, name, "llm", 1.0, Priority.MEDIUM, True, False, False, "loaded", 0, 0, 0, False, Totals(), Residence()
-    )
+    facts = Facts(state=State.RESIDENT)
+    return ModelState(name, name, name, "llm", 1.0, Priority.MEDIUM, True, facts, 0, 0, 0, "", Totals(), Residence())
 
 
 @pytest.fixture

@@ -198,7 +198,10 @@ async def test_what_waits_when_a_pinned_model_comes_is_told(session: aiohttp.Cli
             direct.close()
             assert await asking == (
                 507,
-                {"error": "pinned models leave no room for the model with these runner options"},
+                {
+                    "error": "there is no room for gamma: alpha is pinned, and at most 1 model (mode, "
+                    "max_concurrent_models) may be in memory at a time; lift a pin or allow more"
+                },
             )
             await is_in(proxy, "alpha", "loaded")
 

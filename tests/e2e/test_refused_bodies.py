@@ -52,9 +52,9 @@ CONFIG: dict[str, dict[str, object]] = {
     "routes": {"pictures": [{"has_images": True, "model": "resident"}]},
     "keys": {
         "clients": {
-            "all": {"key": "all"},
-            "some": {"key": "some", "models": ["resident"]},
-            "hasty": {"key": "hasty", "queued": 0},
+            "all": {"key": "sk-for-all"},
+            "some": {"key": "sk-for-some", "models": ["resident"]},
+            "hasty": {"key": "sk-hasty-one", "queued": 0},
         }
     },
 }
@@ -68,7 +68,7 @@ class Case:
     start: str  # of the body, before what fills it up
     says: str = ""
     path: str = "/api/chat"
-    key: str = "all"
+    key: str = "sk-for-all"
     befalls: Callable[[Faults], None] = field(default=lambda _: None)
 
     @property
@@ -108,11 +108,11 @@ CASES = {
     "two meanings": Case(400, asking("resident", '"a":[],"a":{}'), "cannot be read"),
     "no name in use_llm": Case(400, asking("resident", '"metadata":{"use_llm":5}'), "use_llm"),
     "a route that takes it not": Case(400, asking("pictures"), "no rule"),
-    "a name without end": Case(403, '{"model":"', "may not use the model", key="some"),
-    "a model of other keys": Case(403, asking("other"), "may not use the model", key="some"),
+    "a name without end": Case(403, '{"model":"', "may not use the model", key="sk-for-some"),
+    "a model of other keys": Case(403, asking("other"), "may not use the model", key="sk-for-some"),
     "an unload that is not allowed": Case(403, asking("resident", '"messages":[],"keep_alive":0'), "may not unload"),
     "an unknown model": Case(404, asking("nobody"), "not found"),
-    "a key that may not wait": Case(429, asking("other"), "wait", key="hasty"),
+    "a key that may not wait": Case(429, asking("other"), "wait", key="sk-hasty-one"),
     "Ollama resets": Case(502, asking("resident"), "not reachable", befalls=resetting),
     "a load that fails": Case(503, asking("other"), "", befalls=failing),
     "larger than the budget": Case(507, asking("huge"), "memory_budget_gb"),
@@ -189,7 +189,7 @@ async def watching(session: aiohttp.ClientSession, folder: Path, **more: dict[st
     async with serving(Simulator(models, max_loaded=9, faults=faults)) as url:
         command = configured(folder, **more)
         async with served(session, url, folder, *command) as (proxy, process):
-            session.headers["Authorization"] = "Bearer all"
+            session.headers["Authorization"] = "Bearer sk-for-all"
 
             async def ready() -> bool:
                 return await proxy.state("pinned") == "loaded"

@@ -436,19 +436,19 @@ async def test_by_a_signal_while_it_starts(session: aiohttp.ClientSession, file:
 
 
 async def test_a_key_that_is_no_more_reads_no_events(proxy: Client, file: File) -> None:
-    old, new = {"Authorization": "Bearer sk-old"}, {"Authorization": "Bearer sk-new"}
-    file.write(keys={"management": {"ops": {"key": "sk-old"}}})
+    old, new = {"Authorization": "Bearer sk-the-old"}, {"Authorization": "Bearer sk-the-new"}
+    file.write(keys={"management": {"ops": {"key": "sk-the-old"}}})
     assert (await proxy.post("/reload"))[0] == 200
     async with proxy.session.get(f"{proxy.url}/events", headers=old) as events:
         assert (await proxy.post("/reload", **old))[0] == 200
-        file.write(keys={"management": {"ops": {"key": "sk-new"}}}, swapper={"max_queue": 7})
+        file.write(keys={"management": {"ops": {"key": "sk-the-new"}}}, swapper={"max_queue": 7})
         assert (await proxy.post("/reload", **old))[0] == 200
         async with asyncio.timeout(LIMIT_S):
             await events.read()
     assert (await proxy.get("/events", **old))[0] == 401
     async with proxy.session.get(f"{proxy.url}/events", headers=new) as events:
         assert events.status == 200
-        file.write(keys={"management": {"ops": {"key": "sk-new"}}})
+        file.write(keys={"management": {"ops": {"key": "sk-the-new"}}})
         assert (await proxy.post("/reload", **new))[0] == 200  # the same keys: the stream goes on
         assert await events.content.readline()
         assert not events.content.at_eof()
@@ -457,8 +457,8 @@ async def test_a_key_that_is_no_more_reads_no_events(proxy: Client, file: File) 
 @pytest.mark.parametrize("kind", ["clients", "management"])
 @pytest.mark.parametrize("text", ["", "swapper: {max_queue: 7}"])
 async def test_the_last_key_does_not_go(proxy: Client, file: File, kind: str, text: str) -> None:
-    key = {"Authorization": "Bearer sk-one"}
-    file.write(keys={kind: {"one": {"key": "sk-one"}}})
+    key = {"Authorization": "Bearer sk-number-one"}
+    file.write(keys={kind: {"one": {"key": "sk-number-one"}}})
     assert (await proxy.post("/reload"))[0] == 200
     path = "/api/tags" if kind == "clients" else "/status"
     assert [(await proxy.get(path))[0], (await proxy.get(path, **key))[0]] == [401, 200]
@@ -467,7 +467,7 @@ async def test_the_last_key_does_not_go(proxy: Client, file: File, kind: str, te
     assert (status, answer["error"]["code"]) == (400, "invalid_config")
     assert f"keys.{kind}: there are none any more" in answer["error"]["message"]
     assert (await proxy.get(path))[0] == 401
-    file.write(keys={kind: {"two": {"key": "sk-two"}}})
+    file.write(keys={kind: {"two": {"key": "sk-number-two"}}})
     assert (await proxy.post("/reload", **key))[0] == 200
     assert (await proxy.get(path, **key))[0] == 401
 

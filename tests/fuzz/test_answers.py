@@ -163,6 +163,7 @@ class Transport:
 class Pool:
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
+        self.url, self.has_answered = "http://127.0.0.1:1", True
         self.kept = 0
 
     def forget(self, connection: Connection) -> None: ...
