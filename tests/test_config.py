@@ -174,7 +174,7 @@ def test_without_a_file_at_the_default_place_the_defaults_hold(tmp_path: Path, m
         ),
         (routed("{}"), "routes.auto: expected list of mappings, got a mapping"),
         (routed("[]"), "routes.auto: needs at least one rule"),
-        (routed("[a]"), "routes.auto.1: expected mapping, got the text 'a'"),
+        (routed("[a]"), "routes.auto.1: expected mapping, got a text"),
         (routed("[{has_tools: true}]"), "routes.auto.1.model: is required"),
         (routed("[{model: a, has_tools: true}, {model: b, has_tool: true}]"), "routes.auto.2.has_tool: unknown key"),
         (routed("[{model: a, has_images: 1}]"), "routes.auto.1.has_images: expected true or false, got 1"),
@@ -203,7 +203,7 @@ def test_without_a_file_at_the_default_place_the_defaults_hold(tmp_path: Path, m
         ),
         (f"models: {{{'a' * 256}: {{path: 'ollama:x'}}}}", "models: expected names of 1 to 255 printable characters"),
         ("routes: [auto]", "routes: expected mapping, got a list"),
-        ("history: nothing", "history: expected mapping, got the text 'nothing'"),
+        ("history: nothing", "history: expected mapping, got a text"),
         ("history: {path: ''}", "history.path: expected text that is not empty, got the text ''"),
         ("history: {path: 5}", "history.path: expected text that is not empty, got 5"),
         ("history: {path: ~never-here/h.sqlite}", "history.path: Could not determine home directory"),
@@ -212,7 +212,8 @@ def test_without_a_file_at_the_default_place_the_defaults_hold(tmp_path: Path, m
         ("history: {max_mb: 0.5}", "history.max_mb: expected integer from 1 to 1000000, got 0.5"),
         ("history: {size: 5}", "history.size: unknown key"),
         ("- a", "expected a mapping of sections, as in `upstream: {url: ...}`"),
-        ("a: b: c", "not valid YAML"),
+        ("a: b: c", "not valid YAML: line 1, column 5: mapping values are not allowed here"),
+        ("defaults: &d {priority: low}", "unknown key; if it is only there to be merged, call it x-defaults"),
     ],
 )
 def test_a_mistake_is_one_line_with_file_and_key(tmp_path: Path, text: str, complaint: str) -> None:
@@ -239,15 +240,15 @@ swapper.memory_budget: unknown key; did you mean memory_budget_gb?
 swapper.memory_budget_gb: expected number above 0 to 100000, got the text '24GB'
 swapper.max_wait.high: expected number above 0 to 31536000, got the text 'soon'
 swapper.keep_alive: expected number or text, got a list
-upstream.url: expected text, got another value
-upstream.headers.Authorization: expected text or mapping, got another value
+upstream.url: expected text, got a number
+upstream.headers.Authorization: expected text or mapping, got a number
 models.a.prioritty: unknown key; did you mean priority?
 models.a.path: expected "ollama:" and the name that Ollama knows the model by, as in "ollama:llama3.2:3b", got the text 'x'
 models.b: expected mapping, got a list
 models.d.path: is required
 routes.auto.1.has_image: unknown key; did you mean has_images?
-routes.auto.2: expected mapping, got the text 'b'
-keys.clients.one.key: expected text, got another value
+routes.auto.2: expected mapping, got a text
+keys.clients.one.key: expected text, got a number
 server.trusted_proxies.2: expected text, got 5
 server.shutdown_grace: expected number from 0 to 31536000, got .nan
 """  # noqa: E501 - each is one line
@@ -261,6 +262,26 @@ def test_all_mistakes_come_at_once_and_none_tells_a_secret(tmp_path: Path) -> No
     assert sorted(in_file) == sorted(expected)
     assert port == "SWAPPER_PORT: server.port: expected integer from 0 to 65535, got 99999"
     assert mode == "SWAPPER_MODE: swapper.mode: expected single-active or multi-active, got the text 'two'"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "upstream:\n  headers:\n    Authorization: Bearer S3CRET: x",
+        'upstream:\n  headers:\n    Authorization: "Bearer S3CRET',
+        "upstream: http://u:S3CRET@h",
+        "upstream: {url: [S3CRET]}",
+        'upstream: {headers: {"Authorization: Bearer S3CRET": x}}',
+        "keys: S3CRET",
+        "keys: {clients: {alice: S3CRET}}",
+        "keys: {clients: {alice: {key: [S3CRET]}}}",
+        "keys: {clients: {alice: {key: !!int S3CRET}}}",
+    ],
+)
+def test_no_mistake_tells_a_secret(tmp_path: Path, text: str) -> None:
+    with pytest.raises(config.ConfigError) as caught:
+        load(tmp_path, text)
+    assert "S3CRET" not in str(caught.value)
 
 
 def test_all_contradictions_come_at_once(tmp_path: Path) -> None:

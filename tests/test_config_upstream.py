@@ -95,7 +95,10 @@ BAD = "expected visible ASCII characters, with spaces between them at most"
 @pytest.mark.parametrize(
     ("headers", "text"),
     [
-        (f"{{A b: {SECRET}}}", "headers: expected names of headers like Authorization, got 'A b'"),
+        (
+            f"{{A b: {SECRET}}}",
+            "headers: expected names of headers like Authorization, and their values behind a colon",
+        ),
         (f"{{Host: {SECRET}}}", "headers.Host: is a header that the proxy sets itself"),
         (f"{{content-length: '{SECRET}'}}", "headers.content-length: is a header that the proxy sets itself"),
         (f"{{a: {SECRET}, A: {SECRET}}}", "headers.A: is given twice"),

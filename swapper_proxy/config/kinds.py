@@ -74,7 +74,7 @@ def unknown(key: str, key_path: str, known: Mapping[str, Any]) -> Problem:
 
 def _in_struct(value: Any, struct: type[msgspec.Struct], key_path: str) -> Iterator[Problem]:
     if not isinstance(value, dict):
-        yield Problem(key_path, f"expected mapping, got {_given(value, key_path)}")
+        yield Problem(key_path, f"expected mapping, got {_type(value)}")  # it may be a secret in the wrong place
         return
     known = fields(struct)
     for key in value:
@@ -128,13 +128,11 @@ def _range(meta: msgspec.Meta) -> str:
 
 def _given(value: Any, key_path: str) -> str:
     """Say what the value is, as it stands in YAML."""
-    if isinstance(value, dict | list):
-        return "a mapping" if isinstance(value, dict) else "a list"
-    if value is None:
-        return "nothing"
+    if value is None or isinstance(value, dict | list):
+        return _type(value)
     if key_path.startswith(_SECRET_PATHS) or key_path.rpartition(".")[2] in _SECRETS:
-        return "a text" if isinstance(value, str) else "another value"
-    return _number(value) if isinstance(value, int | float) else f"the {_type(value)} {_cut(repr(value))}"
+        return _type(value)
+    return _number(value) if isinstance(value, int | float) else f"the {_type(value)[2:]} {_cut(repr(value))}"
 
 
 def _number(value: float) -> str:
@@ -146,7 +144,15 @@ def _number(value: float) -> str:
 
 
 def _type(value: Any) -> str:
-    return "text" if isinstance(value, str) else type(value).__name__
+    """Say of what type a value is, and not what it is."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, int | float):
+        return "true or false" if isinstance(value, bool) else "a number"
+    for kind, name in ((dict, "mapping"), (list, "list"), (str, "text")):
+        if isinstance(value, kind):
+            return f"a {name}"
+    return f"a {type(value).__name__}"
 
 
 def _cut(text: str) -> str:

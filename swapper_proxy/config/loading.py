@@ -134,7 +134,7 @@ def _read(named: str | None) -> tuple[str, dict[str, Any]]:
     try:
         values = strict_yaml.read(text)
     except Exception as error:  # beside its own errors it raises many others at values that are not what their tag says
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{path}: not valid YAML: {strict_yaml.explained(error)}") from None
     if values is None:
         values = {}
     if not isinstance(values, dict):
@@ -174,4 +174,7 @@ def _homeless(key: str, sections: Mapping[str, Any]) -> Problem:
     for section, kind in sections.items():
         if key in getattr(kind, "__struct_fields__", ()):
             return Problem(key, f"unknown key; did you mean {section}.{key}?")
-    return unknown(key, "", sections)
+    problem = unknown(key, "", sections)
+    if "did you mean" in problem.wrong:
+        return problem
+    return Problem(key, f"unknown key; if it is only there to be merged, call it {EXTENSION}{key}")

@@ -66,3 +66,12 @@ def _wrong(node: yaml.Node, text: str) -> yaml.constructor.ConstructorError:
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def explained(error: Exception) -> str:
+    """Say what is wrong and where, but not what stands there: it may be a secret."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return "a value is not what its tag says"
+    mark = error.problem_mark or error.context_mark
+    where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    return f"{where}{error.problem or error.context}"

@@ -28,6 +28,7 @@ _API = re.compile(
     r"|v1(/(models|chat/completions|completions|embeddings|responses|messages))?)/*$"
 )
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_PLAIN = re.compile(r"[^\s%\x00-\x1f\x7f/]+(/[^\s\x00-\x1f\x7f]*)?")
 _VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
 # Headers that say how a message is framed or read, or that the proxy sets.
 _TAKEN = frozenset(
@@ -144,7 +145,8 @@ def _wrong_url(text: str) -> str:
         return f"{like}{shown}; it must begin with http:// or https://{example}"
     if "@" in f"{url.path}{url.query}{url.fragment}":
         return _escape(like)
-    if url.scheme not in PORTS or not url.hostname or url.query or url.fragment:
+    odd = url.scheme not in PORTS or not url.hostname or url.query or url.fragment
+    if odd or url.port == 0 or not _PLAIN.fullmatch(f"{url.hostname}{url.path}"):
         return f"{like}{shown}"
     return _wrong_path(url)
 
@@ -180,7 +182,7 @@ def _own_address(settings: Settings) -> str:
 def _wrong_header(name: str, value: str | HeaderSource) -> str:
     """Return what is wrong with a header; empty if nothing is."""
     if not _NAME.fullmatch(name):
-        return f"expected names of headers like {AUTHORIZATION}, got {name[:100]!r}"
+        return f"expected names of headers like {AUTHORIZATION}, and their values behind a colon"
     if name.lower() in _TAKEN:
         return "is a header that the proxy sets itself"
     if isinstance(value, HeaderSource) and (value.env is None) == (value.file is None):

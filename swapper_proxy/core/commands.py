@@ -54,11 +54,15 @@ class StartUnload:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """The key is now in `state`: for logs, metrics and whoever watches; nothing is to be done."""
+    """The key is now in `state`: for logs, metrics and whoever watches; nothing is to be done.
+
+    `variant` is the model whose load failed, if it did; "" if that concerns all over the same weights.
+    """
 
     key: Key
     state: State
     cause: Cause
+    variant: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

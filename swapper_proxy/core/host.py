@@ -188,7 +188,7 @@ class Host:
             self.occupants[record.key.runner] = record
         else:
             self.occupants.pop(record.key.runner, None)
-        self.out.append(Changed(record.key, state, cause))
+        self.out.append(Changed(record.key, state, cause, record.loading_as))
 
     def adopt(self, sighting: Sighting, now: float) -> None:
         """Somebody else had it loaded: a resident like any other."""

@@ -203,7 +203,7 @@ class Residency:
     idle_since: float | None = None
     held_since: float = 0.0
     hold_until: float | None = None
-    loading_as: str = ""  # the variant that the last load was for
+    loading_as: str = ""  # the variant that the last load was for; once it failed for all of them, none
     load_backoffs: LoadBackoffs = field(default_factory=LoadBackoffs)
     unload_backoff: Backoff = field(default_factory=Backoff)
 

@@ -206,6 +206,7 @@ class Scheduler:
             return
         self.host.swap = None
         variant = record.loading_as if event.failure or event.made_anew else None
+        record.loading_as = variant or ""
         if event.made_anew:
             reason, retry_s = Rejection.MADE_ANEW, None
         else:

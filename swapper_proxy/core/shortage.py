@@ -31,8 +31,9 @@ class Shortage:
     def text(self, name: str, name_of: Callable[[Key], str]) -> str:
         """Say it to people, who call the key by this name, and the others as `name_of` says."""
         if not self.pinned:
-            taken = f"{_gb(self.size_gb)}{_with(self.key)}"
-            return f"{name} takes {taken}, and memory_budget_gb is {self.memory_gb:g}; raise it or ask for less"
+            context = self._context
+            less = f"raise it{', or ask for a smaller num_ctx' if context else ''}"
+            return f"{name} takes {_gb(self.size_gb)}{context}, and memory_budget_gb is {self.memory_gb:g}; {less}"
         for key, _ in self.pinned:
             if key.runner == self.key.runner:
                 return (
@@ -43,11 +44,16 @@ class Shortage:
             stay = ", ".join(name_of(key) for key, _ in self.pinned)
             limit, cure = f"{self._number} in memory at a time", "lift a pin or allow more"
         else:
-            name = f"{name}, which takes {_gb(self.size_gb)}{_with(self.key)}"
+            name = f"{name}, which takes {_gb(self.size_gb)}{self._context}"
             stay = ", ".join(f"{name_of(key)} ({_gb(size_gb)})" for key, size_gb in self.pinned)
             limit, cure = f"memory_budget_gb is {self.memory_gb:g}", "lift a pin or raise the budget"
         verb = "is" if len(self.pinned) == 1 else "are"
         return f"there is no room for {name}: {stay} {verb} pinned, and {limit}; {cure}"
+
+    @property
+    def _context(self) -> str:
+        """Say with which context, if it was chosen: of all options it is the one that takes memory."""
+        return next((f" with num_ctx {value}" for name, value in self.key.options if name == "num_ctx"), "")
 
     @property
     def _number(self) -> str:

@@ -313,7 +313,7 @@ class Board:
             held=occupant is not None and self._engine.waiting > 0 and not occupant.past_hold(self._engine.now),
             as_wanted=occupant is not None and self._catalog.own_key(model).served_by(occupant.key),
             installed=self._catalog.is_installed(model) if self._catalog.looked else None,
-            failed=residence.failed,
+            failed=residence.has_failed(model.variant),
             remote=model.remote,
             pinned=self._catalog.is_pinned(model),
         )

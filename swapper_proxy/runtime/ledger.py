@@ -26,7 +26,11 @@ class Residence:
     unloaded_at: float | None = None
     total_s: float = 0.0
     since: float | None = None
-    failed: bool = False  # the last load did
+    failed_as: str | None = None  # the variant that the last load was for, if it failed; "" if it failed for all
+
+    def has_failed(self, variant: str) -> bool:
+        """Return True if the last load failed, and what was wrong concerns this model."""
+        return self.failed_as in ("", variant)
 
     @property
     def uptime_s(self) -> float:
@@ -111,7 +115,8 @@ class Ledger:
         elif residence.since is not None and not holds:
             residence.total_s = residence.uptime_total_s
             residence.unloaded_at, residence.since = time.time(), None
-        residence.failed = change.state is State.ABSENT and change.cause is Cause.FAILED
+        failed = change.state is State.ABSENT and change.cause is Cause.FAILED
+        residence.failed_as = change.variant if failed else None
 
     def count(self, model: str, endpoint: str, status: int, usage: Usage) -> None:
         """An inference request was handed to Ollama, which answered with this status (502: it broke off before)."""

@@ -9,6 +9,7 @@ from swapper_proxy.web.relay import Outcome
 from swapper_proxy.web.usage import HEAD_BYTES, TAIL_BYTES
 
 # An answer of one of these types comes token by token: what stands behind each.
+WITHOUT_KNOWN_END = ("v1_audio", "v1_images")  # endpoints
 STREAMS = {"application/x-ndjson": b"\n", "text/event-stream": b"\n\n"}
 
 
@@ -70,9 +71,17 @@ class Counted(Outcome, kw_only=True):
 
     def cut(self, status: int) -> None:
         """An answer that its client has had to the end is whole, though the client left before the proxy knew."""
-        if not usage.is_whole(self.tail):
+        if not self._is_whole():
             self.status = status
             self._usage = usage.of_part(self.usage, self.tokens, self._streamed_s())
+
+    def ended_short(self) -> bool:
+        """Ollama ends a stream in order after an error, too: then its last word is missing."""
+        known = self.streams and self.status == 200 and not self.endpoint.startswith(WITHOUT_KNOWN_END)
+        return known and not self._is_whole()
+
+    def _is_whole(self) -> bool:
+        return usage.is_whole(self.tail, events=self._behind != b"\n")
 
     def _begin(self) -> None:
         self.began = time.monotonic()

@@ -64,6 +64,10 @@ class Outcome(msgspec.Struct):
         """The answer ends here and is not whole; `status` tells why."""
         self.status = status
 
+    def ended_short(self) -> bool:
+        """Return True if Ollama ended the answer in order, and it is not whole all the same."""
+        return False
+
     def count(self, waited_s: float = 0.0) -> None:
         """It is over, one way or the other; `waited_s` is the time in the queue."""
 
@@ -108,6 +112,9 @@ async def _relay(
         return why
     finally:
         answer.close()
+    if outcome.ended_short():
+        _cut(exchange, outcome, 502)
+        return "Ollama ended the stream before the answer was whole"
     return ""
 
 

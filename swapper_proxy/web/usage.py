@@ -2,6 +2,8 @@
 
 import re
 
+import msgspec
+
 from swapper_proxy.runtime.ports import Usage
 
 # The counts stand within the last few hundred bytes, after the text and the context of the answer ...
@@ -28,8 +30,11 @@ _NAMES = {
 # A whole number, all of it: neither the beginning of a longer one nor that of 1.5 or 1e9.
 _COUNTS = re.compile(rb'"(%b)":\s*(\d{1,18})[\s,}]' % b"|".join(_NAMES))
 NANOSECONDS = 1e-9
-# The end of a stream in each dialect.  In what a model writes the quotes and line ends are escaped.
-_END = re.compile(rb'"done": ?true|^data: \[DONE\]|"type": ?"(?:message_stop|response\.completed)"', re.MULTILINE)
+# The end of an event stream.  In what a model writes the quotes and line ends are escaped there.
+_LAST = rb"message_stop|response\.(?:completed|incomplete|failed)"
+_END = re.compile(rb'^data: \[DONE\]|"type": ?"(?:%b)"' % _LAST, re.MULTILINE)
+# The end of a last line that is longer than what is kept: after the context of the answer stand its counts.
+_COUNTED = re.compile(rb'"(?:prompt_)?(?:eval|total|load)_(?:count|duration)": ?\d+\}$')
 
 
 def read(head: bytes, tail: bytes, streamed_s: float) -> Usage:
@@ -41,9 +46,22 @@ def read(head: bytes, tail: bytes, streamed_s: float) -> Usage:
     return Usage(prompt, generated, found.get("load", 0) * NANOSECONDS, generation_s)
 
 
-def is_whole(tail: bytes) -> bool:
-    """Return True if a stream that ends like this has come to its end."""
-    return "answer" in _counts(tail[-TAIL_BYTES:]) or _END.search(tail) is not None
+class _Line(msgspec.Struct):
+    done: bool = False
+
+
+def is_whole(tail: bytes, *, events: bool) -> bool:
+    """Return True if a stream of events, else of lines, that ends like this has come to its end."""
+    if events:  # the first event of Anthropic's tells of no token yet
+        return _counts(tail[-TAIL_BYTES:]).get("answer", 0) > 0 or _END.search(tail) is not None
+    line = tail.rstrip().rpartition(b"\n")[2]
+    try:
+        return _last.decode(line).done
+    except (msgspec.MsgspecError, RecursionError, ValueError):
+        return _COUNTED.search(line) is not None
+
+
+_last = msgspec.json.Decoder(_Line)
 
 
 def of_part(said: Usage, tokens: int, streamed_s: float) -> Usage:

@@ -181,7 +181,7 @@ def test_what_can_never_be() -> None:
     record = world.host.record(Key("w"), Profile(size_gb=11), 0)
     assert told(hopeless(world.host, record)) == (
         Rejection.TOO_LARGE,
-        "w takes 11 GB, and memory_budget_gb is 10; raise it or ask for less",
+        "w takes 11 GB, and memory_budget_gb is 10; raise it",
     )
     record.profile = Profile(size_gb=10)
     assert hopeless(world.host, record) is None
@@ -226,7 +226,7 @@ SLOTS = Limits(max_resident=2, memory_gb=24, slots={"embedding": 2})
         (
             (Key("a", (("num_ctx", 65536),)), Profile(size_gb=25)),
             [],
-            "a takes 25 GB with num_ctx 65536, and memory_budget_gb is 24; raise it or ask for less",
+            "a takes 25 GB with num_ctx 65536, and memory_budget_gb is 24; raise it, or ask for a smaller num_ctx",
         ),
     ],
 )

@@ -16,7 +16,7 @@ BUDGET_GB = 0.4
 LARGE = {"num_ctx": 32768, "num_predict": 2}  # 722 MB for two requests at once
 SMALL = {"num_ctx": 2048, "num_predict": 2}  # 46 MB
 TOO_LARGE = (
-    "alpha takes 0.72 GB with num_ctx 32768, num_thread 1, and memory_budget_gb is 0.4; raise it or ask for less"
+    "alpha takes 0.72 GB with num_ctx 32768, and memory_budget_gb is 0.4; raise it, or ask for a smaller num_ctx"
 )
 
 

@@ -165,3 +165,35 @@ def test_of_a_stream_that_is_cut_off_what_came_counts(content_type: str, event: 
 def test_a_stream_that_has_come_to_its_end_is_not_cut_off(content_type: str, end: bytes, tokens: int) -> None:
     outcome = cut(content_type, LINE * 3, end)
     assert (outcome.status, outcome.usage.generated_tokens) == (200, tokens)
+    assert not outcome.ended_short()
+
+
+LONG_END = b'{"done":true,"context":[%b],"eval_count":11,"eval_duration":5}\n' % b",".join([b"123"] * 1000)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "end", "is_whole"),
+    [
+        ("application/x-ndjson", LONG_END, True),
+        ("application/x-ndjson", b'{"done":true,"done_reason":"load"}\n', True),
+        ("application/x-ndjson", b'{"message":{"tool_calls":[{"arguments":{"done":true}}]},"done":false}\n', False),
+        ("application/x-ndjson", b'{"message":{"tool_calls":[{"arguments":{"eval_count":5}}]},"done":false}\n', False),
+        ("application/x-ndjson", b'{"error":"the runner is gone"}\n', False),
+        ("application/x-ndjson", LINE[:-9], False),
+        ("application/x-ndjson", b"[" * 1000, False),
+        ("text/event-stream", MESSAGE_START, False),
+        ("text/event-stream", CHAT, False),
+        (
+            "text/event-stream",
+            b'data: {"type":"response.completed","response":{"usage":{"output_tokens":7}}}\n\n',
+            True,
+        ),
+    ],
+)
+def test_what_a_model_writes_is_not_taken_for_the_end(content_type: str, end: bytes, is_whole: bool) -> None:
+    outcome = Counted(totals=Ledger(), metrics=Noted(), recorder=Fanout(), model="a", endpoint="chat", arrived=0.0)
+    outcome.sending()
+    outcome.head(200, content_type)
+    for piece in (LINE if content_type == "application/x-ndjson" else CHAT, end):
+        outcome.chunk(piece)
+    assert outcome.ended_short() is not is_whole
