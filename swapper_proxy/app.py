@@ -91,6 +91,7 @@ class Service:
             configuration,
             self._standby,
             self.reload,
+            self._recorder,
             note,
         )
         self._front, self._intake = Front(self._management, client.via), Intake()

@@ -107,10 +107,14 @@ def refused_credentials(status: int, challenge: str, *, has_credentials: bool) -
     if has_credentials:
         return f"it does not accept the credentials of upstream.headers or upstream.url (status {status}); correct them"
     scheme = _plain(challenge.partition(" ")[0]) or "no method is named"
-    return (
-        f"it asks for authentication ({scheme}, status {status}); "
-        f"set upstream.headers, or write user:password@ before the host in {URL}"
-    )
+    return f"it asks for authentication ({scheme}, status {status}); {_CURES.get(scheme.lower(), _ANY_CURE)}"
+
+
+_ANY_CURE = "set what it asks for in upstream.headers"
+_CURES = {
+    "basic": f"write user:password@ before the host in {URL}, or set upstream.headers",
+    "bearer": "set upstream.headers: {Authorization: {env: VARIABLE}}, where the variable holds Bearer and the token",
+}
 
 
 def refused(url: str, path: str, status: int, body: bytes, *, has_credentials: bool) -> str:

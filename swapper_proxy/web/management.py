@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal, Protocol
 
 import msgspec
@@ -16,11 +16,11 @@ from swapper_proxy.runtime.catalog import Catalog
 from swapper_proxy.runtime.configuration import Configuration
 from swapper_proxy.runtime.engine import Engine
 from swapper_proxy.runtime.model import Model
-from swapper_proxy.runtime.ports import Header, UpstreamUnreachable
+from swapper_proxy.runtime.ports import Header, Recorder, UpstreamUnreachable
 from swapper_proxy.runtime.reachability import AWAY
 from swapper_proxy.runtime.standby import Standby
 from swapper_proxy.web import console, history, openapi, parameters, schemas, shapes
-from swapper_proxy.web.dialects import Dialect, rendered
+from swapper_proxy.web.dialects import Dialect, message, rendered
 from swapper_proxy.web.events import PATH as EVENTS
 from swapper_proxy.web.events import Events
 from swapper_proxy.web.exchange import Exchange
@@ -79,6 +79,7 @@ class Management:
         configuration: Configuration,
         standby: Standby,
         reload: Callable[[], Awaitable[None]],
+        recorder: Recorder,
         note: str,
     ) -> None:
         self._board = board
@@ -89,6 +90,7 @@ class Management:
         self._history = past
         self._configuration = configuration
         self._reload = reload
+        self._recorder = recorder
         self._note = note  # what runs behind the proxy, if it is no real Ollama
         self._tasks: set[asyncio.Future[None]] = set()
         self._pages: dict[str, Callable[[web.BaseRequest], Awaitable[Response]]] = {
@@ -281,15 +283,18 @@ class Management:
         if request.query.get("wait") == "false":
             task = asyncio.ensure_future(work)
             self._tasks.add(task)
-            task.add_done_callback(self._over)
+            task.add_done_callback(partial(self._over, model))
             return _json(_said("accepted", model, f"is being {what}"), 202)
         await work
         return _json(_said("success", model, what))
 
-    def _over(self, task: "asyncio.Future[None]") -> None:
+    def _over(self, model: Model, task: "asyncio.Future[None]") -> None:
+        """Nobody waits to be told why it failed: it is recorded."""
         self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # logged where it was decided
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, ProxyError):
+            log.warning("refused", extra={"model": model.name, "status": error.status, "code": error.code})
+            self._recorder.refused(model.name, error.code, message(error), error.status, False)
 
 
 def _check(exchange: Exchange, method: str, path: str) -> None:

@@ -49,12 +49,12 @@ ANSWERS = {
     ),
     "401": (
         http("401 X", WWW_Authenticate='Bearer realm="x"'),
-        "it asks for authentication (Bearer, status 401); set upstream.headers, or write user:password@ before the "
-        "host in upstream.url (OLLAMA_BASE_URL)",
+        "it asks for authentication (Bearer, status 401); set upstream.headers: {Authorization: {env: VARIABLE}}, "
+        "where the variable holds Bearer and the token",
     ),
     "401 without a method": (
         http("401 X"),
-        "it asks for authentication (no method is named, status 401); set upstream",
+        "it asks for authentication (no method is named, status 401); set what it asks for in upstream.headers",
     ),
     "403": (http("403 X"), "it forbids the question (status 403); check upstream.headers; an Ollama that listens on"),
     "404": (

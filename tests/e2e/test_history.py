@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -449,3 +449,26 @@ async def test_what_ollama_had_is_no_refusal_in_the_usage(session: aiohttp.Clien
         assert (await problems(proxy, "?status=502"))[0]["sent"] is True
         (usage,) = (await proxy.get("/history/usage"))[1]["usage"]
         assert (usage["requests"], usage["errors"], usage["refused"]) == (2, 1, 0)
+
+
+async def test_a_load_that_nobody_waits_for_leaves_its_trace(session: aiohttp.ClientSession, file: Path) -> None:
+    async with AsyncExitStack() as ollama, AsyncExitStack() as stack:
+        url = await ollama.enter_async_context(serving(Simulator([SimulatedModel("alpha", size=1)])))
+        upstream = Upstream(url=url, grace=0.0)
+        chosen = msgspec.structs.replace(settings(url), history=History(path=str(file)), upstream=upstream)
+        proxy = Client(session, (await stack.enter_async_context(running(chosen))).url)
+        assert (await proxy.generate("alpha"))[0] == 200
+        await ollama.aclose()
+
+        async def away() -> bool:
+            return bool((await proxy.status())["reason"])
+
+        await until(away)
+        assert (await proxy.post("/models/first/load?wait=false"))[0] == 202
+
+        async def told() -> bool:
+            return [(row["model"], row["code"]) for row in await problems(proxy, "?status=502")] == [
+                ("first", "upstream_unreachable")
+            ]
+
+        await until(told)

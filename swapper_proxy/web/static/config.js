@@ -32,7 +32,7 @@ export function mount(store) {
     const sections = entries.filter(isSection).map(([name, value]) => section(name, value));
     const single = Object.fromEntries(entries.filter((entry) => !isSection(entry) && entry[0] !== "source"));
     place.replaceChildren(
-      h("p", { class: "note" }, `Read from ${store.config.source}. Changes there take effect when the proxy starts again.`),
+      h("p", { class: "note" }, `Read from ${store.config.source}. After a change: swapper-proxy reload, or start it again.`),
       h("div", { class: "sections" }, sections, section("others", single)));
   });
 }

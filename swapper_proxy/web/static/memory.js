@@ -51,11 +51,12 @@ function create() {
   return h("div", { class: "room" }, h("p", { class: "room-head" }, h("b"), h("span")), h("ul", { class: "bar" }));
 }
 
-function update(row, room) {
+// `known` unless Ollama is away: then nobody knows what is in its memory.
+function update(row, room, known) {
   attribute(row, "class", room.budget === null ? "room" : "room budget");
   text(row.querySelector("b"), room.name);
-  text(row.querySelector("span"), summary(room));
-  keyed(row.querySelector("ul"), cells(room), (cell) => cell.key, () => h("li", {}, h("span"), h("small")), draw);
+  text(row.querySelector("span"), known ? summary(room) : "not known");
+  keyed(row.querySelector("ul"), known ? cells(room) : [], (cell) => cell.key, () => h("li", {}, h("span"), h("small")), draw);
 }
 
 function draw(element, cell) {
@@ -70,6 +71,7 @@ export function mount(store) {
   const place = body("memory");
   place.classList.add("rooms");
   store.on(["status", "config"], () => {
-    if (store.config) keyed(place, rooms(store.config, store.status?.memory ?? []), (room) => room.name, create, update);
+    const known = store.status?.ollama === "reachable";
+    if (store.config) keyed(place, rooms(store.config, store.status?.memory ?? []), (room) => room.name, create, (row, room) => update(row, room, known));
   });
 }

@@ -35,16 +35,17 @@ export function mount(store, live) {
   const list = h("ol", { class: "problems", tabindex: "0", "aria-labelledby": "problems-title", "aria-live": "polite" });
   const empty = h("p", { class: "note" });
   body("problems").append(empty, list);
-  let asked = false, known = false;
+  let asked = false, known = false, told = false; // whether the history was asked, has answered, and was waited for
   store.on(["problems"], () => {
     keyed(list, store.problems, (one) => `${one.time} ${one.model} ${one.code} ${one.status} ${one.sent}`, create, update);
     list.hidden = !store.problems.length;
-    text(empty, store.problems.length ? "" : known ? "None in the last 24 hours." : "None since this page was opened.");
+    text(empty, store.problems.length || !told ? "" : known ? "None in the last 24 hours." : "None since this page was opened.");
   });
   store.on(["config"], async () => {
     if (!store.config || asked) return;
     asked = true;
     known = await recall(store);
+    told = true;
     store.changed("problems");
   });
   live.on("again", () => recall(store));

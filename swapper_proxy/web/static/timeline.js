@@ -190,7 +190,7 @@ class Timeline {
     if (this.failure) return this.failure;
     const left = this.idle ? `Not in memory in this time: ${plural(this.idle, "other model")}. ` : "";
     if (this.cut > now() - this.length) return `${left}What was before ${clock(this.cut)} is too much to be drawn.`;
-    return this.complete !== null ? left : `${left}No history is kept: this is what was seen since the page was opened at ${clock(this.store.opened)}.`;
+    return this.complete !== null || !this.store.config ? left : `${left}No history is kept: this is what was seen since the page was opened at ${clock(this.store.opened)}.`;
   }
 }
 
