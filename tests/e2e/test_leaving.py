@@ -215,7 +215,6 @@ async def test_in_mid_stream_is_recorded_with_what_was_streamed(proxy: Client, p
         told = await recorded(proxy, events)
     assert told["status"] == 499
     assert told["generated_tokens"] >= len(had)  # and what was under way to the client
-    assert told["generation_s"] > 0
     assert await proxy.metric("swapper_model_requests_total", model="first", status="499") == 1
     assert await proxy.metric("swapper_model_requests_total", model="first") == 1
     assert await proxy.metric("swapper_generated_tokens_total", model="first") == told["generated_tokens"]
