@@ -179,10 +179,13 @@ class Catalog:
         return False
 
     async def name_for(self, runner: str, besides: str = "") -> str | None:
-        """An Ollama name, other than `besides`, that leads to this runner.  Those known already are seen first."""
+        """An Ollama name, other than `besides`, that leads to this runner.
+
+        Those known already are seen first; last are those that a newer Ollama may take for models that run elsewhere.
+        """
         if not self.current:
             await self._look()
-        for spelling in sorted(self._installed, key=lambda name: name not in self._models):
+        for spelling in sorted(self._installed, key=lambda name: (is_cloud(name), name not in self._models)):
             model = None if spelling == besides else await self.find(spelling)
             if model is not None and model.runner == runner:
                 return model.ollama_name
