@@ -284,6 +284,17 @@ def test_no_mistake_tells_a_secret(tmp_path: Path, text: str) -> None:
     assert "S3CRET" not in str(caught.value)
 
 
+def test_contradictions_elsewhere_come_with_the_mistakes(tmp_path: Path) -> None:
+    with pytest.raises(config.ConfigError) as caught:
+        load(tmp_path, "swapper: {mode: two}\nupstream: {url: 'localhost:1'}\nserver: {trusted_proxies: [x]}")
+    assert [line.split(": ")[1] for line in str(caught.value).splitlines()] == [
+        *("swapper.mode", "upstream.url", "server.trusted_proxies")
+    ]
+    with pytest.raises(config.ConfigError) as caught:
+        load(tmp_path, "server: {port: x}\nupstream: {url: 'localhost:1'}")
+    assert [line.split(": ")[1] for line in str(caught.value).splitlines()] == ["server.port"]
+
+
 def test_all_contradictions_come_at_once(tmp_path: Path) -> None:
     with pytest.raises(config.ConfigError) as caught:
         load(tmp_path, "swapper: {max_wait: {high: 99}, default_model: x, default_after: 5, slots: {llm: 0}}")

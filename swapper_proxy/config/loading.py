@@ -16,6 +16,7 @@ from swapper_proxy.config.settings import NOT_IN_FILES, ConfigError, History, Ke
 
 DEFAULT_PATH = Path("config/swapper_config.yaml")
 MOST_PARALLEL = 1024
+APART = ("server", "upstream", "history")  # sections that can be judged without the others
 EXTENSION = "x-"  # a top-level key that begins so holds what merge keys refer to, as in compose files
 
 # Environment variable -> key path.
@@ -53,8 +54,9 @@ def load(
         wrong = [problem for problem in wrong if problem.key_path != key_path]
         wrong += wrongs(value, fields(fields(Settings)[section])[key], key_path)
         _put(values, section, key, value)
-    _refuse(wrong, file, origins)
     given = {key: value for key, value in values.items() if value is not None}
+    if wrong:
+        _refuse([*wrong, *_apart(given, wrong)], file, origins)
     settings: Settings = msgspec.convert(given, Settings)
     _refuse(list(problems(settings)), file, origins)
     try:
@@ -66,6 +68,15 @@ def load(
     parallel = _num_parallel(environ)
     changed = {"upstream": ollama, "history": history, "keys": keys, "ollama_num_parallel": parallel}
     return msgspec.structs.replace(settings, source=file, **changed)
+
+
+def _apart(given: dict[str, Any], wrong: list[Problem]) -> list[Problem]:
+    """Return the contradictions within sections that have nothing to do with what is wrong: all is told at once."""
+    unsound = {problem.key_path.partition(".")[0] for problem in wrong}
+    if "server" in unsound:  # it decides what the proxy's own address is
+        return []
+    sound = {section: given[section] for section in APART if section in given and section not in unsound}
+    return [p for p in problems(msgspec.convert(sound, Settings)) if p.key_path.partition(".")[0] in sound]
 
 
 def _refuse(wrong: list[Problem], file: str, origins: Mapping[str, str]) -> None:
