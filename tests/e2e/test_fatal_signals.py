@@ -248,6 +248,8 @@ async def test_a_runner_lost_in_mid_stream(session, mortal: OllamaServer, number
             assert b'"done":true' not in await stream.read()
         assert (await behind)[0] == 200
         await is_served(proxy)
+        recorded = [await proxy.metric("swapper_model_requests_total", status=status) for status in ("502", "504")]
+        assert recorded == ([1, 0] if number == signal.SIGKILL else [0, 1])
 
 
 @pytest.mark.parametrize("pinned", [False, True])
