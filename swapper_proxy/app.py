@@ -167,7 +167,7 @@ class Service:
             await self._configuration.reload(self._use)
         except Exception:
             why = self._configuration.error
-            log.error("the configuration stays as it was: %s", str(why).replace("\n", "; "))  # noqa: TRY400 - a bug is told where it ends
+            log.error("the configuration stays as it was: %s", why.replace("\n", "; "))  # noqa: TRY400 - a bug is told where it ends
             self._recorder.problem(ProblemRecord(time.time(), "", "invalid_config", why))
             self._metrics.configured(False)
             raise

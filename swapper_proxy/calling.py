@@ -11,7 +11,9 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
-PORT = "8890"
+from swapper_proxy.config import Server
+
+PORT = Server().port
 ANY_ADDRESS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # what reaches a server that listens on all
 
 

@@ -90,7 +90,7 @@ def resolved(upstream: Upstream, environ: Mapping[str, str] | None) -> Upstream:
     Raises NoKey if a value cannot be had, or no certificate.
     """
     parts = urlsplit(upstream.url)
-    url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    url = _without_user(parts)
     if environ is None:
         return msgspec.structs.replace(upstream, url=url, headers={})
     headers: dict[str, str | HeaderSource] = {n: _value(n, v, environ) for n, v in upstream.headers.items()}
@@ -122,7 +122,7 @@ def hidden(upstream: Upstream) -> Upstream:
     """Return it for people: the names of its headers without their values, and no user in its URL."""
     headers: dict[str, str | HeaderSource] = dict.fromkeys(upstream.headers, HIDDEN)
     parts = urlsplit(upstream.url)
-    url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    url = _without_user(parts)
     return msgspec.structs.replace(upstream, url=url, headers=headers)
 
 
@@ -151,6 +151,11 @@ def _wrong_url(text: str) -> str:
     return _wrong_path(url)
 
 
+def _without_user(url: SplitResult) -> str:
+    """Return the URL as people may see it."""
+    return url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()
+
+
 def _with_scheme(text: str) -> str:
     has_port = re.search(r":\d+(/|$)", text)
     return f"http://{text}" if has_port or "/" in text else f"http://{text}:{OLLAMA_PORT}"
@@ -164,7 +169,7 @@ def _wrong_path(url: SplitResult) -> str:
     found = _API.search(url.path)
     if found is None:
         return ""
-    right = url._replace(netloc=url.netloc.rpartition("@")[2], path=url.path[: found.start()]).geturl()
+    right = _without_user(url._replace(path=url.path[: found.start()]))
     return f"must end before {found[0]!r}, which the proxy adds itself: write {right!r}"
 
 
@@ -172,8 +177,7 @@ def _own_address(settings: Settings) -> str:
     url, server = urlsplit(settings.upstream.url), settings.server
     if server.port != (url.port or PORTS[url.scheme]) or not addresses.is_served(server.host, url.hostname or ""):
         return ""
-    own = url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()
-    return f"{own} is the proxy itself; it must be the address of Ollama, as in http://localhost:{OLLAMA_PORT}"
+    return f"{_without_user(url)} is the proxy itself; it must be the address of Ollama, as in http://localhost:{OLLAMA_PORT}"
 
 
 # Credentials

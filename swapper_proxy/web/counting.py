@@ -8,8 +8,8 @@ from swapper_proxy.web import usage
 from swapper_proxy.web.relay import Outcome
 from swapper_proxy.web.usage import HEAD_BYTES, TAIL_BYTES
 
+WITHOUT_KNOWN_END = ("v1_audio", "v1_images")  # what the names of endpoints begin with
 # An answer of one of these types comes token by token: what stands behind each.
-WITHOUT_KNOWN_END = ("v1_audio", "v1_images")  # endpoints
 STREAMS = {"application/x-ndjson": b"\n", "text/event-stream": b"\n\n"}
 
 
